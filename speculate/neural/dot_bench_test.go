@@ -1,21 +1,39 @@
 package neural
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+)
 
-func BenchmarkMulAdd(b *testing.B) {
-	const in, n = 256, 256
-	x, w, out := make([]float32, in), make([]float32, in*n), make([]float32, n)
+// BenchmarkMatrix measures products of matrices that go round in a ring of 16
+// MB, as heads of a network do, for one row and for a group of rows.
+func BenchmarkMatrix(b *testing.B) {
+	const in, out, copies, n = 256, 256, 64, 64
+	w, x, y := make([]float32, in*out), make([]float32, n*in), make([]float32, n*out)
 	for i := range x {
 		x[i] = 1 / float32(i+1)
 	}
-	for _, f := range []struct {
-		name string
-		mul  func(out, x, w []float32)
-	}{{"vector", mulAdd}, {"plain", mulAddPlain}} {
-		b.Run(f.name, func(b *testing.B) {
-			b.SetBytes(4 * in * n)
+	for i := range w {
+		w[i] = 1 / float32(i+2)
+	}
+	for name, layout := range map[string]func(in, out int, w []float32) matrix{"32 bits": newFull, "16 bits": newHalf} {
+		var ms [copies]matrix
+		for i := range ms {
+			ms[i] = layout(in, out, w)
+		}
+		for _, rows := range []int{1, n} {
+			b.Run(fmt.Sprintf("%s/%d rows", name, rows), func(b *testing.B) {
+				i := 0
+				for b.Loop() {
+					ms[i%copies].addRows(y, x, rows, out, in)
+					i++
+				}
+				b.ReportMetric(float64(2*in*out*rows)*float64(i)/1e9/b.Elapsed().Seconds(), "GFLOP/s")
+			})
+		}
+		b.Run(name+"/plain", func(b *testing.B) {
 			for b.Loop() {
-				f.mul(out, x, w)
+				ms[0].addPlain(y[:out], x[:in])
 			}
 		})
 	}

@@ -2,5 +2,14 @@
 
 package neural
 
-// mulAdd adds x w to out: out [n], n a multiple of 8, x [in], w as in matrix.
-func mulAdd(out, x, w []float32) { mulAddPlain(out, x, w) }
+// addRow adds x m to out: x [in], out [stride].
+func (m *matrix) addRow(out, x []float32) { m.addPlain(out, x) }
+
+// addFours does as many rows of addRows as it can at once, none, and says how many.
+func (m *matrix) addFours(out, x []float32, n, outStride, xStride int) int { return 0 }
+
+// relu replaces x [n*8] by max(x, 0).
+func relu(x []float32) { reluPlain(x) }
+
+// addRelu adds max(g, 0) to h, [n*8].
+func addRelu(h, g []float32) { addReluPlain(h, g) }

@@ -9,35 +9,67 @@ import (
 
 var vectors = archsimd.X86.AVX2() && archsimd.X86.FMA()
 
-// mulAdd adds x w to out: out [n], n a multiple of 8, x [in], w as in matrix.
-func mulAdd(out, x, w []float32) {
+// All that these loops do with x goes through its bits, in integer registers:
+// one scalar SSE instruction between AVX ones would cost as in addRow's comment.
+
+// term is a non-zero element of x: its place and its bits.
+type term struct{ row, bits uint32 }
+
+// terms is how many elements of x are worked on at once.
+const terms = 256
+
+// addRow adds x m to out: x [in], out [stride].
+func (m *matrix) addRow(out, x []float32) {
 	if !vectors {
-		mulAddPlain(out, x, w)
+		m.addPlain(out, x)
 		return
 	}
-	for j := 0; j < len(out); {
-		block := w[j*len(x):]
-		switch width := blockWidth(len(out) - j); width {
-		case 64:
-			block64((*[64]float32)(out[j:]), x, block)
-			j += 64
-		case 16:
-			block16((*[16]float32)(out[j:]), x, block)
-			j += 16
-		default:
-			block8((*[8]float32)(out[j:]), x, block)
-			j += 8
+	// Features are often one-hot and activations cut off at 0: their zeros are
+	// dropped here, once for all columns and without a branch to mispredict.
+	wide := m.stride / 16 * 16 // columns in blocks of 64 and 16
+	var some [terms]term
+	for lo := 0; lo < len(x) && wide > 0; lo += terms {
+		n := 0
+		for i, bits := range bitsOf(x[lo:min(lo+terms, len(x))]) {
+			some[n%terms] = term{uint32(lo + i), bits}
+			if bits<<1 != 0 { // neither 0 nor -0
+				n++
+			}
 		}
+		m.addTerms(out, some[:n])
+	}
+	if m.stride > wide {
+		narrow(arrayAt[[8]float32](out, wide), x, m.w[wide*m.in:])
 	}
 	// Else every math.Exp that follows on this thread takes 3 us, not 27 ns:
 	// its SSE code and registers with dirty upper halves do not go together.
 	archsimd.ClearAVXUpperBits()
 }
 
-// spreadBits is a vector of eight times the float32 of bits. All that the loops
-// do with x goes through its bits, in integer registers: one scalar SSE
-// instruction between AVX ones would cost as in mulAdd's comment.
-func spreadBits(bits uint32) archsimd.Float32x8 {
+func (m *matrix) addTerms(out []float32, some []term) {
+	for j := 0; j+16 <= m.stride; {
+		switch width := blockWidth(m.stride - j); {
+		case width == 64 && m.half != nil:
+			half64(arrayAt[[64]float32](out, j), some, unsafe.Pointer(&m.half[j*m.in/2]))
+			j += 64
+		case width == 64:
+			full64(arrayAt[[64]float32](out, j), some, unsafe.Pointer(&m.w[j*m.in]))
+			j += 64
+		case m.half != nil:
+			half16(arrayAt[[16]float32](out, j), some, unsafe.Pointer(&m.half[j*m.in/2]))
+			j += 16
+		default:
+			full16(arrayAt[[16]float32](out, j), some, unsafe.Pointer(&m.w[j*m.in]))
+			j += 16
+		}
+	}
+}
+
+// arrayAt is the array that begins at s[i].
+func arrayAt[A any](s []float32, i int) *A { return (*A)(unsafe.Pointer(&s[i])) }
+
+// spread8 is a vector of eight times the float32 of bits.
+func spread8(bits uint32) archsimd.Float32x8 {
 	return archsimd.BroadcastInt32x8(int32(bits)).AsFloat32x8()
 }
 
@@ -49,51 +81,218 @@ func bitsOf(x []float32) []uint32 {
 
 func load(p *[8]float32) archsimd.Float32x8 { return archsimd.LoadFloat32x8(p) }
 
-// block64 holds 64 sums in eight registers over all of x.
-func block64(out *[64]float32, x, w []float32) {
-	a, b, c, d := load((*[8]float32)(out[0:])), load((*[8]float32)(out[8:])), load((*[8]float32)(out[16:])), load((*[8]float32)(out[24:]))
-	e, f, g, h := load((*[8]float32)(out[32:])), load((*[8]float32)(out[40:])), load((*[8]float32)(out[48:])), load((*[8]float32)(out[56:]))
-	for i, bits := range bitsOf(x) {
-		if bits<<1 == 0 { // 0 or -0
-			continue
-		}
-		v := spreadBits(bits)
-		r := (*[64]float32)(w[i*64:])
-		a = v.MulAdd(load((*[8]float32)(r[0:])), a)
-		b = v.MulAdd(load((*[8]float32)(r[8:])), b)
-		c = v.MulAdd(load((*[8]float32)(r[16:])), c)
-		d = v.MulAdd(load((*[8]float32)(r[24:])), d)
-		e = v.MulAdd(load((*[8]float32)(r[32:])), e)
-		f = v.MulAdd(load((*[8]float32)(r[40:])), f)
-		g = v.MulAdd(load((*[8]float32)(r[48:])), g)
-		h = v.MulAdd(load((*[8]float32)(r[56:])), h)
-	}
-	for i, s := range [8]archsimd.Float32x8{a, b, c, d, e, f, g, h} {
-		s.Store((*[8]float32)(out[i*8:]))
-	}
+// words reads eight words of two weights.
+func words(p *[8]uint32) (w archsimd.Uint32x8) { return archsimd.LoadUint32x8(p) }
+
+func low(w archsimd.Uint32x8) archsimd.Float32x8 { return w.ShiftAllLeft(16).AsFloat32x8() }
+func high(w archsimd.Uint32x8) archsimd.Float32x8 {
+	return w.And(archsimd.BroadcastUint32x8(0xffff0000)).AsFloat32x8()
 }
 
-func block16(out *[16]float32, x, w []float32) {
+// half64 holds 64 sums in eight registers over all terms.
+func half64(out *[64]float32, some []term, w unsafe.Pointer) {
+	a, b, c, d := load((*[8]float32)(out[0:])), load((*[8]float32)(out[8:])), load((*[8]float32)(out[16:])), load((*[8]float32)(out[24:]))
+	e, f, g, h := load((*[8]float32)(out[32:])), load((*[8]float32)(out[40:])), load((*[8]float32)(out[48:])), load((*[8]float32)(out[56:]))
+	for _, t := range some {
+		r := (*[32]uint32)(unsafe.Add(w, uintptr(t.row)*128))
+		v := spread8(t.bits)
+		p, q := words((*[8]uint32)(r[0:])), words((*[8]uint32)(r[8:]))
+		a, b = low(p).MulAdd(v, a), high(p).MulAdd(v, b)
+		c, d = low(q).MulAdd(v, c), high(q).MulAdd(v, d)
+		p, q = words((*[8]uint32)(r[16:])), words((*[8]uint32)(r[24:]))
+		e, f = low(p).MulAdd(v, e), high(p).MulAdd(v, f)
+		g, h = low(q).MulAdd(v, g), high(q).MulAdd(v, h)
+	}
+	a.Store((*[8]float32)(out[0:]))
+	b.Store((*[8]float32)(out[8:]))
+	c.Store((*[8]float32)(out[16:]))
+	d.Store((*[8]float32)(out[24:]))
+	e.Store((*[8]float32)(out[32:]))
+	f.Store((*[8]float32)(out[40:]))
+	g.Store((*[8]float32)(out[48:]))
+	h.Store((*[8]float32)(out[56:]))
+}
+
+func half16(out *[16]float32, some []term, w unsafe.Pointer) {
 	a, b := load((*[8]float32)(out[0:])), load((*[8]float32)(out[8:]))
-	for i, bits := range bitsOf(x) {
-		if bits<<1 == 0 { // 0 or -0
-			continue
-		}
-		v := spreadBits(bits)
-		r := (*[16]float32)(w[i*16:])
-		a = v.MulAdd(load((*[8]float32)(r[0:])), a)
-		b = v.MulAdd(load((*[8]float32)(r[8:])), b)
+	for _, t := range some {
+		p, v := words((*[8]uint32)(unsafe.Add(w, uintptr(t.row)*32))), spread8(t.bits)
+		a, b = low(p).MulAdd(v, a), high(p).MulAdd(v, b)
 	}
 	a.Store((*[8]float32)(out[0:]))
 	b.Store((*[8]float32)(out[8:]))
 }
 
-func block8(out *[8]float32, x, w []float32) {
-	a := load(out)
-	for i, bits := range bitsOf(x) {
-		if bits<<1 != 0 {
-			a = spreadBits(bits).MulAdd(load((*[8]float32)(w[i*8:])), a)
-		}
+// full64 is half64 with weights of 32 bits.
+func full64(out *[64]float32, some []term, w unsafe.Pointer) {
+	a, b, c, d := load((*[8]float32)(out[0:])), load((*[8]float32)(out[8:])), load((*[8]float32)(out[16:])), load((*[8]float32)(out[24:]))
+	e, f, g, h := load((*[8]float32)(out[32:])), load((*[8]float32)(out[40:])), load((*[8]float32)(out[48:])), load((*[8]float32)(out[56:]))
+	for _, t := range some {
+		r := (*[64]float32)(unsafe.Add(w, uintptr(t.row)*256))
+		v := spread8(t.bits)
+		a, b = load((*[8]float32)(r[0:])).MulAdd(v, a), load((*[8]float32)(r[8:])).MulAdd(v, b)
+		c, d = load((*[8]float32)(r[16:])).MulAdd(v, c), load((*[8]float32)(r[24:])).MulAdd(v, d)
+		e, f = load((*[8]float32)(r[32:])).MulAdd(v, e), load((*[8]float32)(r[40:])).MulAdd(v, f)
+		g, h = load((*[8]float32)(r[48:])).MulAdd(v, g), load((*[8]float32)(r[56:])).MulAdd(v, h)
 	}
-	a.Store(out)
+	a.Store((*[8]float32)(out[0:]))
+	b.Store((*[8]float32)(out[8:]))
+	c.Store((*[8]float32)(out[16:]))
+	d.Store((*[8]float32)(out[24:]))
+	e.Store((*[8]float32)(out[32:]))
+	f.Store((*[8]float32)(out[40:]))
+	g.Store((*[8]float32)(out[48:]))
+	h.Store((*[8]float32)(out[56:]))
+}
+
+func full16(out *[16]float32, some []term, w unsafe.Pointer) {
+	a, b := load((*[8]float32)(out[0:])), load((*[8]float32)(out[8:]))
+	for _, t := range some {
+		r := (*[16]float32)(unsafe.Add(w, uintptr(t.row)*64))
+		v := spread8(t.bits)
+		a, b = load((*[8]float32)(r[0:])).MulAdd(v, a), load((*[8]float32)(r[8:])).MulAdd(v, b)
+	}
+	a.Store((*[8]float32)(out[0:]))
+	b.Store((*[8]float32)(out[8:]))
+}
+
+// narrow adds to eight sums, each in four parts that do not wait for another.
+func narrow(out *[8]float32, x, w []float32) {
+	var zero archsimd.Float32x8
+	a, b, c, d := load(out), zero, zero, zero
+	bits := bitsOf(x)
+	for ; len(bits) >= 4; bits, w = bits[4:], w[32:] {
+		r := (*[32]float32)(w)
+		a = load((*[8]float32)(r[0:])).MulAdd(spread8(bits[0]), a)
+		b = load((*[8]float32)(r[8:])).MulAdd(spread8(bits[1]), b)
+		c = load((*[8]float32)(r[16:])).MulAdd(spread8(bits[2]), c)
+		d = load((*[8]float32)(r[24:])).MulAdd(spread8(bits[3]), d)
+	}
+	for i, u := range bits {
+		a = load((*[8]float32)(w[i*8:])).MulAdd(spread8(u), a)
+	}
+	a.Add(b).Add(c.Add(d)).Store(out)
+}
+
+// addFours does as many rows of addRows as are whole fours, and says how many.
+// Its sums are those of addRow: terms of zero change none.
+func (m *matrix) addFours(out, x []float32, n, outStride, xStride int) int {
+	n = n / 4 * 4
+	if !vectors || n == 0 {
+		return 0
+	}
+	for j := 0; j < m.stride; {
+		width := blockWidth(m.stride - j)
+		for r := 0; r < n; r += 4 {
+			var xs [4]unsafe.Pointer
+			var to [4][]float32
+			for k := range to {
+				xs[k] = unsafe.Pointer(unsafe.SliceData(x[(r+k)*xStride:][:m.in]))
+				to[k] = out[(r+k)*outStride+j:][:width]
+			}
+			switch {
+			case width == 8:
+				for k := range to {
+					narrow((*[8]float32)(to[k]), x[(r+k)*xStride:][:m.in], m.w[j*m.in:])
+				}
+			case m.half != nil:
+				for i := 0; i < width; i += 16 {
+					halfFour(&to, &xs, i, m.in, unsafe.Pointer(&m.half[j*m.in/2+i/2]), uintptr(width)*2)
+				}
+			default:
+				for i := 0; i < width; i += 16 {
+					fullFour(&to, &xs, i, m.in, unsafe.Pointer(&m.w[j*m.in+i]), uintptr(width)*4)
+				}
+			}
+		}
+		j += width
+	}
+	archsimd.ClearAVXUpperBits()
+	return n
+}
+
+func bitsAt(p unsafe.Pointer, i uintptr) uint32 { return *(*uint32)(unsafe.Add(p, i)) }
+
+// halfFour adds to columns at..at+16 of four rows: weights at w, step bytes a row.
+func halfFour(to *[4][]float32, xs *[4]unsafe.Pointer, at, in int, w unsafe.Pointer, step uintptr) {
+	t0, t1, t2, t3 := (*[16]float32)(to[0][at:]), (*[16]float32)(to[1][at:]), (*[16]float32)(to[2][at:]), (*[16]float32)(to[3][at:])
+	a0, b0, a1, b1 := load((*[8]float32)(t0[0:])), load((*[8]float32)(t0[8:])), load((*[8]float32)(t1[0:])), load((*[8]float32)(t1[8:]))
+	a2, b2, a3, b3 := load((*[8]float32)(t2[0:])), load((*[8]float32)(t2[8:])), load((*[8]float32)(t3[0:])), load((*[8]float32)(t3[8:]))
+	x0, x1, x2, x3 := xs[0], xs[1], xs[2], xs[3]
+	for i := range uintptr(in) {
+		p := words((*[8]uint32)(unsafe.Add(w, i*step)))
+		l, h := low(p), high(p)
+		v := spread8(bitsAt(x0, i*4))
+		a0, b0 = v.MulAdd(l, a0), v.MulAdd(h, b0)
+		v = spread8(bitsAt(x1, i*4))
+		a1, b1 = v.MulAdd(l, a1), v.MulAdd(h, b1)
+		v = spread8(bitsAt(x2, i*4))
+		a2, b2 = v.MulAdd(l, a2), v.MulAdd(h, b2)
+		v = spread8(bitsAt(x3, i*4))
+		a3, b3 = v.MulAdd(l, a3), v.MulAdd(h, b3)
+	}
+	a0.Store((*[8]float32)(t0[0:]))
+	b0.Store((*[8]float32)(t0[8:]))
+	a1.Store((*[8]float32)(t1[0:]))
+	b1.Store((*[8]float32)(t1[8:]))
+	a2.Store((*[8]float32)(t2[0:]))
+	b2.Store((*[8]float32)(t2[8:]))
+	a3.Store((*[8]float32)(t3[0:]))
+	b3.Store((*[8]float32)(t3[8:]))
+}
+
+// fullFour is halfFour with weights of 32 bits.
+func fullFour(to *[4][]float32, xs *[4]unsafe.Pointer, at, in int, w unsafe.Pointer, step uintptr) {
+	t0, t1, t2, t3 := (*[16]float32)(to[0][at:]), (*[16]float32)(to[1][at:]), (*[16]float32)(to[2][at:]), (*[16]float32)(to[3][at:])
+	a0, b0, a1, b1 := load((*[8]float32)(t0[0:])), load((*[8]float32)(t0[8:])), load((*[8]float32)(t1[0:])), load((*[8]float32)(t1[8:]))
+	a2, b2, a3, b3 := load((*[8]float32)(t2[0:])), load((*[8]float32)(t2[8:])), load((*[8]float32)(t3[0:])), load((*[8]float32)(t3[8:]))
+	x0, x1, x2, x3 := xs[0], xs[1], xs[2], xs[3]
+	for i := range uintptr(in) {
+		r := (*[16]float32)(unsafe.Add(w, i*step))
+		l, h := load((*[8]float32)(r[0:])), load((*[8]float32)(r[8:]))
+		v := spread8(bitsAt(x0, i*4))
+		a0, b0 = v.MulAdd(l, a0), v.MulAdd(h, b0)
+		v = spread8(bitsAt(x1, i*4))
+		a1, b1 = v.MulAdd(l, a1), v.MulAdd(h, b1)
+		v = spread8(bitsAt(x2, i*4))
+		a2, b2 = v.MulAdd(l, a2), v.MulAdd(h, b2)
+		v = spread8(bitsAt(x3, i*4))
+		a3, b3 = v.MulAdd(l, a3), v.MulAdd(h, b3)
+	}
+	a0.Store((*[8]float32)(t0[0:]))
+	b0.Store((*[8]float32)(t0[8:]))
+	a1.Store((*[8]float32)(t1[0:]))
+	b1.Store((*[8]float32)(t1[8:]))
+	a2.Store((*[8]float32)(t2[0:]))
+	b2.Store((*[8]float32)(t2[8:]))
+	a3.Store((*[8]float32)(t3[0:]))
+	b3.Store((*[8]float32)(t3[8:]))
+}
+
+// relu replaces x [n*8] by max(x, 0).
+func relu(x []float32) {
+	if !vectors {
+		reluPlain(x)
+		return
+	}
+	var zero archsimd.Float32x8
+	for ; len(x) >= 8; x = x[8:] {
+		p := (*[8]float32)(x)
+		zero.Max(load(p)).Store(p) // of two, the second when one is no number
+	}
+	archsimd.ClearAVXUpperBits()
+}
+
+// addRelu adds max(g, 0) to h, [n*8].
+func addRelu(h, g []float32) {
+	if !vectors {
+		addReluPlain(h, g)
+		return
+	}
+	var zero archsimd.Float32x8
+	for ; len(h) >= 8 && len(g) >= 8; h, g = h[8:], g[8:] {
+		p := (*[8]float32)(h)
+		zero.Max(load((*[8]float32)(g))).Add(load(p)).Store(p)
+	}
+	archsimd.ClearAVXUpperBits()
 }

@@ -15,7 +15,7 @@ type unit struct {
 	biases [][]float32
 	last   matrix // [H,E]; [F,E] is lin
 	lin    matrix
-	out    []float32 // bias [stride]
+	out    []float32 // bias, padded like the others
 	gate   matrix    // [H+S, S]: gates of the statistics
 	gateB  []float32
 }
@@ -65,24 +65,36 @@ func (p *Predictor) Supports(h speculate.Horizon) bool {
 	return ok
 }
 
-// scratch is the working memory of one decision.
+// group is how many views are worked on at once: enough that weights are read
+// once for many, few enough that their activations stay near.
+const group = 32
+
+// scratch is the working memory of the decisions on a group of views. Rows of
+// h, g, z and gates have strides of their own, see Predictor.scratch.
 type scratch struct {
-	x, h, g, z []float32
+	x, h, g, z []float32 // [n,F+n*W], [n,H], [n,H], [n,E]
 	ids        []int32
+	stats      []float32 // [S,n,E]
 	odds       []float32 // [S,E] of one view
-	gateIn     []float32
-	stats      []float32 // [S,views,E]
+	gateIn     []float32 // [H+S] of one view
+	gates      []float32 // [S] of one view
+	xs, hs, zs int       // the strides of x, of h and g, and of z
 }
 
-func (p *Predictor) scratch() *scratch {
-	if s, ok := p.pool.Get().(*scratch); ok {
-		return s
+// scratch returns working memory for n views.
+func (p *Predictor) scratch(n int) *scratch {
+	s, ok := p.pool.Get().(*scratch)
+	c, e := p.cfg, p.shape.Experts
+	if !ok {
+		s = &scratch{xs: c.Features.width(p.shape) + c.Features.IDs*c.Embed, hs: padTo(c.Width, halfLane), zs: padTo(e, halfLane),
+			ids: make([]int32, c.Features.IDs), odds: make([]float32, len(p.stats)*e), gateIn: make([]float32, c.Width+len(p.stats)),
+			gates: make([]float32, padTo(len(p.stats), halfLane))}
 	}
-	f, c, e := p.cfg.Features.width(p.shape), p.cfg, p.shape.Experts
-	pad := func(n int) int { return (n + lane - 1) / lane * lane }
-	return &scratch{x: make([]float32, f+c.Features.IDs*c.Embed), h: make([]float32, pad(c.Width)), g: make([]float32, pad(c.Width)),
-		z: make([]float32, pad(e)), ids: make([]int32, c.Features.IDs), odds: make([]float32, len(p.stats)*e),
-		gateIn: make([]float32, c.Width+len(p.stats))}
+	if len(s.z) < n*s.zs {
+		s.x, s.h, s.g, s.z = make([]float32, n*s.xs), make([]float32, n*s.hs), make([]float32, n*s.hs), make([]float32, n*s.zs)
+		s.stats = make([]float32, len(p.stats)*n*e)
+	}
+	return s
 }
 
 // Predict implements [speculate.Predictor].
@@ -102,98 +114,84 @@ func (p *Predictor) Predict(views []speculate.View, out []float32) error {
 	if e := p.shape.Experts; len(out) != len(views)*e {
 		return fmt.Errorf("neural: %d scores for %d views of %d experts", len(out), len(views), e)
 	}
-	s := p.scratch()
+	s := p.scratch(min(len(views), group))
 	defer p.pool.Put(s)
-	if err := p.statistics(s, views); err != nil {
-		return err
-	}
-	e := p.shape.Experts
-	for j, v := range views {
-		p.forward(&p.units[i], s, v, j, len(views))
-		row := out[j*e : (j+1)*e]
-		copy(row, s.z)
-		if p.soft {
-			speculate.LogitsToProbabilities(row, p.shape.TopK)
-		} else {
-			speculate.OddsToProbabilities(row)
-		}
-	}
-	return nil
-}
-
-// statistics asks the counting predictors about all views at once.
-func (p *Predictor) statistics(s *scratch, views []speculate.View) error {
-	n := len(views) * p.shape.Experts
-	if len(p.stats) == 0 {
-		return nil
-	}
-	if cap(s.stats) < len(p.stats)*n {
-		s.stats = make([]float32, len(p.stats)*n)
-	}
-	s.stats = s.stats[:len(p.stats)*n]
-	for k, q := range p.stats {
-		if err := q.Predict(views, s.stats[k*n:(k+1)*n]); err != nil {
+	for e := p.shape.Experts; len(views) > 0; {
+		n := min(len(views), group)
+		if err := p.forward(&p.units[i], s, views[:n]); err != nil {
 			return err
 		}
+		for j := range n {
+			row := out[j*e : (j+1)*e]
+			copy(row, s.z[j*s.zs:])
+			if p.soft {
+				speculate.LogitsToProbabilities(row, p.shape.TopK)
+			} else {
+				speculate.OddsToProbabilities(row)
+			}
+		}
+		views, out = views[n:], out[n*e:]
 	}
 	return nil
 }
 
-// forward computes the logits of one view in s.z.
-func (p *Predictor) forward(u *unit, s *scratch, v speculate.View, j, views int) {
-	f := p.cfg.Features.width(p.shape)
-	p.cfg.Features.extract(v, s.x[:f])
-	p.cfg.Features.ids(v, s.ids)
-	w := p.cfg.Embed
-	for i, id := range s.ids {
-		copy(s.x[f+i*w:f+(i+1)*w], p.embed[int(id)*w:])
+// forward computes the logits of at most as many views as s is made for, in
+// s.z. A view's logits do not depend on the others.
+func (p *Predictor) forward(u *unit, s *scratch, views []speculate.View) error {
+	f, w, n := p.cfg.Features.width(p.shape), p.cfg.Embed, len(views)
+	for j, v := range views {
+		x := s.x[j*s.xs : (j+1)*s.xs]
+		p.cfg.Features.extract(v, x[:f])
+		p.cfg.Features.ids(v, s.ids)
+		for i, id := range s.ids {
+			copy(x[f+i*w:f+(i+1)*w], p.embed[int(id)*w:])
+		}
+		copy(s.z[j*s.zs:], u.out)
+		copy(s.h[j*s.hs:], u.bias1)
 	}
-	copy(s.z, u.out)
 	if p.cfg.Linear {
-		u.lin.addTo(s.z, s.x[:f])
+		u.lin.addRows(s.z, s.x, n, s.zs, s.xs)
 	}
 	if p.cfg.Depth == 0 {
-		return
+		return nil
 	}
-	copy(s.h, u.bias1)
-	u.first.addTo(s.h, s.x)
-	relu(s.h)
+	h, g := s.h[:n*s.hs], s.g[:n*s.hs]
+	u.first.addRows(h, s.x, n, s.hs, s.xs)
+	relu(h)
 	for i := range u.hidden {
-		copy(s.g, u.biases[i])
-		u.hidden[i].addTo(s.g, s.h)
-		for k, x := range s.g {
-			s.h[k] += max(x, 0)
+		for j := range n {
+			copy(g[j*s.hs:], u.biases[i])
 		}
+		u.hidden[i].addRows(g, h, n, s.hs, s.hs)
+		addRelu(h, g)
 	}
-	u.last.addTo(s.z, s.h)
-	if len(p.stats) > 0 {
-		p.mix(u, s, j, views)
-	}
-}
-
-func relu(x []float32) {
-	for i, v := range x {
-		x[i] = max(v, 0)
-	}
+	u.last.addRows(s.z, h, n, s.zs, s.hs)
+	return p.mix(u, s, views)
 }
 
 // mix adds the gated log odds of the statistics to s.z.
-func (p *Predictor) mix(u *unit, s *scratch, j, views int) {
-	e, n := p.shape.Experts, len(p.stats)
-	copy(s.gateIn, s.h[:p.cfg.Width])
-	for k := range n {
-		probs := s.stats[(k*views+j)*e : (k*views+j+1)*e]
-		s.gateIn[p.cfg.Width+k] = statistic(probs, s.odds[k*e:(k+1)*e])
-	}
-	g := make([]float32, u.gate.stride)
-	copy(g, u.gateB)
-	u.gate.addTo(g, s.gateIn)
-	speculate.OddsToProbabilities(g[:n])
-	for k := range n {
-		for i, o := range s.odds[k*e : (k+1)*e] {
-			s.z[i] += 2 * g[k] * o
+func (p *Predictor) mix(u *unit, s *scratch, views []speculate.View) error {
+	e, n, c := p.shape.Experts, len(views), p.cfg.Width
+	for k, q := range p.stats {
+		if err := q.Predict(views, s.stats[k*n*e:(k+1)*n*e]); err != nil {
+			return err
 		}
 	}
+	for j := 0; j < n && len(p.stats) > 0; j++ {
+		copy(s.gateIn[:c], s.h[j*s.hs:])
+		for k := range p.stats {
+			s.gateIn[c+k] = statistic(s.stats[(k*n+j)*e:(k*n+j+1)*e], s.odds[k*e:(k+1)*e])
+		}
+		copy(s.gates, u.gateB)
+		u.gate.addTo(s.gates, s.gateIn)
+		speculate.OddsToProbabilities(s.gates[:len(p.stats)])
+		for k := range p.stats {
+			for i, o := range s.odds[k*e : (k+1)*e] {
+				s.z[j*s.zs+i] += 2 * s.gates[k] * o
+			}
+		}
+	}
+	return nil
 }
 
 // statistic writes the log odds of probs [E] to odds and returns their entropy

@@ -184,10 +184,12 @@ func TestExecutionEqualsGraph(t *testing.T) {
 	}
 	y := out[0].Value().([][][]float32)
 	p := tr.predictor()
-	s := p.scratch()
+	s := p.scratch(1)
 	for gi, hd := range tr.r.heads {
 		for b, pt := range pts {
-			p.forward(&p.units[gi], s, pt.views.At(pt.t, hd.l, hd.h), 0, 1)
+			if err := p.forward(&p.units[gi], s, []speculate.View{pt.views.At(pt.t, hd.l, hd.h)}); err != nil {
+				t.Fatal(err)
+			}
 			for e := range tE {
 				if d := s.z[e] - y[gi][b][e]; d > 2e-4 || d < -2e-4 {
 					t.Fatalf("head %v, point %d, expert %d: %g in Go, %g in the graph", hd, b, e, s.z[e], y[gi][b][e])
@@ -235,41 +237,6 @@ func TestDeterministic(t *testing.T) {
 	for i := range z[0].units {
 		if !slices.Equal(z[0].units[i].first.w, z[1].units[i].first.w) || !slices.Equal(z[0].units[i].lin.w, z[1].units[i].lin.w) {
 			t.Fatal("two runs differ")
-		}
-	}
-}
-
-func TestMulAdd(t *testing.T) {
-	rng := rand.New(rand.NewPCG(1, 2))
-	for _, n := range []int{8, 16, 24, 64, 72, 96, 136} {
-		in := 37
-		x, w, a, b := make([]float32, in), make([]float32, in*n), make([]float32, n), make([]float32, n)
-		for i := range x {
-			x[i] = float32(max(rng.NormFloat64(), 0))
-		}
-		for i := range w {
-			w[i] = float32(rng.NormFloat64())
-		}
-		for i := range a {
-			a[i] = float32(i)
-			b[i] = float32(i)
-		}
-		m := newMatrix(in, n-3, w[:in*(n-3)]) // the last three columns are padding
-		m.addTo(a, x)
-		mulAddPlain(b, x, m.w)
-		for i := range a {
-			want := float32(i)
-			for j := range x {
-				if i < n-3 {
-					want += x[j] * w[j*(n-3)+i]
-				}
-			}
-			if d := a[i] - want; d > 1e-4 || d < -1e-4 {
-				t.Fatalf("n=%d: element %d is %g, want %g", n, i, a[i], want)
-			}
-			if d := a[i] - b[i]; d > 1e-4 || d < -1e-4 {
-				t.Fatalf("n=%d: element %d is %g, want %g", n, i, a[i], b[i])
-			}
 		}
 	}
 }
