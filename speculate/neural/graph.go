@@ -96,16 +96,16 @@ func newParams(c Config, z sizes, seed uint64) []*param {
 
 // batch is the graph's inputs for B tokens.
 type batch struct {
-	x    *Node // [G,B,F] standardised features
-	ids  *Node // [B,n] rows of the embedding; nil when n is 0
-	odds *Node // [G,B,S,E] log odds of the statistics; nil when S is 0
-	ent  *Node // [G,B,S] their entropies
-	want *Node // [G,B,E] the router's softmax, or 1 for the chosen
+	x     *Node // [G,B,F] standardised features
+	ids   *Node // [U,B,n] rows of the embedding; nil when n is 0
+	knows []int // [G] row of ids that a head reads
+	odds  *Node // [G,B,S,E] log odds of the statistics; nil when S is 0
+	ent   *Node // [G,B,S] their entropies
+	want  *Node // [G,B,E] the router's softmax, or 1 for the chosen
 }
 
 // logits builds the network: [G,B,E].
 func logits(c Config, z sizes, p map[string]*Node, b batch) *Node {
-	tokens := b.x.Shape().Dimensions[1]
 	out := ExpandAxes(p["out.bias"], 1) // [G,1,E]
 	var y *Node
 	if c.Linear {
@@ -114,9 +114,7 @@ func logits(c Config, z sizes, p map[string]*Node, b batch) *Node {
 	if c.Depth > 0 {
 		h := Einsum("gbf,gfh->gbh", b.x, p["first"])
 		if z.n > 0 {
-			e := Gather(p["embed"], ExpandAxes(b.ids, -1)) // [B,n,W]
-			e = Reshape(e, tokens, z.n*z.w)
-			h = Add(h, Transpose(Einsum("bw,gwh->bgh", e, p["first.embed"]), 0, 1))
+			h = Add(h, embedded(z, p, b))
 		}
 		h = relus(Add(h, ExpandAxes(p["first.bias"], 1)))
 		for i := range c.Depth - 1 {
@@ -135,6 +133,26 @@ func logits(c Config, z sizes, p map[string]*Node, b batch) *Node {
 		}
 	}
 	return Add(y, out)
+}
+
+// embedded is what token ids add to the first hidden layer: [G,B,H].
+func embedded(z sizes, p map[string]*Node, b batch) *Node {
+	tokens, w := b.x.Shape().Dimensions[1], p["first.embed"]
+	e := Gather(p["embed"], ExpandAxes(b.ids, -1)) // [U,B,n,W]
+	if b.ids.Shape().Dimensions[0] == 1 {
+		return Transpose(Einsum("bw,gwh->bgh", Reshape(e, tokens, z.n*z.w), w), 0, 1)
+	}
+	var parts []*Node
+	for g := 0; g < z.g; { // heads g..to-1 read the same row
+		to := g + 1
+		for to < z.g && b.knows[to] == b.knows[g] {
+			to++
+		}
+		row := Reshape(Slice(e, AxisElem(b.knows[g])), tokens, z.n*z.w)
+		parts = append(parts, Transpose(Einsum("bw,gwh->bgh", row, Slice(w, AxisRange(g, to))), 0, 1))
+		g = to
+	}
+	return Concatenate(parts, 0)
 }
 
 func relus(x *Node) *Node { return Max(x, ZerosLike(x)) }

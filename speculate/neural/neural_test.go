@@ -157,13 +157,12 @@ func TestExecutionEqualsGraph(t *testing.T) {
 	ps, g := parts(t)
 	cfg := HiddenState(24)
 	o := Options{Backend: backend(t), Horizons: speculate.LayersAhead(1, 3), Seed: 4, Tokens: 640, Batch: 64, Gates: g}.withDefaults()
-	shape := speculate.ShapeOf(header().Model)
-	tr, err := newTrainer(context.Background(), cfg, shape, ps.Train, ps.Valid, o)
+	tr, err := newTrainer(context.Background(), cfg, ps.Train, ps.Valid, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer tr.close()
-	if err := tr.run(context.Background()); err != nil {
+	if err := tr.loop.run(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	pts := tr.valid[:64]
@@ -171,28 +170,24 @@ func TestExecutionEqualsGraph(t *testing.T) {
 	if err := tr.r.read(pts, a); err != nil {
 		t.Fatal(err)
 	}
-	var args []any
-	for _, s := range tr.state[:len(tr.params)] {
-		args = append(args, s)
-	}
-	if err := tr.keep(); err != nil {
+	if err := tr.loop.keep(); err != nil {
 		t.Fatal(err)
 	}
-	out, err := tr.forward.Call(append(args, tr.inputs(a, 64)...)...)
+	_, y, err := tr.loop.run1(a)
 	if err != nil {
 		t.Fatal(err)
 	}
-	y := out[0].Value().([][][]float32)
 	p := tr.predictor()
 	s := p.scratch(1)
-	for gi, hd := range tr.r.heads {
+	for gi, hd := range tr.heads {
 		for b, pt := range pts {
 			if err := p.forward(&p.units[gi], s, []speculate.View{pt.views.At(pt.t, hd.l, hd.h)}); err != nil {
 				t.Fatal(err)
 			}
 			for e := range tE {
-				if d := s.z[e] - y[gi][b][e]; d > 2e-4 || d < -2e-4 {
-					t.Fatalf("head %v, point %d, expert %d: %g in Go, %g in the graph", hd, b, e, s.z[e], y[gi][b][e])
+				want := y[(gi*len(pts)+b)*tE+e]
+				if d := s.z[e] - want; d > 2e-4 || d < -2e-4 {
+					t.Fatalf("head %v, point %d, expert %d: %g in Go, %g in the graph", hd, b, e, s.z[e], want)
 				}
 			}
 		}

@@ -3,7 +3,9 @@ package neural
 import (
 	"errors"
 	"iter"
+	"math"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
@@ -27,15 +29,15 @@ type pooled struct {
 // filled from a stream that starts again when it ends. Each pass over the
 // stream draws each token once.
 type sampler struct {
-	data   speculate.Data
-	rng    *rand.Rand
-	bound  int64
-	held   int64
-	pool   []pooled
-	next   func() (*trace.Document, error, bool)
-	stop   func()
-	passes int
-	drawn  int64 // tokens in this pass
+	data  speculate.Data
+	rng   *rand.Rand
+	bound int64
+	held  int64
+	pool  []pooled
+	next  func() (*trace.Document, error, bool)
+	stop  func()
+	drawn int64 // tokens in this pass
+	position
 }
 
 func newSampler(d speculate.Data, bound int64, seed uint64) *sampler {
@@ -49,7 +51,7 @@ func (s *sampler) close() {
 }
 
 func sizeOf(d *trace.Document) int64 {
-	return 4*int64(len(d.Tokens)+len(d.Experts)+len(d.Weights)+len(d.RouterLogits)+len(d.RouterInput)) + 256
+	return 4*int64(2*len(d.Tokens)+len(d.Experts)+len(d.Weights)+len(d.RouterLogits)+len(d.RouterInput)) + 256
 }
 
 // fill reads documents until the pool is full.
@@ -59,11 +61,11 @@ func (s *sampler) fill() error {
 			if len(s.pool) > 0 {
 				return nil // the pass ends before the next begins
 			}
-			if s.passes > 0 && s.drawn == 0 {
+			if s.Passes > 0 && s.drawn == 0 {
 				return errors.New("neural: no training tokens")
 			}
 			s.next, s.stop = iter.Pull2(s.data.Documents())
-			s.passes++
+			s.Passes++
 			s.drawn = 0
 		}
 		doc, err, ok := s.next()
@@ -82,6 +84,7 @@ func (s *sampler) fill() error {
 		if len(doc.Tokens) == 0 {
 			continue
 		}
+		s.Digest.document(doc)
 		p := pooled{point: point{views: v, doc: doc}, bytes: sizeOf(doc), left: make([]int32, len(doc.Tokens))}
 		for i, t := range s.rng.Perm(len(doc.Tokens)) {
 			p.left[i] = int32(t)
@@ -108,6 +111,7 @@ func (s *sampler) draw(ps []point) error {
 		if p.left = p.left[:len(p.left)-1]; len(p.left) == 0 {
 			s.held -= p.bytes
 			s.pool[j] = s.pool[len(s.pool)-1]
+			s.pool[len(s.pool)-1] = pooled{} // or the document would be held on to
 			s.pool = s.pool[:len(s.pool)-1]
 		}
 	}
@@ -116,33 +120,55 @@ func (s *sampler) draw(ps []point) error {
 
 // arrays are the host side of a batch.
 type arrays struct {
-	x    []float32 // [G,B,F]
-	ids  []int32   // [B,n]
-	odds []float32 // [G,B,S,E]
-	ent  []float32 // [G,B,S]
-	want []float32 // [G,B,E]
+	tokens int       // B
+	x      []float32 // [G,B,F]
+	ids    []int32   // [U,B,n], U as in reader
+	odds   []float32 // [G,B,S,E]
+	ent    []float32 // [G,B,S]
+	want   []float32 // [G,B,E]
 }
 
 // reader turns points into arrays.
 type reader struct {
+	*points
 	cfg   Config
-	shape speculate.Shape
 	z     sizes
-	heads []head
 	soft  bool
 	stats []speculate.Predictor
 	mean  []float32 // [G,F]
 	inv   []float32 // [G,F] 1/standard deviation
+	// ids are U horizons that differ in what they know of the token's id, and
+	// knows is the one that each head reads ids at, [G].
+	ids   []speculate.Horizon
+	knows []int
+}
+
+// knowledge tells heads that know the token's id from those that do not.
+func knowledge(heads []head) (ids []speculate.Horizon, knows []int) {
+	unknown := speculate.Horizon{}
+	for _, hd := range heads {
+		i := slices.IndexFunc(ids, func(h speculate.Horizon) bool { return (h == unknown) == (hd.h == unknown) })
+		if i < 0 {
+			i, ids = len(ids), append(ids, hd.h)
+		}
+		knows = append(knows, i)
+	}
+	return ids, knows
 }
 
 func (r *reader) arrays(tokens int) *arrays {
 	z := r.z
-	return &arrays{x: make([]float32, z.g*tokens*z.f), ids: make([]int32, tokens*z.n), odds: make([]float32, z.g*tokens*z.s*z.e),
+	return &arrays{tokens: tokens, x: make([]float32, z.g*tokens*z.f), ids: make([]int32, len(r.ids)*tokens*z.n), odds: make([]float32, z.g*tokens*z.s*z.e),
 		ent: make([]float32, z.g*tokens*z.s), want: make([]float32, z.g*tokens*z.e)}
 }
 
 // read fills a, the heads shared out over workers.
 func (r *reader) read(ps []point, a *arrays) error {
+	for u, h := range r.ids {
+		for b, p := range ps {
+			r.cfg.Features.ids(p.views.At(p.t, 0, h), a.ids[(u*len(ps)+b)*r.z.n:][:r.z.n])
+		}
+	}
 	return parallel(len(r.heads), func(g int) error {
 		hd := r.heads[g]
 		var probs []float32
@@ -155,9 +181,6 @@ func (r *reader) read(ps []point, a *arrays) error {
 				for i, x := range row {
 					row[i] = (x - mean[i]) * inv[i]
 				}
-			}
-			if g == 0 {
-				r.idsOf(p, a.ids[b*r.z.n:][:r.z.n])
 			}
 			r.target(p, hd.l, a.want[(g*len(ps)+b)*r.z.e:][:r.z.e])
 			for k, q := range r.stats {
@@ -175,23 +198,25 @@ func (r *reader) read(ps []point, a *arrays) error {
 	})
 }
 
-// idsOf is the ids of a view that knows token t's: heads of horizons that do
-// not, are given no ids by Config (see Train).
-func (r *reader) idsOf(p point, out []int32) {
-	r.cfg.Features.ids(p.views.At(p.t, 0, r.heads[0].h), out)
-}
-
 // target writes the router's softmax, or 1 for the experts chosen.
 func (r *reader) target(p point, l int, out []float32) {
-	e, k := r.shape.Experts, r.shape.TopK
 	if r.soft {
+		e := r.shape.Experts
 		softmax(p.doc.RouterLogits[(p.t*r.shape.Layers+l)*e:][:e], out)
 		return
 	}
-	clear(out)
-	for _, x := range p.doc.Experts[(p.t*r.shape.Layers+l)*k:][:k] {
-		if x >= 0 {
-			out[x] = 1
-		}
+	r.chosen(p, l, out)
+}
+
+func softmax(z, out []float32) {
+	top := slices.Max(z)
+	sum := 0.0
+	for i, x := range z {
+		q := math.Exp(float64(x - top))
+		out[i] = float32(q)
+		sum += q
+	}
+	for i := range out {
+		out[i] = float32(float64(out[i]) / sum)
 	}
 }

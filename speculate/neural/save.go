@@ -74,21 +74,9 @@ func Load(s *speculate.Saved, r *safetensors.Reader, needs func(string) (specula
 	w := map[string][]float32{}
 	z := sizesOf(st.Config, st.Shape, len(heads(st.Shape.Layers, st.Horizons)), len(stats))
 	for _, q := range paramShapes(st.Config, z) {
-		info, ok := r.Info(q.name)
-		if !ok {
-			return nil, fmt.Errorf("tensor %q is missing", q.name)
-		}
-		if fmt.Sprint(info.Shape) != fmt.Sprint(q.dims) {
-			return nil, fmt.Errorf("tensor %q: shape %v, want %v", q.name, info.Shape, q.dims)
-		}
-		x, err := r.Float32s(q.name)
+		x, err := readTensor(r, q.name, q.dims)
 		if err != nil {
 			return nil, err
-		}
-		for i, v := range x {
-			if v-v != 0 {
-				return nil, fmt.Errorf("tensor %q: value %d is %v", q.name, i, v)
-			}
 		}
 		w[q.name] = x
 	}

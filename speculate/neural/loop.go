@@ -1,0 +1,367 @@
+package neural
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+)
+
+// job is what a [loop] trains. It makes batches, says what the network is, and
+// judges it; the loop knows neither what a batch holds nor what the network
+// reads of it. B is the host side of a batch, a pointer: the loop has a few,
+// and uses them again.
+//
+// A batch is of Options.Batch/Options.Accumulate tokens. The mean gradient of
+// Accumulate batches makes a step, so a job with masked tokens should divide by
+// the number of tokens in a batch, not by those that count.
+type job[B any] interface {
+	// batch allocates a batch.
+	batch() B
+	// fill draws the next batch into b, all of what it held before. It is called
+	// from one goroutine, ahead of time. The position is that behind the batch.
+	fill(b B) (position, error)
+	// skip draws the next batch as fill does, and leaves it unread.
+	skip() (position, error)
+	// inputs lists b's arrays as tensors, which the loop finalises. The graph is
+	// built once for each form (number of tokens) that they come in.
+	inputs(b B) []any
+	// graph builds the network from the parameters by name and the inputs in
+	// their order: each head's mean loss, [G], and what check reads besides.
+	graph(p map[string]*graph.Node, in []*graph.Node) (losses, out *graph.Node)
+	// check tries the network on validation documents: the loss (mean over
+	// heads), by which the best state is chosen, and recall@K. forward runs the
+	// graph on a batch of check's own and returns its two results.
+	check(forward func(b B) (losses, out []float32, err error)) (loss, recall float64, err error)
+}
+
+// position is how far a job has come in the training documents.
+type position struct {
+	Passes int    `json:"passes"` // begun over the documents
+	Digest digest `json:"digest"` // of all documents read so far
+}
+
+// plan is what a loop is told of a job beforehand.
+type plan struct {
+	name   string
+	heads  int // G
+	steps  int
+	params []*param // with their initial values, which stay as they are
+	// identity names what a resumed training must have in common with the
+	// interrupted one, beside Options: configuration, shape, validation
+	// documents; marshalled as JSON.
+	identity map[string]any
+	started  time.Time
+}
+
+// loop trains a job's parameters with AdamW. Parameters and moments stay on
+// the backend: a step moves no more than its batches and the loss.
+type loop[B any] struct {
+	plan
+	o       Options
+	job     job[B]
+	forward *graph.Exec
+	sum     *graph.Exec // adds a batch's gradient to sums; nil where a step is one batch
+	step    *graph.Exec
+	state   []*tensors.Tensor // values, first and second moments
+	sums    []*tensors.Tensor // of gradients, in a step of several batches
+	progress
+	best [][]float32
+	info Info
+}
+
+// progress is how far a training has come.
+type progress struct {
+	Done     int           `json:"done"`  // steps
+	Since    int           `json:"since"` // checks since the best
+	Position position      `json:"position"`
+	BestLoss float64       `json:"best_loss"`
+	RecallK  float64       `json:"recall_k"` // at the best
+	Before   time.Duration `json:"before"`   // wall time, before an interruption
+}
+
+// newLoop takes o with its defaults filled in. Close the loop after use.
+func newLoop[B any](p plan, j job[B], o Options) (*loop[B], error) {
+	l := &loop[B]{plan: p, o: o, job: j, progress: progress{BestLoss: math.MaxFloat64}}
+	for _, p := range l.params {
+		l.info.Parameters += int64(p.size())
+	}
+	return l, l.build()
+}
+
+func (l *loop[B]) close() {
+	for _, x := range append(l.state, l.sums...) {
+		_ = x.FinalizeAll()
+	}
+	for _, e := range []*graph.Exec{l.forward, l.sum, l.step} {
+		if e != nil {
+			e.Finalize()
+		}
+	}
+}
+
+// filled is a batch read ahead.
+type filled[B any] struct {
+	b   B
+	at  position
+	err error
+}
+
+// ahead fills batches in a goroutine until ctx ends. What it has taken from
+// free and sent must come back to free.
+func (l *loop[B]) ahead(ctx context.Context, wg *sync.WaitGroup) (free chan B, ready chan filled[B]) {
+	free, ready = make(chan B, 2), make(chan filled[B], 1)
+	free <- l.job.batch()
+	free <- l.job.batch()
+	wg.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case b := <-free:
+				at, err := l.job.fill(b)
+				select {
+				case ready <- filled[B]{b, at, err}:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	})
+	return free, ready
+}
+
+// run takes all steps. Batches are read while the backend works.
+func (l *loop[B]) run(ctx context.Context) error {
+	if err := l.restore(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	free, ready := l.ahead(ctx, &wg)
+	sum, last, lastDone := 0.0, time.Now(), l.Done
+	for l.Done < l.steps {
+		for i := range l.o.Accumulate {
+			var f filled[B]
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case f = <-ready:
+			}
+			if f.err != nil {
+				return f.err
+			}
+			loss, err := l.one(i, f.b)
+			if err != nil {
+				return fmt.Errorf("neural: %s, step %d: %w", l.name, l.Done, err)
+			}
+			l.Position = f.at
+			free <- f.b
+			sum += loss / float64(l.o.Accumulate)
+		}
+		if math.IsNaN(sum) || math.IsInf(sum, 0) {
+			return fmt.Errorf("neural: %s: the loss is not finite at step %d; lower the rate", l.name, l.Done)
+		}
+		l.Done++
+		if l.Done*l.o.Checks/l.steps == (l.Done-1)*l.o.Checks/l.steps {
+			continue
+		}
+		n := l.Done - lastDone
+		p := Progress{Name: l.name, Step: l.Done, Steps: l.steps, Loss: sum / float64(n), TokensPerSec: float64(n*l.o.Batch) / time.Since(last).Seconds()}
+		stop, err := l.check(p)
+		if err != nil {
+			return err
+		}
+		if stop {
+			break
+		}
+		sum, last, lastDone = 0, time.Now(), l.Done
+	}
+	i := &l.info
+	i.Tokens, i.Epochs = int64(l.Done)*int64(l.o.Batch), l.Position.Passes
+	i.Loss, i.RecallK = l.BestLoss, l.RecallK
+	i.Seconds, i.Seed, i.Backend = l.elapsed().Seconds(), l.o.Seed, l.o.Backend.Name()
+	return l.forget()
+}
+
+func (l *loop[B]) elapsed() time.Duration { return l.Before + time.Since(l.started) }
+
+// check tries the network, keeps it if it is the best so far, and says whether
+// training ends.
+func (l *loop[B]) check(p Progress) (stop bool, err error) {
+	valid, recall, err := l.job.check(l.run1)
+	if err != nil {
+		return false, err
+	}
+	if math.IsNaN(valid) || math.IsInf(valid, 0) {
+		return false, fmt.Errorf("neural: %s: the validation loss is not finite at step %d; lower the rate", l.name, l.Done)
+	}
+	if l.Since++; valid < l.BestLoss {
+		l.Since, l.BestLoss, l.RecallK = 0, valid, recall
+		if err := l.keep(); err != nil {
+			return false, err
+		}
+	}
+	stop = l.Since >= l.o.Patience || l.Done == l.steps
+	if !stop {
+		if err := l.write(); err != nil {
+			return false, err
+		}
+	}
+	if l.o.Progress != nil {
+		p.ValidLoss, p.ValidRecallK, p.ImprovedSince = valid, recall, l.Since
+		l.o.Progress(p)
+	}
+	return stop, nil
+}
+
+// run1 runs the network on one batch: see job.check.
+func (l *loop[B]) run1(b B) (losses, out []float32, err error) {
+	args := make([]any, 0, len(l.params)+8)
+	for _, s := range l.state[:len(l.params)] {
+		args = append(args, s)
+	}
+	res, err := call(l.forward, args, l.job.inputs(b))
+	if err != nil {
+		return nil, nil, err
+	}
+	if losses, err = tensors.CopyFlatData[float32](res[0]); err == nil {
+		out, err = tensors.CopyFlatData[float32](res[1])
+	}
+	for _, x := range res {
+		if e := x.FinalizeAll(); err == nil {
+			err = e
+		}
+	}
+	return losses, out, err
+}
+
+// call runs e on args and then inputs, which are given up.
+func call(e *graph.Exec, args, inputs []any) ([]*tensors.Tensor, error) {
+	out, err := e.Call(append(args, inputs...)...)
+	for _, in := range inputs {
+		if x, ok := in.(*tensors.Tensor); ok {
+			if f := x.FinalizeAll(); err == nil {
+				err = f
+			}
+		}
+	}
+	return out, err
+}
+
+// donated appends tensors to args, given to the backend to be overwritten.
+func (l *loop[B]) donated(args []any, xs []*tensors.Tensor) ([]any, error) {
+	for _, s := range xs {
+		d, err := graph.DonateTensorBuffer(s, l.o.Backend, 0)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, d)
+	}
+	return args, nil
+}
+
+// one works on the i-th batch of a step, the last of which takes it, and
+// returns the batch's loss, mean over heads.
+func (l *loop[B]) one(i int, b B) (float64, error) {
+	n := len(l.params)
+	if l.o.Accumulate == 1 {
+		return l.update(l.job.inputs(b))
+	}
+	args := make([]any, 0, 2*n+8)
+	for _, s := range l.state[:n] {
+		args = append(args, s)
+	}
+	args, err := l.donated(args, l.sums)
+	if err != nil {
+		return 0, err
+	}
+	keep := float32(1)
+	if i == 0 {
+		keep = 0
+	}
+	out, err := call(l.sum, append(args, keep), l.job.inputs(b))
+	if err != nil {
+		return 0, err
+	}
+	copy(l.sums, out)
+	loss, err := scalar(out[n])
+	if err == nil && i == l.o.Accumulate-1 {
+		_, err = l.update(nil)
+	}
+	return loss, err
+}
+
+func scalar(x *tensors.Tensor) (float64, error) {
+	v := tensors.ToScalar[float32](x)
+	return float64(v), x.FinalizeAll()
+}
+
+// update takes a step on one batch's gradient and returns its loss, or on the
+// sums of several.
+func (l *loop[B]) update(inputs []any) (float64, error) {
+	rate, k, n := l.rate(l.Done), float64(l.Done+1), len(l.params)
+	args, err := l.donated(make([]any, 0, 4*n+16), l.state)
+	if err != nil {
+		return 0, err
+	}
+	args = append(args, float32(rate/(1-math.Pow(beta1, k))), float32(rate*l.o.Decay), float32(1/(1-math.Pow(beta2, k))))
+	for _, s := range l.sums {
+		args = append(args, s)
+	}
+	out, err := call(l.step, args, inputs)
+	if err != nil {
+		return 0, err
+	}
+	copy(l.state, out)
+	if len(out) == len(l.state) {
+		return 0, nil
+	}
+	return scalar(out[len(l.state)])
+}
+
+// rate is the learning rate at a step: a linear rise, then half a cosine
+// (Loshchilov and Hutter 2017).
+func (l *loop[B]) rate(step int) float64 {
+	warm := max(1, int(l.o.Warmup*float64(l.steps)))
+	if step < warm {
+		return l.o.Rate * float64(step+1) / float64(warm)
+	}
+	x := float64(step-warm) / float64(max(1, l.steps-warm))
+	return l.o.Rate * (.01 + .99*(1+math.Cos(math.Pi*x))/2)
+}
+
+// keep copies the parameters to the host as the best so far.
+func (l *loop[B]) keep() error {
+	if l.best == nil {
+		l.best = make([][]float32, len(l.params))
+	}
+	for i, p := range l.params {
+		if l.best[i] == nil {
+			l.best[i] = make([]float32, p.size())
+		}
+		err := tensors.ConstFlatData(l.state[i], func(flat []float32) { copy(l.best[i], flat) })
+		if err != nil {
+			return err
+		}
+		l.state[i].FinalizeLocal() // where the backend's memory is not the host's
+	}
+	return nil
+}
+
+// weights returns the best state by name: the initial values before the first check.
+func (l *loop[B]) weights() map[string][]float32 {
+	w := map[string][]float32{}
+	for i, p := range l.params {
+		if w[p.name] = p.value; l.best != nil {
+			w[p.name] = l.best[i]
+		}
+	}
+	return w
+}

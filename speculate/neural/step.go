@@ -1,0 +1,121 @@
+package neural
+
+import (
+	"math"
+
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+)
+
+// build makes the executables and puts the state on the backend.
+func (l *loop[B]) build() error {
+	n := len(l.params)
+	var err error
+	if l.forward, err = graph.NewExec(l.o.Backend, func(in []*graph.Node) []*graph.Node {
+		losses, out := l.job.graph(l.named(in), in[n:])
+		return []*graph.Node{losses, out}
+	}); err != nil {
+		return err
+	}
+	step := l.fused
+	if l.o.Accumulate > 1 {
+		step = l.apply
+		if l.sum, err = graph.NewExec(l.o.Backend, l.add); err != nil {
+			return err
+		}
+		l.sums = l.zeros()
+	}
+	if l.step, err = graph.NewExec(l.o.Backend, step); err != nil {
+		return err
+	}
+	for _, p := range l.params {
+		l.state = append(l.state, tensors.FromFlatDataAndDimensions(p.value, p.dims...))
+	}
+	l.state = append(l.state, append(l.zeros(), l.zeros()...)...)
+	return nil
+}
+
+func (l *loop[B]) zeros() []*tensors.Tensor {
+	xs := make([]*tensors.Tensor, len(l.params))
+	for i, p := range l.params {
+		xs[i] = tensors.FromFlatDataAndDimensions(make([]float32, p.size()), p.dims...)
+	}
+	return xs
+}
+
+func (l *loop[B]) named(nodes []*graph.Node) map[string]*graph.Node {
+	m := map[string]*graph.Node{}
+	for i, p := range l.params {
+		m[p.name] = nodes[i]
+	}
+	return m
+}
+
+// gradient returns the gradient of the sum over heads of a batch's loss, and
+// the mean over heads.
+func (l *loop[B]) gradient(values, inputs []*graph.Node) (grads []*graph.Node, mean *graph.Node) {
+	losses, _ := l.job.graph(l.named(values), inputs)
+	loss := graph.ReduceAllSum(losses)
+	return graph.Gradient(loss, values...), graph.MulScalar(loss, 1/float64(l.heads))
+}
+
+// fused is a step of one batch. in: values, moments, second moments, rate,
+// decay, c2 (see adamW), batch; out: values, moments, second moments, loss.
+func (l *loop[B]) fused(in []*graph.Node) []*graph.Node {
+	n := len(l.params)
+	grads, loss := l.gradient(in[:n], in[3*n+3:])
+	return append(l.adamW(in, grads), loss)
+}
+
+// add takes in a batch of a step. in: values, sums, 0 for the step's first
+// batch or 1, batch; out: sums, loss.
+func (l *loop[B]) add(in []*graph.Node) []*graph.Node {
+	n := len(l.params)
+	grads, loss := l.gradient(in[:n], in[2*n+1:])
+	for i, g := range grads {
+		grads[i] = graph.Add(graph.Mul(in[n+i], in[2*n]), g)
+	}
+	return append(grads, loss)
+}
+
+// apply ends a step of several batches. in: values, moments, second moments,
+// rate, decay, c2, sums; out: values, moments, second moments.
+func (l *loop[B]) apply(in []*graph.Node) []*graph.Node {
+	n := len(l.params)
+	grads := make([]*graph.Node, n)
+	for i, s := range in[3*n+3:] {
+		grads[i] = graph.MulScalar(s, 1/float64(l.o.Accumulate))
+	}
+	return l.adamW(in, grads)
+}
+
+// adamW clips and applies gradients. in begins as that of fused.
+func (l *loop[B]) adamW(in, grads []*graph.Node) []*graph.Node {
+	n := len(l.params)
+	grads = clip(grads, l.o.Clip*math.Sqrt(float64(l.heads)))
+	rate, decay, c2 := in[3*n], in[3*n+1], in[3*n+2]
+	out := make([]*graph.Node, 3*n, 3*n+1)
+	for i, p := range l.params {
+		out[i], out[n+i], out[2*n+i] = adamW(p, in[i], in[n+i], in[2*n+i], grads[i], rate, decay, c2)
+	}
+	return out
+}
+
+// clip scales gradients so that their joint norm is at most bound.
+func clip(grads []*graph.Node, bound float64) []*graph.Node {
+	var sum *graph.Node
+	for _, g := range grads {
+		s := graph.ReduceAllSum(graph.Square(g))
+		if sum == nil {
+			sum = s
+		} else {
+			sum = graph.Add(sum, s)
+		}
+	}
+	scale := graph.MinScalar(graph.MulScalar(graph.Reciprocal(graph.AddScalar(graph.Sqrt(sum), 1e-12)), bound), 1)
+	out := make([]*graph.Node, len(grads))
+	for i, g := range grads {
+		out[i] = graph.Mul(g, scale)
+	}
+	return out
+}
