@@ -1,7 +1,10 @@
 package speculate
 
 import (
+	"fmt"
 	"math"
+	"strconv"
+	"strings"
 
 	"github.com/expertspec/expertspec/trace"
 )
@@ -39,6 +42,17 @@ func FanoAccuracy(bits float64, n int) float64 {
 		}
 	}
 	return 1 - lo
+}
+
+// ParseFractions reads the shares of validation and test documents, as ".15,.15".
+func ParseFractions(s string) (Fractions, error) {
+	valid, test, ok := strings.Cut(s, ",")
+	v, err := strconv.ParseFloat(strings.TrimSpace(valid), 64)
+	t, err2 := strconv.ParseFloat(strings.TrimSpace(test), 64)
+	if !ok || err != nil || err2 != nil || !(v > 0 && t > 0 && v+t < 1) {
+		return Fractions{}, fmt.Errorf("speculate: split %q: want the shares of validation and of test documents, as .15,.15", s)
+	}
+	return Fractions{Valid: v, Test: t}, nil
 }
 
 // LeaveOut returns parts for judging on a data set that nothing was fitted or

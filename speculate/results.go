@@ -34,9 +34,9 @@ type Row struct {
 
 // Cost is what a predictor takes.
 type Cost struct {
-	Parameters   int64   `json:"parameters,omitempty"`    // trained numbers
-	TrainSeconds float64 `json:"train_seconds,omitempty"` // wall time of its fit
-	Microseconds float64 `json:"microseconds,omitempty"`  // a decision at one (token, layer), one core
+	Parameters   int64   `json:"parameters,omitempty"`    // see [Parameters]
+	TrainSeconds float64 `json:"train_seconds,omitempty"` // wall time of its training; 0: it counts, in one reading of the trace
+	Microseconds float64 `json:"microseconds,omitempty"`  // a decision at one (token, layer), one core; see [Latency]
 }
 
 // Results are the figures of an evaluation: rows for all predictors, horizons,
@@ -93,15 +93,11 @@ func (r *Results) WriteTable(w io.Writer) error {
 		fmt.Fprint(tw, p)
 		for _, h := range r.Horizons {
 			rows := r.Find(p, h, "all")
-			switch {
-			case len(rows) == 0:
-				fmt.Fprint(tw, "\t-")
-			case rows[0].RecallKInterval == nil:
-				fmt.Fprintf(tw, "\t%.3f", rows[0].RecallK)
-			default:
-				i := rows[0].RecallKInterval
-				fmt.Fprintf(tw, "\t%.3f (%.3f-%.3f)", rows[0].RecallK, i.Low, i.High)
+			text := "-"
+			if len(rows) > 0 {
+				text = recallText(rows[0])
 			}
+			fmt.Fprint(tw, "\t", text)
 		}
 		fmt.Fprintln(tw)
 	}
@@ -119,6 +115,56 @@ func (r *Results) WriteTable(w io.Writer) error {
 		}
 	}
 	return err
+}
+
+// By are the groupings of rows.
+var By = []string{"all", "layer", "dataset", "phase"}
+
+// WriteMeasures writes a line for each row by ("all", "layer", "dataset",
+// "phase"): recall@K with its interval, top-1, exact set, at least one and ECE;
+// by all also what the predictor costs, where that is known.
+func (r *Results) WriteMeasures(w io.Writer, by string) error {
+	if !slices.Contains(By, by) {
+		return fmt.Errorf("speculate: rows by %q: want one of %q", by, By)
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprint(tw, "predictor\thorizon")
+	if by == "all" {
+		fmt.Fprint(tw, "\tparameters\ttraining (s)\tdecision (us)")
+	} else {
+		fmt.Fprintf(tw, "\t%s\tdocuments", by)
+	}
+	fmt.Fprintf(tw, "\trecall@%d\ttop-1\texact set\tat least one\tECE\n", r.Shape.TopK)
+	for _, x := range r.Rows {
+		if x.By != by {
+			continue
+		}
+		fmt.Fprintf(tw, "%s\t%v", x.Predictor, x.Horizon)
+		if by == "all" {
+			c := r.Costs[x.Predictor]
+			fmt.Fprintf(tw, "\t%s\t%s\t%s", known("%.0f", float64(c.Parameters)), known("%.0f", c.TrainSeconds), known("%.2f", c.Microseconds))
+		} else {
+			fmt.Fprintf(tw, "\t%s\t%d", x.Key, x.Documents)
+		}
+		fmt.Fprintf(tw, "\t%s\t%.3f\t%.3f\t%.3f\t%.3f\n", recallText(x), x.Top1, x.Exact, x.AtLeastOne, x.ECE)
+	}
+	return tw.Flush()
+}
+
+// known writes a cost, or a dash for none.
+func known(format string, x float64) string {
+	if x == 0 {
+		return "-"
+	}
+	return fmt.Sprintf(format, x)
+}
+
+// recallText is a row's recall@K with its interval, where it has one.
+func recallText(x Row) string {
+	if i := x.RecallKInterval; i != nil {
+		return fmt.Sprintf("%.3f (%.3f-%.3f)", x.RecallK, i.Low, i.High)
+	}
+	return fmt.Sprintf("%.3f", x.RecallK)
 }
 
 // MinDocuments is the number of documents below which an evaluation, or a data

@@ -5,6 +5,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -25,8 +26,10 @@ import (
 )
 
 const usage = `evaluate asks saved predictors about every token and layer of a trace and prints recall by predictor and distance, with
-95 % intervals from resampled documents. The JSON holds all figures: by layer, data set and phase too. The predictions file
-holds one row a (document, position, layer, distance, predictor), from which recompute.py beside this program makes the figures again.
+95 % intervals from resampled documents; then what each predictor costs, with its other measures. The time of a decision is
+measured here, on one core, asking step by step as decoding does. The JSON holds all figures: by layer, data set and phase too.
+The predictions file holds one row a (document, position, layer, distance, predictor), from which recompute.py beside this
+program makes the figures again.
 
 Exit status: 0 done, 1 failed, 2 wrong usage.
 
@@ -34,8 +37,8 @@ Flags:
 `
 
 type options struct {
-	trace, predictors, model, json, predictions, only, horizons string
-	seed, resamples                                             int
+	trace, split, predictors, model, json, predictions, only, horizons, by string
+	seed, resamples                                                        int
 }
 
 func main() {
@@ -50,21 +53,23 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	fs.SetOutput(errs)
 	fs.Usage = func() { fmt.Fprint(errs, usage); fs.PrintDefaults() }
 	fs.StringVar(&o.trace, "trace", "", "`folder` of the trace to score on")
+	fs.StringVar(&o.split, "split", "", "`shares` of validation and test documents, as .15,.15, when train was run with the same -split, -seed and -trace: score\non the test documents alone; empty: on all")
 	fs.StringVar(&o.predictors, "predictors", "predictors", "`folder` that train wrote")
 	fs.StringVar(&o.model, "model", "", "`folder` of the checkpoint that the gates are read from, or mini; needed for gate reuse")
 	fs.StringVar(&o.json, "json", "", "`file` for all figures")
 	fs.StringVar(&o.predictions, "predictions", "", "`file` for the predictions, Parquet; large: E numbers a row")
 	fs.StringVar(&o.only, "only", "", "`names` of the predictors to score, separated by commas; empty: all, and the oracle")
 	fs.StringVar(&o.horizons, "horizons", "1,2,4", "`horizons`: distances in layers, token+id or token, separated by commas")
-	fs.IntVar(&o.seed, "seed", 1, "`seed` of the resampling")
+	fs.StringVar(&o.by, "by", "", "print the measures by layer, dataset or phase; empty: over all, with what each predictor costs")
+	fs.IntVar(&o.seed, "seed", 1, "`seed` of the resampling and of -split")
 	fs.IntVar(&o.resamples, "resamples", 1000, "`times` that the documents are resampled; at least 100")
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
 		return 2
-	case fs.NArg() > 0 || o.trace == "" || o.seed < 0 || o.resamples < 100:
-		fmt.Fprintln(errs, "evaluate: want -trace FOLDER, no other arguments, and at least 100 resamples")
+	case fs.NArg() > 0 || o.trace == "" || o.seed < 0 || o.resamples < 100 || o.by == "all" || o.by != "" && !slices.Contains(speculate.By, o.by):
+		fmt.Fprintln(errs, "evaluate: want -trace FOLDER, no other arguments, at least 100 resamples, and -by layer, dataset or phase")
 		fs.Usage()
 		return 2
 	}
@@ -89,6 +94,18 @@ func evaluate(ctx context.Context, o *options, hs []speculate.Horizon, out, errs
 	if err != nil {
 		return err
 	}
+	data, total := speculate.FromReader(r), fmt.Sprintf("of %d ", r.Tokens())
+	if o.split != "" {
+		f, err := speculate.ParseFractions(o.split)
+		if err != nil {
+			return err
+		}
+		parts, err := speculate.Split(data, f, uint64(o.seed))
+		if err != nil {
+			return err
+		}
+		data, total = parts.Test, ""
+	}
 	gates, err := readGates(o.model)
 	if err != nil {
 		return err
@@ -105,7 +122,7 @@ func evaluate(ctx context.Context, o *options, hs []speculate.Horizon, out, errs
 	eo := speculate.EvaluateOptions{Horizons: hs, Seed: uint64(o.seed), Resamples: o.resamples, Progress: func(docs, tokens int) {
 		if time.Since(last) > 2*time.Second {
 			last = time.Now()
-			fmt.Fprintf(errs, "%d documents, %d of %d tokens\n", docs, tokens, r.Tokens())
+			fmt.Fprintf(errs, "%d documents, %d %stokens\n", docs, tokens, total)
 		}
 	}}
 	closeRows := func() error { return nil }
@@ -120,14 +137,16 @@ func evaluate(ctx context.Context, o *options, hs []speculate.Horizon, out, errs
 		eo.Each = w.Write
 		closeRows = func() error { return errors.Join(w.Close(), b.Flush(), f.Close()) }
 	}
-	results, err := speculate.Evaluate(ctx, speculate.FromReader(r), eo, ps...)
+	results, err := speculate.Evaluate(ctx, data, eo, ps...)
 	if err != nil {
 		return err
 	}
 	if err := closeRows(); err != nil {
 		return err
 	}
-	results.Costs = costs
+	if results.Costs, err = speculate.MeasureCosts(ctx, data, hs, costs, ps...); err != nil {
+		return err
+	}
 	if o.json != "" {
 		f, err := os.Create(o.json)
 		if err != nil {
@@ -137,7 +156,11 @@ func evaluate(ctx context.Context, o *options, hs []speculate.Horizon, out, errs
 			return err
 		}
 	}
-	return results.WriteTable(out)
+	if err := results.WriteTable(out); err != nil {
+		return err
+	}
+	fmt.Fprintln(out)
+	return results.WriteMeasures(out, cmp.Or(o.by, "all"))
 }
 
 // choose returns the predictors that only names, or all.

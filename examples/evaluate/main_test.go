@@ -59,7 +59,7 @@ func TestEvaluate(t *testing.T) {
 	if code := run(context.Background(), []string{"-trace", dir, "-predictors", predictors, "-json", js, "-predictions", pq, "-horizons", "1,2", "-resamples", "100"}, &stdout, &stderr); code != 0 {
 		t.Fatalf("status %d: %s", code, &stderr)
 	}
-	if s := stdout.String(); !strings.Contains(s, "transition  1.000") || !strings.Contains(s, "oracle") {
+	if s := stdout.String(); !strings.Contains(s, "transition  1.000") || !strings.Contains(s, "oracle") || !strings.Contains(s, "decision (us)") {
 		t.Errorf("printed %q", s)
 	}
 	var r speculate.Results
@@ -67,8 +67,8 @@ func TestEvaluate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(text, &r); err != nil || r.Documents != 30 || r.Tokens != 270 {
-		t.Errorf("%d documents, %d tokens, %v", r.Documents, r.Tokens, err)
+	if err := json.Unmarshal(text, &r); err != nil || r.Documents != 30 || r.Tokens != 270 || r.Costs["transition"].Microseconds <= 0 || r.Costs["transition"].Parameters == 0 {
+		t.Errorf("%d documents, %d tokens, costs %v, %v", r.Documents, r.Tokens, r.Costs, err)
 	}
 	rows, err := parquet.ReadFile[speculate.PredictionRow](pq)
 	if err != nil {
@@ -77,6 +77,17 @@ func TestEvaluate(t *testing.T) {
 	// Layers 1 and 2 at distance 1, layer 2 at distance 2; three predictors.
 	if len(rows) != 270*3*3 {
 		t.Errorf("%d rows, want %d", len(rows), 270*3*3)
+	}
+}
+
+func TestPart(t *testing.T) {
+	dir, predictors := wheel(t)
+	var stdout, stderr bytes.Buffer
+	if code := run(context.Background(), []string{"-trace", dir, "-split", ".2,.3", "-predictors", predictors, "-horizons", "1", "-by", "layer"}, &stdout, &stderr); code != 0 {
+		t.Fatalf("status %d: %s", code, &stderr)
+	}
+	if s := stdout.String(); !strings.Contains(s, "9 documents, 81 tokens") || !strings.Contains(s, "transition  h=1      2      9") {
+		t.Errorf("printed %q", s)
 	}
 }
 
@@ -90,6 +101,8 @@ func TestStatus(t *testing.T) {
 		{nil, 2, "-trace"},
 		{[]string{"-h"}, 0, "Flags"},
 		{[]string{"-trace", dir, "-predictors", predictors, "-horizons", "0"}, 2, `"0"`},
+		{[]string{"-trace", dir, "-by", "token"}, 2, "-by layer"},
+		{[]string{"-trace", dir, "-split", ".5"}, 1, ".15,.15"},
 		{[]string{"-trace", dir, "-predictors", t.TempDir()}, 1, "predictors.json"},
 		{[]string{"-trace", dir, "-predictors", predictors, "-horizons", "1", "-only", "no one"}, 1, "no one"},
 	} {

@@ -2,7 +2,8 @@
 //
 //	$ go run ./examples/train -trace trace -valid valid -model mini -out predictors
 //
-// Without -valid, a share of the trace's documents is kept for validation.
+// Without -valid, the trace is split by document: evaluate with the same -split
+// and -seed scores on the test documents.
 package main
 
 import (
@@ -33,10 +34,10 @@ Flags:
 `
 
 type options struct {
-	trace, valid, model, out, only, backend, horizons string
-	width, batch, seed                                int
-	tokens, memory                                    int64
-	rate                                              float64
+	trace, valid, split, model, out, only, backend, horizons string
+	width, batch, seed                                       int
+	tokens, memory                                           int64
+	rate                                                     float64
 }
 
 func main() {
@@ -51,7 +52,8 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	fs.SetOutput(errs)
 	fs.Usage = func() { fmt.Fprint(errs, usage); fs.PrintDefaults() }
 	fs.StringVar(&o.trace, "trace", "", "`folder` of the trace to fit on")
-	fs.StringVar(&o.valid, "valid", "", "`folder` of the trace to choose and calibrate on; empty: 15 % of the documents of -trace")
+	fs.StringVar(&o.valid, "valid", "", "`folder` of the trace to choose and calibrate on; empty: a part of -trace")
+	fs.StringVar(&o.split, "split", ".15,.15", "without -valid, `shares` of documents to choose on, and to leave for evaluate -split")
 	fs.StringVar(&o.model, "model", "", "`folder` of the checkpoint that the gates are read from, or mini; empty: no gates")
 	fs.StringVar(&o.out, "out", "predictors", "`folder` to write")
 	fs.StringVar(&o.only, "only", "", "`names` of the predictors to fit, separated by commas; empty: all")
@@ -150,7 +152,11 @@ func data(o *options) (fit, valid speculate.Data, err error) {
 	}
 	fit = speculate.FromReader(r)
 	if o.valid == "" {
-		p, err := speculate.Split(fit, speculate.Fractions{Valid: .15, Test: .001}, uint64(o.seed))
+		f, err := speculate.ParseFractions(o.split)
+		if err != nil {
+			return fit, valid, err
+		}
+		p, err := speculate.Split(fit, f, uint64(o.seed))
 		return p.Train, p.Valid, err
 	}
 	v, err := trace.Open(o.valid)
