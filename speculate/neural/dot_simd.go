@@ -16,7 +16,7 @@ var vectors = archsimd.X86.AVX2() && archsimd.X86.FMA()
 type term struct{ row, bits uint32 }
 
 // terms is how many elements of x are worked on at once.
-const terms = 256
+const terms = 128
 
 // addRow adds x m to out: x [in], out [stride].
 func (m *matrix) addRow(out, x []float32) {
@@ -29,14 +29,7 @@ func (m *matrix) addRow(out, x []float32) {
 	wide := m.stride / 16 * 16 // columns in blocks of 64 and 16
 	var some [terms]term
 	for lo := 0; lo < len(x) && wide > 0; lo += terms {
-		n := 0
-		for i, bits := range bitsOf(x[lo:min(lo+terms, len(x))]) {
-			some[n%terms] = term{uint32(lo + i), bits}
-			if bits<<1 != 0 { // neither 0 nor -0
-				n++
-			}
-		}
-		m.addTerms(out, some[:n])
+		m.addTerms(out, nonZero(&some, x[lo:min(lo+terms, len(x))], lo))
 	}
 	if m.stride > wide {
 		narrow(arrayAt[[8]float32](out, wide), x, m.w[wide*m.in:])
@@ -44,6 +37,20 @@ func (m *matrix) addRow(out, x []float32) {
 	// Else every math.Exp that follows on this thread takes 3 us, not 27 ns:
 	// its SSE code and registers with dirty upper halves do not go together.
 	archsimd.ClearAVXUpperBits()
+}
+
+// nonZero lists the terms of x that are neither 0 nor -0; x begins at row first.
+//
+//go:noinline
+func nonZero(some *[terms]term, x []float32, first int) []term {
+	n := 0
+	for i, bits := range bitsOf(x) {
+		some[n%terms] = term{uint32(first + i), bits}
+		if bits<<1 != 0 {
+			n++
+		}
+	}
+	return some[:n]
 }
 
 func (m *matrix) addTerms(out []float32, some []term) {
@@ -81,27 +88,28 @@ func bitsOf(x []float32) []uint32 {
 
 func load(p *[8]float32) archsimd.Float32x8 { return archsimd.LoadFloat32x8(p) }
 
-// words reads eight words of two weights.
-func words(p *[8]uint32) (w archsimd.Uint32x8) { return archsimd.LoadUint32x8(p) }
-
-func low(w archsimd.Uint32x8) archsimd.Float32x8 { return w.ShiftAllLeft(16).AsFloat32x8() }
-func high(w archsimd.Uint32x8) archsimd.Float32x8 {
-	return w.And(archsimd.BroadcastUint32x8(0xffff0000)).AsFloat32x8()
-}
-
-// half64 holds 64 sums in eight registers over all terms.
+// half64 holds 64 sums in eight registers over all terms. One operation a line
+// and none in helpers: the compiler orders operations by line, and an order
+// that loads all weights first needs more registers than there are.
 func half64(out *[64]float32, some []term, w unsafe.Pointer) {
 	a, b, c, d := load((*[8]float32)(out[0:])), load((*[8]float32)(out[8:])), load((*[8]float32)(out[16:])), load((*[8]float32)(out[24:]))
 	e, f, g, h := load((*[8]float32)(out[32:])), load((*[8]float32)(out[40:])), load((*[8]float32)(out[48:])), load((*[8]float32)(out[56:]))
+	upper := archsimd.BroadcastUint32x8(0xffff0000)
 	for _, t := range some {
 		r := (*[32]uint32)(unsafe.Add(w, uintptr(t.row)*128))
-		v := spread8(t.bits)
-		p, q := words((*[8]uint32)(r[0:])), words((*[8]uint32)(r[8:]))
-		a, b = low(p).MulAdd(v, a), high(p).MulAdd(v, b)
-		c, d = low(q).MulAdd(v, c), high(q).MulAdd(v, d)
-		p, q = words((*[8]uint32)(r[16:])), words((*[8]uint32)(r[24:]))
-		e, f = low(p).MulAdd(v, e), high(p).MulAdd(v, f)
-		g, h = low(q).MulAdd(v, g), high(q).MulAdd(v, h)
+		v := archsimd.BroadcastUint32x8(t.bits).AsFloat32x8()
+		p := archsimd.LoadUint32x8((*[8]uint32)(r[0:]))
+		a = p.ShiftAllLeft(16).AsFloat32x8().MulAdd(v, a)
+		b = p.And(upper).AsFloat32x8().MulAdd(v, b)
+		p = archsimd.LoadUint32x8((*[8]uint32)(r[8:]))
+		c = p.ShiftAllLeft(16).AsFloat32x8().MulAdd(v, c)
+		d = p.And(upper).AsFloat32x8().MulAdd(v, d)
+		p = archsimd.LoadUint32x8((*[8]uint32)(r[16:]))
+		e = p.ShiftAllLeft(16).AsFloat32x8().MulAdd(v, e)
+		f = p.And(upper).AsFloat32x8().MulAdd(v, f)
+		p = archsimd.LoadUint32x8((*[8]uint32)(r[24:]))
+		g = p.ShiftAllLeft(16).AsFloat32x8().MulAdd(v, g)
+		h = p.And(upper).AsFloat32x8().MulAdd(v, h)
 	}
 	a.Store((*[8]float32)(out[0:]))
 	b.Store((*[8]float32)(out[8:]))
@@ -115,9 +123,13 @@ func half64(out *[64]float32, some []term, w unsafe.Pointer) {
 
 func half16(out *[16]float32, some []term, w unsafe.Pointer) {
 	a, b := load((*[8]float32)(out[0:])), load((*[8]float32)(out[8:]))
+	upper := archsimd.BroadcastUint32x8(0xffff0000)
 	for _, t := range some {
-		p, v := words((*[8]uint32)(unsafe.Add(w, uintptr(t.row)*32))), spread8(t.bits)
-		a, b = low(p).MulAdd(v, a), high(p).MulAdd(v, b)
+		r := (*[8]uint32)(unsafe.Add(w, uintptr(t.row)*32))
+		v := archsimd.BroadcastUint32x8(t.bits).AsFloat32x8()
+		p := archsimd.LoadUint32x8((*[8]uint32)(r[0:]))
+		a = p.ShiftAllLeft(16).AsFloat32x8().MulAdd(v, a)
+		b = p.And(upper).AsFloat32x8().MulAdd(v, b)
 	}
 	a.Store((*[8]float32)(out[0:]))
 	b.Store((*[8]float32)(out[8:]))
@@ -129,11 +141,15 @@ func full64(out *[64]float32, some []term, w unsafe.Pointer) {
 	e, f, g, h := load((*[8]float32)(out[32:])), load((*[8]float32)(out[40:])), load((*[8]float32)(out[48:])), load((*[8]float32)(out[56:]))
 	for _, t := range some {
 		r := (*[64]float32)(unsafe.Add(w, uintptr(t.row)*256))
-		v := spread8(t.bits)
-		a, b = load((*[8]float32)(r[0:])).MulAdd(v, a), load((*[8]float32)(r[8:])).MulAdd(v, b)
-		c, d = load((*[8]float32)(r[16:])).MulAdd(v, c), load((*[8]float32)(r[24:])).MulAdd(v, d)
-		e, f = load((*[8]float32)(r[32:])).MulAdd(v, e), load((*[8]float32)(r[40:])).MulAdd(v, f)
-		g, h = load((*[8]float32)(r[48:])).MulAdd(v, g), load((*[8]float32)(r[56:])).MulAdd(v, h)
+		v := archsimd.BroadcastUint32x8(t.bits).AsFloat32x8()
+		a = archsimd.LoadFloat32x8((*[8]float32)(r[0:])).MulAdd(v, a)
+		b = archsimd.LoadFloat32x8((*[8]float32)(r[8:])).MulAdd(v, b)
+		c = archsimd.LoadFloat32x8((*[8]float32)(r[16:])).MulAdd(v, c)
+		d = archsimd.LoadFloat32x8((*[8]float32)(r[24:])).MulAdd(v, d)
+		e = archsimd.LoadFloat32x8((*[8]float32)(r[32:])).MulAdd(v, e)
+		f = archsimd.LoadFloat32x8((*[8]float32)(r[40:])).MulAdd(v, f)
+		g = archsimd.LoadFloat32x8((*[8]float32)(r[48:])).MulAdd(v, g)
+		h = archsimd.LoadFloat32x8((*[8]float32)(r[56:])).MulAdd(v, h)
 	}
 	a.Store((*[8]float32)(out[0:]))
 	b.Store((*[8]float32)(out[8:]))
@@ -149,8 +165,9 @@ func full16(out *[16]float32, some []term, w unsafe.Pointer) {
 	a, b := load((*[8]float32)(out[0:])), load((*[8]float32)(out[8:]))
 	for _, t := range some {
 		r := (*[16]float32)(unsafe.Add(w, uintptr(t.row)*64))
-		v := spread8(t.bits)
-		a, b = load((*[8]float32)(r[0:])).MulAdd(v, a), load((*[8]float32)(r[8:])).MulAdd(v, b)
+		v := archsimd.BroadcastUint32x8(t.bits).AsFloat32x8()
+		a = archsimd.LoadFloat32x8((*[8]float32)(r[0:])).MulAdd(v, a)
+		b = archsimd.LoadFloat32x8((*[8]float32)(r[8:])).MulAdd(v, b)
 	}
 	a.Store((*[8]float32)(out[0:]))
 	b.Store((*[8]float32)(out[8:]))
@@ -211,25 +228,29 @@ func (m *matrix) addFours(out, x []float32, n, outStride, xStride int) int {
 	return n
 }
 
-func bitsAt(p unsafe.Pointer, i uintptr) uint32 { return *(*uint32)(unsafe.Add(p, i)) }
-
 // halfFour adds to columns at..at+16 of four rows: weights at w, step bytes a row.
 func halfFour(to *[4][]float32, xs *[4]unsafe.Pointer, at, in int, w unsafe.Pointer, step uintptr) {
 	t0, t1, t2, t3 := (*[16]float32)(to[0][at:]), (*[16]float32)(to[1][at:]), (*[16]float32)(to[2][at:]), (*[16]float32)(to[3][at:])
 	a0, b0, a1, b1 := load((*[8]float32)(t0[0:])), load((*[8]float32)(t0[8:])), load((*[8]float32)(t1[0:])), load((*[8]float32)(t1[8:]))
 	a2, b2, a3, b3 := load((*[8]float32)(t2[0:])), load((*[8]float32)(t2[8:])), load((*[8]float32)(t3[0:])), load((*[8]float32)(t3[8:]))
 	x0, x1, x2, x3 := xs[0], xs[1], xs[2], xs[3]
+	upper := archsimd.BroadcastUint32x8(0xffff0000)
 	for i := range uintptr(in) {
-		p := words((*[8]uint32)(unsafe.Add(w, i*step)))
-		l, h := low(p), high(p)
-		v := spread8(bitsAt(x0, i*4))
-		a0, b0 = v.MulAdd(l, a0), v.MulAdd(h, b0)
-		v = spread8(bitsAt(x1, i*4))
-		a1, b1 = v.MulAdd(l, a1), v.MulAdd(h, b1)
-		v = spread8(bitsAt(x2, i*4))
-		a2, b2 = v.MulAdd(l, a2), v.MulAdd(h, b2)
-		v = spread8(bitsAt(x3, i*4))
-		a3, b3 = v.MulAdd(l, a3), v.MulAdd(h, b3)
+		p := archsimd.LoadUint32x8((*[8]uint32)(unsafe.Add(w, i*step)))
+		l := p.ShiftAllLeft(16).AsFloat32x8()
+		h := p.And(upper).AsFloat32x8()
+		v := archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x0, i*4))).AsFloat32x8()
+		a0 = v.MulAdd(l, a0)
+		b0 = v.MulAdd(h, b0)
+		v = archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x1, i*4))).AsFloat32x8()
+		a1 = v.MulAdd(l, a1)
+		b1 = v.MulAdd(h, b1)
+		v = archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x2, i*4))).AsFloat32x8()
+		a2 = v.MulAdd(l, a2)
+		b2 = v.MulAdd(h, b2)
+		v = archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x3, i*4))).AsFloat32x8()
+		a3 = v.MulAdd(l, a3)
+		b3 = v.MulAdd(h, b3)
 	}
 	a0.Store((*[8]float32)(t0[0:]))
 	b0.Store((*[8]float32)(t0[8:]))
@@ -249,15 +270,20 @@ func fullFour(to *[4][]float32, xs *[4]unsafe.Pointer, at, in int, w unsafe.Poin
 	x0, x1, x2, x3 := xs[0], xs[1], xs[2], xs[3]
 	for i := range uintptr(in) {
 		r := (*[16]float32)(unsafe.Add(w, i*step))
-		l, h := load((*[8]float32)(r[0:])), load((*[8]float32)(r[8:]))
-		v := spread8(bitsAt(x0, i*4))
-		a0, b0 = v.MulAdd(l, a0), v.MulAdd(h, b0)
-		v = spread8(bitsAt(x1, i*4))
-		a1, b1 = v.MulAdd(l, a1), v.MulAdd(h, b1)
-		v = spread8(bitsAt(x2, i*4))
-		a2, b2 = v.MulAdd(l, a2), v.MulAdd(h, b2)
-		v = spread8(bitsAt(x3, i*4))
-		a3, b3 = v.MulAdd(l, a3), v.MulAdd(h, b3)
+		l := archsimd.LoadFloat32x8((*[8]float32)(r[0:]))
+		h := archsimd.LoadFloat32x8((*[8]float32)(r[8:]))
+		v := archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x0, i*4))).AsFloat32x8()
+		a0 = v.MulAdd(l, a0)
+		b0 = v.MulAdd(h, b0)
+		v = archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x1, i*4))).AsFloat32x8()
+		a1 = v.MulAdd(l, a1)
+		b1 = v.MulAdd(h, b1)
+		v = archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x2, i*4))).AsFloat32x8()
+		a2 = v.MulAdd(l, a2)
+		b2 = v.MulAdd(h, b2)
+		v = archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x3, i*4))).AsFloat32x8()
+		a3 = v.MulAdd(l, a3)
+		b3 = v.MulAdd(h, b3)
 	}
 	a0.Store((*[8]float32)(t0[0:]))
 	b0.Store((*[8]float32)(t0[8:]))
