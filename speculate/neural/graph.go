@@ -41,13 +41,15 @@ func paramShapes(c Config, z sizes) []*param {
 		ps = append(ps, &param{name: name, dims: dims, decay: decay})
 	}
 	add("out.bias", false, z.g, z.e)
-	if c.Linear {
+	if c.Linear && z.f > 0 {
 		add("linear", true, z.g, z.f, z.e)
 	}
 	if c.Depth == 0 {
 		return ps
 	}
-	add("first", true, z.g, z.f, z.h)
+	if z.f > 0 { // not token ids alone
+		add("first", true, z.g, z.f, z.h)
+	}
 	add("first.bias", false, z.g, z.h)
 	if z.n > 0 {
 		add("embed", true, z.v+1, z.w)
@@ -108,24 +110,23 @@ type batch struct {
 func logits(c Config, z sizes, p map[string]*Node, b batch) *Node {
 	out := ExpandAxes(p["out.bias"], 1) // [G,1,E]
 	var y *Node
-	if c.Linear {
+	if c.Linear && z.f > 0 {
 		y = Einsum("gbf,gfe->gbe", b.x, p["linear"])
 	}
 	if c.Depth > 0 {
-		h := Einsum("gbf,gfh->gbh", b.x, p["first"])
+		var h *Node
+		if z.f > 0 {
+			h = Einsum("gbf,gfh->gbh", b.x, p["first"])
+		}
 		if z.n > 0 {
-			h = Add(h, embedded(z, p, b))
+			h = sum(h, embedded(z, p, b))
 		}
 		h = relus(Add(h, ExpandAxes(p["first.bias"], 1)))
 		for i := range c.Depth - 1 {
 			r := Einsum("gbh,ghk->gbk", h, p[fmt.Sprintf("hidden.%d", i)])
 			h = Add(h, relus(Add(r, ExpandAxes(p[fmt.Sprintf("hidden.%d.bias", i)], 1))))
 		}
-		d := Einsum("gbh,ghe->gbe", h, p["last"])
-		if y != nil {
-			d = Add(y, d)
-		}
-		y = d
+		y = sum(y, Einsum("gbh,ghe->gbe", h, p["last"]))
 		if z.s > 0 {
 			g := Einsum("gbh,ghs->gbs", Concatenate([]*Node{h, b.ent}, -1), p["gate"])
 			g = MulScalar(Sigmoid(Add(g, ExpandAxes(p["gate.bias"], 1))), 2)
@@ -153,6 +154,14 @@ func embedded(z sizes, p map[string]*Node, b batch) *Node {
 		g = to
 	}
 	return Concatenate(parts, 0)
+}
+
+// sum is a+b, where a may be nil.
+func sum(a, b *Node) *Node {
+	if a == nil {
+		return b
+	}
+	return Add(a, b)
 }
 
 func relus(x *Node) *Node { return Max(x, ZerosLike(x)) }

@@ -103,16 +103,11 @@ func (l *loop[B]) adamW(in, grads []*graph.Node) []*graph.Node {
 
 // clip scales gradients so that their joint norm is at most bound.
 func clip(grads []*graph.Node, bound float64) []*graph.Node {
-	var sum *graph.Node
+	var squares *graph.Node
 	for _, g := range grads {
-		s := graph.ReduceAllSum(graph.Square(g))
-		if sum == nil {
-			sum = s
-		} else {
-			sum = graph.Add(sum, s)
-		}
+		squares = sum(squares, graph.ReduceAllSum(graph.Square(g)))
 	}
-	scale := graph.MinScalar(graph.MulScalar(graph.Reciprocal(graph.AddScalar(graph.Sqrt(sum), 1e-12)), bound), 1)
+	scale := graph.MinScalar(graph.MulScalar(graph.Reciprocal(graph.AddScalar(graph.Sqrt(squares), 1e-12)), bound), 1)
 	out := make([]*graph.Node, len(grads))
 	for i, g := range grads {
 		out[i] = graph.Mul(g, scale)
