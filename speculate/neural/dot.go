@@ -22,7 +22,7 @@ const (
 // decisions walk over all layers, so that large matrices come from memory, and
 // their time is that of their bytes. Smaller ones, routers among them, keep
 // every bit.
-const halfFrom = 1 << 13
+var halfFrom = 1 << 13
 
 // blockWidth is the width of the block that starts where n columns are left.
 func blockWidth(n int) int {
