@@ -62,3 +62,16 @@ func LeaveOut(p Parts, dataset string) Parts {
 	return Parts{Train: others(p.Train), Valid: others(p.Valid),
 		Test: p.Test.Filter(func(doc *trace.Document) bool { return doc.Dataset == dataset })}
 }
+
+// Datasets returns the names of d's data sets in alphabetical order. It reads
+// all documents once.
+func Datasets(d Data) ([]string, error) {
+	seen := map[string]bool{}
+	for doc, err := range d.Documents() {
+		if err != nil {
+			return nil, err
+		}
+		seen[doc.Dataset] = true
+	}
+	return sortedKeys(seen), nil
+}

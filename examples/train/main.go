@@ -14,6 +14,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -28,16 +30,20 @@ import (
 const usage = `train fits predictors of expert routing on a trace and saves them: those that count, gate reuse where the model is
 given and router inputs are recorded, the networks that the trace can feed, and their ensemble.
 
+With -leave-out NAME they learn nothing of that data set, and evaluate -by dataset shows how they do there. With -leave-out
+each they are fitted once on all data sets and once without each, and scored on that data set's test documents (see -split):
+a table is printed, and leave-out.json is written in place of predictors.
+
 Exit status: 0 done, 1 failed, 2 wrong usage.
 
 Flags:
 `
 
 type options struct {
-	trace, valid, split, model, out, only, backend, horizons string
-	width, batch, seed                                       int
-	tokens, memory                                           int64
-	rate                                                     float64
+	trace, valid, split, leaveOut, model, out, only, backend, horizons string
+	width, batch, seed                                                 int
+	tokens, memory                                                     int64
+	rate                                                               float64
 }
 
 func main() {
@@ -54,6 +60,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	fs.StringVar(&o.trace, "trace", "", "`folder` of the trace to fit on")
 	fs.StringVar(&o.valid, "valid", "", "`folder` of the trace to choose and calibrate on; empty: a part of -trace")
 	fs.StringVar(&o.split, "split", ".15,.15", "without -valid, `shares` of documents to choose on, and to leave for evaluate -split")
+	fs.StringVar(&o.leaveOut, "leave-out", "", "`name` of a data set to learn nothing of, or each; empty: none")
 	fs.StringVar(&o.model, "model", "", "`folder` of the checkpoint that the gates are read from, or mini; empty: no gates")
 	fs.StringVar(&o.out, "out", "predictors", "`folder` to write")
 	fs.StringVar(&o.only, "only", "", "`names` of the predictors to fit, separated by commas; empty: all")
@@ -70,8 +77,8 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 		return 0
 	case err != nil:
 		return 2
-	case fs.NArg() > 0 || o.trace == "" || o.seed < 0 || o.memory < 1:
-		fmt.Fprintln(errs, "train: want -trace FOLDER, no other arguments, and sizes above 0")
+	case fs.NArg() > 0 || o.trace == "" || o.seed < 0 || o.memory < 1 || o.leaveOut == "each" && o.valid != "":
+		fmt.Fprintln(errs, "train: want -trace FOLDER, no other arguments, sizes above 0, and no -valid with -leave-out each")
 		fs.Usage()
 		return 2
 	}
@@ -100,7 +107,7 @@ func parseHorizons(text string) ([]speculate.Horizon, error) {
 }
 
 func train(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io.Writer) error {
-	fit, valid, err := data(o)
+	parts, err := data(o)
 	if err != nil {
 		return err
 	}
@@ -113,7 +120,7 @@ func train(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io
 		return err
 	}
 	defer backend.Finalize()
-	h := fit.Header
+	h := parts.Train.Header
 	c := neural.CompareOptions{
 		Configs: neural.Configs(o.width, len(h.LogitLayers) == h.Model.Layers, len(h.InputLayers) == h.Model.Layers, gates != nil),
 		Train: neural.Options{Backend: backend, Horizons: hs, Seed: uint64(o.seed), Tokens: o.tokens, Batch: o.batch, Rate: o.rate, PoolBytes: o.memory << 20, Gates: gates,
@@ -129,7 +136,10 @@ func train(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io
 		}
 	}
 	began := time.Now()
-	made, err := neural.Fit(ctx, fit, valid, c)
+	if o.leaveOut == "each" {
+		return leaveOut(ctx, o, parts, c, out)
+	}
+	made, err := neural.Fit(ctx, parts.Train, parts.Valid, c)
 	if err != nil {
 		return err
 	}
@@ -144,26 +154,58 @@ func train(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io
 	return nil
 }
 
-// data opens the traces; small ones are held in memory.
-func data(o *options) (fit, valid speculate.Data, err error) {
+// data opens the traces. Test is empty where -valid names one.
+func data(o *options) (p speculate.Parts, err error) {
 	r, err := trace.Open(o.trace)
 	if err != nil {
-		return fit, valid, err
+		return p, err
 	}
-	fit = speculate.FromReader(r)
-	if o.valid == "" {
+	p.Train = speculate.FromReader(r)
+	if o.valid != "" {
+		v, err := trace.Open(o.valid)
+		if err != nil {
+			return p, err
+		}
+		p.Valid = speculate.FromReader(v)
+	} else {
 		f, err := speculate.ParseFractions(o.split)
 		if err != nil {
-			return fit, valid, err
+			return p, err
 		}
-		p, err := speculate.Split(fit, f, uint64(o.seed))
-		return p.Train, p.Valid, err
+		if p, err = speculate.Split(p.Train, f, uint64(o.seed)); err != nil {
+			return p, err
+		}
 	}
-	v, err := trace.Open(o.valid)
+	if o.leaveOut == "" || o.leaveOut == "each" {
+		return p, nil
+	}
+	sets, err := speculate.Datasets(p.Train)
 	if err != nil {
-		return fit, valid, err
+		return p, err
 	}
-	return fit, speculate.FromReader(v), nil
+	if !slices.Contains(sets, o.leaveOut) {
+		return p, fmt.Errorf("-leave-out %q: the data sets of %s are %q", o.leaveOut, o.trace, sets)
+	}
+	return speculate.LeaveOut(p, o.leaveOut), nil
+}
+
+// leaveOut does what -leave-out each says.
+func leaveOut(ctx context.Context, o *options, parts speculate.Parts, c neural.CompareOptions, out io.Writer) error {
+	r, err := neural.LeaveOut(ctx, parts, c)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.out, 0o777); err != nil {
+		return err
+	}
+	f, err := os.Create(filepath.Join(o.out, "leave-out.json"))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(r.WriteJSON(f), f.Close()); err != nil {
+		return err
+	}
+	return r.WriteTable(out)
 }
 
 // readGates reads the routers of a checkpoint; none of none.

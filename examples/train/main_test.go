@@ -14,7 +14,7 @@ import (
 
 // wheel writes a trace in which a token's expert moves on by one from layer to
 // layer.
-func wheel(t *testing.T, docs int) string {
+func wheel(t *testing.T, docs int, datasets ...string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "trace")
 	h := trace.Header{Model: trace.Model{Name: "wheel", Layers: 3, Stacks: []trace.Stack{{Name: "decoder", Layers: 3}}, Experts: 4, TopK: 1, Vocabulary: 5}}
@@ -23,7 +23,7 @@ func wheel(t *testing.T, docs int) string {
 		t.Fatal(err)
 	}
 	for i := range docs {
-		d := &trace.Document{Dataset: "wheel", ID: fmt.Sprint(i)}
+		d := &trace.Document{Dataset: datasets[i%len(datasets)], ID: fmt.Sprint(i)}
 		for p := range 9 {
 			e := int32(i*7+p*p) % 4
 			d.Tokens = append(d.Tokens, e+1)
@@ -43,7 +43,7 @@ func wheel(t *testing.T, docs int) string {
 func TestTrain(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "predictors")
 	var stdout, stderr bytes.Buffer
-	if code := run(context.Background(), []string{"-trace", wheel(t, 40), "-out", out, "-horizons", "1,2", "-only", "transition,inter-layer,ensemble", "-tokens", "600", "-batch", "32", "-width", "8"}, &stdout, &stderr); code != 0 {
+	if code := run(context.Background(), []string{"-trace", wheel(t, 40, "wheel"), "-out", out, "-horizons", "1,2", "-only", "transition,inter-layer,ensemble", "-tokens", "600", "-batch", "32", "-width", "8"}, &stdout, &stderr); code != 0 {
 		t.Fatalf("status %d: %s", code, &stderr)
 	}
 	if s := stdout.String(); !strings.Contains(s, "inter-layer: ") || !strings.Contains(s, "3 predictors") {
@@ -56,8 +56,26 @@ func TestTrain(t *testing.T) {
 	}
 }
 
+func TestLeaveOut(t *testing.T) {
+	dir, out := wheel(t, 40, "wheel", "axle"), t.TempDir()
+	var stdout, stderr bytes.Buffer
+	if code := run(context.Background(), []string{"-trace", dir, "-out", out, "-horizons", "1", "-only", "transition", "-leave-out", "each"}, &stdout, &stderr); code != 0 {
+		t.Fatalf("status %d: %s", code, &stderr)
+	}
+	if s := stdout.String(); !strings.Contains(s, "axle           3          1.000 / 1.000") || !strings.Contains(s, "mean") {
+		t.Errorf("printed %q", s)
+	}
+	if text, err := os.ReadFile(filepath.Join(out, "leave-out.json")); err != nil || !strings.Contains(string(text), `"wheel"`) {
+		t.Errorf("%v, %.100s", err, text)
+	}
+	stdout.Reset()
+	if code := run(context.Background(), []string{"-trace", dir, "-out", out, "-horizons", "1", "-only", "transition", "-leave-out", "axle"}, &stdout, &stderr); code != 0 || !strings.Contains(stdout.String(), "1 predictors") {
+		t.Errorf("status %d, printed %q, %s", code, &stdout, &stderr)
+	}
+}
+
 func TestStatus(t *testing.T) {
-	dir := wheel(t, 20)
+	dir := wheel(t, 20, "wheel")
 	for _, c := range []struct {
 		args []string
 		code int
@@ -71,6 +89,10 @@ func TestStatus(t *testing.T) {
 		{[]string{"-trace", dir, "-horizons", "3"}, 1, "3"},
 		{[]string{"-trace", dir, "-horizons", "1", "-only", "oracel"}, 1, "oracel"},
 		{[]string{"-trace", dir, "-backend", "abacus"}, 1, "abacus"},
+		{[]string{"-trace", dir, "-split", ".9,.2"}, 1, ".15,.15"},
+		{[]string{"-trace", dir, "-leave-out", "axle"}, 1, `["wheel"]`},
+		{[]string{"-trace", dir, "-horizons", "1", "-leave-out", "wheel"}, 1, "no documents"},
+		{[]string{"-trace", dir, "-valid", dir, "-leave-out", "each"}, 2, "no -valid"},
 	} {
 		var stdout, stderr bytes.Buffer
 		c.args = append([]string{"-out", t.TempDir()}, c.args...)

@@ -1,0 +1,127 @@
+package neural
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/expertspec/expertspec/speculate"
+)
+
+// LeftOut says how well predictors do on data sets that they know nothing of.
+type LeftOut struct {
+	// All are the figures of predictors fitted on all data sets.
+	All *speculate.Results `json:"all"`
+	// Without has rows by data set alone: each is of predictors that were fitted,
+	// chosen and calibrated without that data set. Costs are left out.
+	Without *speculate.Results `json:"without"`
+}
+
+// LeaveOut fits on all data sets, and once more without each, and scores both
+// on that data set's documents of parts.Test. With n data sets it takes n+1
+// times as long as [Fit].
+func LeaveOut(ctx context.Context, parts speculate.Parts, o CompareOptions) (*LeftOut, error) {
+	all, err := Compare(ctx, parts, o)
+	if err != nil {
+		return nil, err
+	}
+	r := &LeftOut{All: all.Results}
+	without := *all.Results
+	without.Rows, without.Costs, without.Warnings = nil, nil, nil
+	r.Without = &without
+	sets := r.datasets()
+	if len(sets) < 2 {
+		return nil, fmt.Errorf("neural: leaving one data set out of %q leaves nothing to fit on", sets)
+	}
+	stage := o.Stage
+	for _, set := range sets {
+		if stage != nil {
+			o.Stage = func(what string) { stage("without " + set + ": " + what) }
+		}
+		c, err := Compare(ctx, speculate.LeaveOut(parts, set), o)
+		if err != nil {
+			return nil, fmt.Errorf("without %s: %w", set, err)
+		}
+		for _, row := range c.Results.Rows {
+			if row.By == "dataset" {
+				without.Rows = append(without.Rows, row)
+			}
+		}
+	}
+	return r, nil
+}
+
+// datasets lists those that were scored.
+func (r *LeftOut) datasets() []string {
+	var sets []string
+	for _, x := range r.All.Rows {
+		if x.By == "dataset" && !slices.Contains(sets, x.Key) {
+			sets = append(sets, x.Key)
+		}
+	}
+	slices.Sort(sets)
+	return sets
+}
+
+// WriteTable writes for each horizon, data set and predictor the recall@K of
+// the predictor fitted on all data sets, a slash, and that of the one fitted
+// without this data set; then their means over data sets.
+func (r *LeftOut) WriteTable(w io.Writer) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, h := range r.All.Horizons {
+		var names []string
+		for _, p := range r.All.Predictors {
+			if len(r.All.Find(p, h, "dataset")) > 0 && p != (speculate.Oracle{}).Name() {
+				names = append(names, p)
+			}
+		}
+		fmt.Fprintf(tw, "recall@%d, %v\tdocuments\t%s\n", r.All.Shape.TopK, h, strings.Join(names, "\t"))
+		sums, sets := make([][2]float64, len(names)), r.datasets()
+		for _, set := range sets {
+			line := ""
+			docs := 0
+			for i, p := range names {
+				a, b := rowOf(r.All, p, h, set), rowOf(r.Without, p, h, set)
+				line += fmt.Sprintf("\t%.3f / %.3f", a.RecallK, b.RecallK)
+				sums[i][0], sums[i][1], docs = sums[i][0]+a.RecallK, sums[i][1]+b.RecallK, a.Documents
+			}
+			fmt.Fprintf(tw, "%s\t%d%s\n", set, docs, line)
+		}
+		fmt.Fprint(tw, "mean\t")
+		for _, s := range sums {
+			fmt.Fprintf(tw, "\t%.3f / %.3f", s[0]/float64(len(sets)), s[1]/float64(len(sets)))
+		}
+		fmt.Fprintln(tw)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "fitted on all data sets / without the line's own; %d test documents\n", r.All.Documents)
+	for _, m := range r.All.Warnings {
+		if err == nil {
+			_, err = fmt.Fprintln(w, "warning:", m)
+		}
+	}
+	return err
+}
+
+// WriteJSON writes all figures as indented JSON.
+func (r *LeftOut) WriteJSON(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", " ")
+	return enc.Encode(r)
+}
+
+// rowOf is a predictor's row of a data set, zero where there is none.
+func rowOf(r *speculate.Results, predictor string, h speculate.Horizon, set string) speculate.Row {
+	for _, x := range r.Find(predictor, h, "dataset") {
+		if x.Key == set {
+			return x
+		}
+	}
+	return speculate.Row{}
+}
