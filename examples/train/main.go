@@ -31,8 +31,8 @@ const usage = `train fits predictors of expert routing on a trace and saves them
 given and router inputs are recorded, the networks that the trace can feed, and their ensemble.
 
 With -leave-out NAME they learn nothing of that data set, and evaluate -by dataset shows how they do there. With -leave-out
-each they are fitted once on all data sets and once without each, and scored on that data set's test documents (see -split):
-a table is printed, and leave-out.json is written in place of predictors.
+each they are fitted once on all data sets and once without each, and scored on that data set's documents of -test: a table
+is printed, and leave-out.json is written in place of predictors.
 
 Exit status: 0 done, 1 failed, 2 wrong usage.
 
@@ -40,10 +40,10 @@ Flags:
 `
 
 type options struct {
-	trace, valid, split, leaveOut, model, out, only, backend, horizons string
-	width, batch, seed                                                 int
-	tokens, memory                                                     int64
-	rate                                                               float64
+	trace, valid, test, split, leaveOut, model, out, only, backend, horizons string
+	width, batch, seed                                                       int
+	tokens, memory                                                           int64
+	rate                                                                     float64
 }
 
 func main() {
@@ -60,6 +60,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	fs.StringVar(&o.trace, "trace", "", "`folder` of the trace to fit on")
 	fs.StringVar(&o.valid, "valid", "", "`folder` of the trace to choose and calibrate on; empty: a part of -trace")
 	fs.StringVar(&o.split, "split", ".15,.15", "without -valid, `shares` of documents to choose on, and to leave for evaluate -split")
+	fs.StringVar(&o.test, "test", "", "with -leave-out each, `folder` of the trace to score on; empty: a part of -trace")
 	fs.StringVar(&o.leaveOut, "leave-out", "", "`name` of a data set to learn nothing of, or each; empty: none")
 	fs.StringVar(&o.model, "model", "", "`folder` of the checkpoint that the gates are read from, or mini; empty: no gates")
 	fs.StringVar(&o.out, "out", "predictors", "`folder` to write")
@@ -77,8 +78,8 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 		return 0
 	case err != nil:
 		return 2
-	case fs.NArg() > 0 || o.trace == "" || o.seed < 0 || o.memory < 1 || o.leaveOut == "each" && o.valid != "":
-		fmt.Fprintln(errs, "train: want -trace FOLDER, no other arguments, sizes above 0, and no -valid with -leave-out each")
+	case fs.NArg() > 0 || o.trace == "" || o.seed < 0 || o.memory < 1 || (o.leaveOut == "each") != (o.test != "") && (o.valid != "" || o.test != ""):
+		fmt.Fprintln(errs, "train: want -trace FOLDER, no other arguments, sizes above 0, and -test with -leave-out each, when there is -valid")
 		fs.Usage()
 		return 2
 	}
@@ -154,27 +155,24 @@ func train(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io
 	return nil
 }
 
-// data opens the traces. Test is empty where -valid names one.
+// data opens the traces, and splits -trace where there is no -valid.
 func data(o *options) (p speculate.Parts, err error) {
-	r, err := trace.Open(o.trace)
-	if err != nil {
+	if p.Train, err = open(o.trace); err != nil {
 		return p, err
 	}
-	p.Train = speculate.FromReader(r)
 	if o.valid != "" {
-		v, err := trace.Open(o.valid)
-		if err != nil {
-			return p, err
-		}
-		p.Valid = speculate.FromReader(v)
+		p.Valid, err = open(o.valid)
 	} else {
-		f, err := speculate.ParseFractions(o.split)
-		if err != nil {
-			return p, err
+		var f speculate.Fractions
+		if f, err = speculate.ParseFractions(o.split); err == nil {
+			p, err = speculate.Split(p.Train, f, uint64(o.seed))
 		}
-		if p, err = speculate.Split(p.Train, f, uint64(o.seed)); err != nil {
-			return p, err
-		}
+	}
+	if err == nil && o.test != "" {
+		p.Test, err = open(o.test)
+	}
+	if err != nil {
+		return p, err
 	}
 	if o.leaveOut == "" || o.leaveOut == "each" {
 		return p, nil
@@ -187,6 +185,14 @@ func data(o *options) (p speculate.Parts, err error) {
 		return p, fmt.Errorf("-leave-out %q: the data sets of %s are %q", o.leaveOut, o.trace, sets)
 	}
 	return speculate.LeaveOut(p, o.leaveOut), nil
+}
+
+func open(dir string) (speculate.Data, error) {
+	r, err := trace.Open(dir)
+	if err != nil {
+		return speculate.Data{}, err
+	}
+	return speculate.FromReader(r), nil
 }
 
 // leaveOut does what -leave-out each says.

@@ -65,6 +65,10 @@ func TestLeaveOut(t *testing.T) {
 	if s := stdout.String(); !strings.Contains(s, "axle           3          1.000 / 1.000") || !strings.Contains(s, "mean") {
 		t.Errorf("printed %q", s)
 	}
+	stdout.Reset()
+	if code := run(context.Background(), []string{"-trace", dir, "-test", dir, "-out", out, "-horizons", "1", "-only", "transition", "-leave-out", "each"}, &stdout, &stderr); code != 0 || !strings.Contains(stdout.String(), "40 test documents") {
+		t.Errorf("status %d, printed %q, %s", code, &stdout, &stderr)
+	}
 	if text, err := os.ReadFile(filepath.Join(out, "leave-out.json")); err != nil || !strings.Contains(string(text), `"wheel"`) {
 		t.Errorf("%v, %.100s", err, text)
 	}
@@ -92,7 +96,9 @@ func TestStatus(t *testing.T) {
 		{[]string{"-trace", dir, "-split", ".9,.2"}, 1, ".15,.15"},
 		{[]string{"-trace", dir, "-leave-out", "axle"}, 1, `["wheel"]`},
 		{[]string{"-trace", dir, "-horizons", "1", "-leave-out", "wheel"}, 1, "no documents"},
-		{[]string{"-trace", dir, "-valid", dir, "-leave-out", "each"}, 2, "no -valid"},
+		{[]string{"-trace", dir, "-valid", dir, "-leave-out", "each"}, 2, "-test"},
+		{[]string{"-trace", dir, "-test", dir}, 2, "-test"},
+		{[]string{"-trace", dir, "-horizons", "1", "-leave-out", "each", "-test", "nowhere"}, 1, "nowhere"},
 	} {
 		var stdout, stderr bytes.Buffer
 		c.args = append([]string{"-out", t.TempDir()}, c.args...)
