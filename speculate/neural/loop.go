@@ -195,7 +195,7 @@ func (l *loop[B]) elapsed() time.Duration { return l.Before + time.Since(l.start
 // check tries the network, keeps it if it is the best so far, and says whether
 // training ends.
 func (l *loop[B]) check(p Progress) (stop bool, err error) {
-	valid, recall, err := l.job.check(l.run1)
+	valid, recall, err := l.job.check(l.infer)
 	if err != nil {
 		return false, err
 	}
@@ -221,8 +221,8 @@ func (l *loop[B]) check(p Progress) (stop bool, err error) {
 	return stop, nil
 }
 
-// run1 runs the network on one batch: see job.check.
-func (l *loop[B]) run1(b B) (losses, out []float32, err error) {
+// infer runs the network on one batch: see job.check.
+func (l *loop[B]) infer(b B) (losses, out []float32, err error) {
 	args := make([]any, 0, len(l.params)+8)
 	for _, s := range l.state[:len(l.params)] {
 		args = append(args, s)

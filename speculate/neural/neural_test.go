@@ -173,7 +173,7 @@ func TestExecutionEqualsGraph(t *testing.T) {
 	if err := tr.loop.keep(); err != nil {
 		t.Fatal(err)
 	}
-	_, y, err := tr.loop.run1(a)
+	_, y, err := tr.loop.infer(a)
 	if err != nil {
 		t.Fatal(err)
 	}
