@@ -42,7 +42,7 @@ type sequence struct {
 	// logitAt and inputAt give each layer's row in logits and inputs, -1: none.
 	logitAt, inputAt []int
 	nz, nx           int
-	memories         map[memoryKey]*Memory
+	memories         map[memoryKey]*memory
 }
 
 func layerIndex(layers int, recorded []int) ([]int, error) {
@@ -215,47 +215,45 @@ func (v View) Input(t, l int) []float32 {
 	return v.slice(v.seq.inputs, t, l, v.seq.inputAt[l], v.seq.nx, v.seq.shape.Hidden)
 }
 
-type memoryKey struct {
-	owner any
-	layer int
-}
+// memoryKey tells the memories of one document apart.
+type memoryKey struct{ owner any }
 
-// Memory is what a predictor keeps of the earlier tokens of one document, one
-// row a token, so that a token is worked on once and not at every question.
-type Memory struct {
+// memory is what a predictor keeps of the tokens of one document.
+type memory struct {
 	width int
 	start int // token of the first row
 	rows  []float32
 }
 
-// Memory returns owner's rows for the tokens First(v)..v.Token()-1, [n,width],
-// after calling row once for each token that has none yet. Only earlier tokens
-// have rows, so a row may hold anything about its token and those before it.
-// key tells several memories of one owner apart. It returns the first token's
-// index and the rows.
-func (v View) Memory(owner any, key, width int, row func(t int, out []float32)) (int, []float32) {
+// Memory returns what owner keeps of a document's tokens, a row [width] each,
+// up to v.Token() and including it, so that a token is worked on once and not
+// at every question. fill is called for tokens from..to-1 that have no row yet,
+// with the rows of all tokens first..to-1. The row of token t may hold what is
+// known when t begins: ids up to t where v's horizon knows the id, and of
+// tokens before t everything; [CheckCausality] finds one that holds more.
+//
+// Memory returns the index of the first token and the rows. In a [Session] they
+// reach back as far as [Requirements].History; where owner was not asked for
+// longer than that, they begin anew.
+func (v View) Memory(owner any, width int, fill func(first, from, to int, rows []float32)) (first int, rows []float32) {
 	s := v.seq
-	k := memoryKey{owner, key}
+	k := memoryKey{owner}
 	m := s.memories[k]
 	if m == nil || m.width != width {
 		if s.memories == nil {
-			s.memories = map[memoryKey]*Memory{}
+			s.memories = map[memoryKey]*memory{}
 		}
-		m = &Memory{width: width, start: s.base}
+		m = &memory{width: width, start: s.base}
 		s.memories[k] = m
 	}
-	if m.start+len(m.rows)/width < s.base { // not asked for longer than the window
-		m.start, m.rows = s.base, nil
-	}
-	for t := m.start + len(m.rows)/width; t < v.t; t++ {
-		at := len(m.rows)
-		m.rows = append(m.rows, make([]float32, width)...)
-		row(t, m.rows[at:])
-	}
 	if drop := s.base - m.start; drop > 0 { // the window moved on
-		m.rows = m.rows[drop*width:]
+		m.rows = m.rows[min(drop*width, len(m.rows)):]
 		m.start = s.base
 	}
-	n := (v.t - m.start) * width
+	if n, want := len(m.rows)/width, v.t+1-m.start; n < want {
+		m.rows = append(m.rows, make([]float32, (want-n)*width)...)
+		fill(m.start, m.start+n, v.t+1, m.rows)
+	}
+	n := (v.t + 1 - m.start) * width
 	return m.start, m.rows[:n:n]
 }
