@@ -18,6 +18,9 @@ type CompareOptions struct {
 	Configs []Config
 	// Only, when not empty, names the predictors to fit.
 	Only []string
+	// Recurrent is the network that is fitted where Only names it, for the
+	// distances in layers among the horizons; by default [LSTM].
+	Recurrent RecurrentConfig
 	// Evaluate are the options of the report; its Horizons are Train's.
 	Evaluate speculate.EvaluateOptions
 	// Stage, when not nil, is told what begins.
@@ -93,6 +96,9 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 	if o.Configs == nil {
 		o.Configs = Configs(64, logits, inputs, o.Train.Gates != nil)
 	}
+	if o.Recurrent == (RecurrentConfig{}) {
+		o.Recurrent = LSTM()
+	}
 	gates := o.Train.Gates
 	if !inputs {
 		gates = nil
@@ -137,6 +143,17 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 		c.Networks = append(c.Networks, n)
 		ps = append(ps, n)
 	}
+	if r := o.Recurrent; slices.Contains(o.Only, r.Name) {
+		o.stage("training %s", r.Name)
+		t := o.Train
+		t.Horizons = slices.DeleteFunc(slices.Clone(hs), func(h speculate.Horizon) bool { return h.Layers == 0 })
+		n, err := TrainRecurrent(ctx, r, train, valid, t)
+		if err != nil {
+			return nil, err
+		}
+		c.Costs[n.Name()] = speculate.Cost{Parameters: n.Info().Parameters, TrainSeconds: n.Info().Seconds}
+		ps = append(ps, n)
+	}
 	eo := o.Evaluate
 	eo.Horizons, eo.Each, eo.Progress = hs, nil, nil
 	o.stage("calibrating")
@@ -158,7 +175,7 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 
 // known reports a name in Only that no predictor has.
 func (o *CompareOptions) known(ps []speculate.Predictor) error {
-	names := []string{"ensemble"}
+	names := []string{"ensemble", o.Recurrent.Name}
 	for _, p := range ps {
 		if p != (speculate.Oracle{}) {
 			names = append(names, p.Name())

@@ -65,6 +65,16 @@ func steps(ctx context.Context, train speculate.Data, o Options) (int, error) {
 
 func (p *points) close() { p.sampler.close() }
 
+// identity is what a resumed training must have in common, see plan: shown is
+// of what the network reads of validation tokens.
+func (p *points) identity(cfg any, shown digest) map[string]any {
+	hs := []string{}
+	for _, hd := range p.heads {
+		hs = append(hs, fmt.Sprintf("%v at %d", hd.h, hd.l))
+	}
+	return map[string]any{"configuration": cfg, "shape": p.shape, "horizons": hs, "validation documents or statistics": shown}
+}
+
 // skip draws the next batch into p.drawn.
 func (p *points) skip() (position, error) {
 	err := p.sampler.draw(p.drawn)
@@ -95,24 +105,29 @@ func (p *points) recall(ps []point, y []float32) float64 {
 	sum, n := 0.0, 0
 	for g, hd := range p.heads {
 		for b, pt := range ps {
-			order := speculate.NewPrediction(y[(g*len(ps)+b)*e:][:e]).Experts
-			chosen, hits := 0, 0
-			actual := pt.doc.Experts[(pt.t*l+hd.l)*k:][:k]
-			for i, x := range actual {
-				if x >= 0 {
-					chosen++
-				}
-				if slices.Contains(actual, order[i]) {
-					hits++
-				}
-			}
-			if chosen > 0 {
-				sum += float64(min(hits, chosen)) / float64(chosen)
+			if r, ok := recallAt(y[(g*len(ps)+b)*e:][:e], pt.doc.Experts[(pt.t*l+hd.l)*k:][:k]); ok {
+				sum += r
 				n++
 			}
 		}
 	}
 	return sum / float64(max(n, 1))
+}
+
+// recallAt is recall@K of scores [E] for the experts chosen [K]; false where
+// none was.
+func recallAt(scores []float32, actual []int32) (float64, bool) {
+	order := speculate.NewPrediction(scores).Experts
+	chosen, hits := 0, 0
+	for i, x := range actual {
+		if x >= 0 {
+			chosen++
+		}
+		if slices.Contains(actual, order[i]) {
+			hits++
+		}
+	}
+	return float64(min(hits, chosen)) / float64(max(chosen, 1)), chosen > 0
 }
 
 // chosen writes 1 to out [E] for the experts chosen at layer l, else 0.

@@ -114,11 +114,9 @@ func (t *trainer) identity() (map[string]any, error) {
 		d.floats(x)
 	}
 	d.ints(a.ids)
-	hs := []string{}
-	for _, hd := range t.heads {
-		hs = append(hs, fmt.Sprintf("%v at %d", hd.h, hd.l))
-	}
-	return map[string]any{"configuration": t.r.cfg, "shape": t.shape, "horizons": hs, "soft targets": t.r.soft, "validation documents or statistics": d}, nil
+	id := t.points.identity(t.r.cfg, d)
+	id["soft targets"] = t.r.soft
+	return id, nil
 }
 
 // standardise measures the mean and deviation of each head's features on
