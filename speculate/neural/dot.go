@@ -4,27 +4,43 @@ import "math"
 
 // matrix is a weight matrix [in,out], laid out as it is read: out is padded to
 // stride columns and cut into blocks, each [in,width] in one piece, so that
-// memory is read from front to back.
+// memory is read from front to back. Weights have 32 bits, or 8.
 type matrix struct {
 	in, out, stride int
 	w               []float32 // blocks of 64, 16 and 8 columns; or else
-	half            []uint32  // blocks of 64 and 16 columns, see pack
+	words           []uint32  // blocks of 32 columns, see newBytes
+	rows, cols      []float32 // [in], [stride]: scales of words
 }
 
-// Strides are multiples of lane, and those of matrices of 16 bits of halfLane;
-// a row of sums padded to halfLane fits either.
+// Strides are multiples of lane, and those of matrices of 8 bits of byteLane;
+// a row of sums padded to byteLane fits either.
 const (
 	lane     = 8
-	halfLane = 16
+	byteLane = 32
 )
 
-// halfFrom is the number of weights from which a matrix is held in 16 bits:
+// byteFrom is the number of weights from which a matrix is held in 8 bits:
 // decisions walk over all layers, so that large matrices come from memory, and
 // their time is that of their bytes. Smaller ones, routers among them, keep
-// every bit.
-var halfFrom = 1 << 13
+// every bit; so do those that 8 bits would change by more than byteLoss of
+// their size (normally distributed ones lose 1/130 or so).
+var byteFrom = 1 << 13
 
-// blockWidth is the width of the block that starts where n columns are left.
+const byteLoss = 1. / 40
+
+// newMatrix lays out w [in,out], in the precision that its size asks for.
+func newMatrix(in, out int, w []float32) matrix {
+	if in*out >= byteFrom {
+		if m, loss := newBytes(in, out, w); loss < byteLoss {
+			return m
+		}
+	}
+	return newFull(in, out, w)
+}
+
+func padTo(n, lane int) int { return (n + lane - 1) / lane * lane }
+
+// blockWidth is the width of the block of 32 bits that starts where n columns are left.
 func blockWidth(n int) int {
 	switch {
 	case n >= 64:
@@ -34,16 +50,6 @@ func blockWidth(n int) int {
 	default:
 		return 8
 	}
-}
-
-func padTo(n, lane int) int { return (n + lane - 1) / lane * lane }
-
-// newMatrix lays out w [in,out], in the precision that its size asks for.
-func newMatrix(in, out int, w []float32) matrix {
-	if in*out >= halfFrom {
-		return newHalf(in, out, w)
-	}
-	return newFull(in, out, w)
 }
 
 func newFull(in, out int, w []float32) matrix {
@@ -59,39 +65,49 @@ func newFull(in, out int, w []float32) matrix {
 	return m
 }
 
-func newHalf(in, out int, w []float32) matrix {
-	m := matrix{in: in, out: out, stride: padTo(out, halfLane)}
-	m.half = make([]uint32, in*m.stride/2)
-	var row [64]float32
-	for j := 0; j < m.stride; {
-		width := blockWidth(m.stride - j)
-		for i := range in {
-			clear(row[:])
-			copy(row[:width], w[i*out+min(j, out):i*out+min(j+width, out)])
-			words := m.half[(j*in+i*width)/2:][:width/2]
-			for k := range words {
-				at := k/8*16 + k%8
-				words[k] = pack(row[at], row[at+8])
-			}
+// newBytes holds weight (i,j) as rows[i] cols[j] b, b a number from -128 to 128
+// that stands in a word from byte c down: that byte, signed, and the bytes
+// under it as its fraction. So it is read by a shift to the left and a
+// conversion, and b is chosen to be the nearest with the fraction that it gets.
+// A word holds columns k, k+8, k+16 and k+24 of its block, lowest byte first.
+// It also returns the mean of what the weights lose, in size, to the mean of
+// what they are, rows and columns scaled.
+func newBytes(in, out int, w []float32) (matrix, float64) {
+	m := matrix{in: in, out: out, stride: padTo(out, byteLane)}
+	m.words, m.rows, m.cols = make([]uint32, in*m.stride/4), make([]float32, padTo(in, lane)), make([]float32, m.stride)
+	for i := range in {
+		sum := 0.0
+		for _, v := range w[i*out : (i+1)*out] {
+			sum += float64(v) * float64(v)
 		}
-		j += width
+		if m.rows[i] = float32(math.Sqrt(sum / float64(out))); m.rows[i] == 0 {
+			continue // and all that stands in the row is multiplied by 0
+		}
+		for j, v := range w[i*out : (i+1)*out] {
+			m.cols[j] = max(m.cols[j], float32(math.Abs(float64(v/m.rows[i])))/127/(1<<24))
+		}
 	}
-	return m
+	var lost, size float64
+	for j := range out {
+		c := j / 8 % 4
+		for i := range in {
+			if m.rows[i] == 0 || m.cols[j] == 0 {
+				continue
+			}
+			word := &m.words[(j/32*32*in+i*32)/4+j%8]
+			b := float64(w[i*out+j]) / float64(m.rows[i]) / float64(m.cols[j]) / (1 << 24)
+			fraction := float64(*word) / float64(uint64(1)<<(8*c))
+			n := math.Round(b - fraction)
+			*word |= uint32(uint8(int8(n))) << (8 * c)
+			lost += math.Abs(n + fraction - b)
+			size += math.Abs(b)
+		}
+	}
+	return m, lost / max(size, 1)
 }
 
-// pack holds two weights in one word, as bfloat16, the upper halves of float32:
-// a in the lower half, b in the upper. Columns k and k+8 of a block share a word.
-func pack(a, b float32) uint32 { return round16(a) | round16(b)<<16 }
-
-// round16 rounds to the nearest bfloat16, ties to even.
-func round16(f float32) uint32 {
-	u := math.Float32bits(f)
-	return (u + 0x7fff + u>>16&1) >> 16
-}
-
-func unpack(w uint32) (a, b float32) {
-	return math.Float32frombits(w << 16), math.Float32frombits(w &^ 0xffff)
-}
+// byteOf is 2^24 times the number from byte c of word down.
+func byteOf(word uint32, c int) float32 { return float32(int32(word << (24 - 8*c))) }
 
 // addTo adds x m to out: x [in], out [stride]. Each element of out is summed
 // over x in an order of its own, so that a row's result does not depend on how
@@ -101,9 +117,9 @@ func (m *matrix) addTo(out, x []float32) {
 }
 
 // addRows is addTo for n rows: x [n,xStride], out [n,outStride], of which the
-// first in and stride elements are used. Weights are read once for all of them.
+// first in and stride elements are used.
 func (m *matrix) addRows(out, x []float32, n, outStride, xStride int) {
-	r := m.addFours(out, x, n, outStride, xStride)
+	r := m.addTwos(out, x, n, outStride, xStride)
 	for ; r < n; r++ {
 		m.addTo(out[r*outStride:], x[r*xStride:])
 	}
@@ -111,6 +127,10 @@ func (m *matrix) addRows(out, x []float32, n, outStride, xStride int) {
 
 // addPlain is addRow without vector instructions.
 func (m *matrix) addPlain(out, x []float32) {
+	if m.words != nil {
+		m.addPlainBytes(out, x)
+		return
+	}
 	for j := 0; j < m.stride; {
 		width := blockWidth(m.stride - j)
 		sums := out[j : j+width]
@@ -118,20 +138,30 @@ func (m *matrix) addPlain(out, x []float32) {
 			if xi == 0 {
 				continue
 			}
-			if m.half == nil {
-				for k, w := range m.w[j*m.in+i*width:][:width] {
-					sums[k] += xi * w
-				}
-				continue
-			}
-			for k, w := range m.half[(j*m.in+i*width)/2:][:width/2] {
-				at := k/8*16 + k%8
-				a, b := unpack(w)
-				sums[at] += xi * a
-				sums[at+8] += xi * b
+			for k, w := range m.w[j*m.in+i*width:][:width] {
+				sums[k] += xi * w
 			}
 		}
 		j += width
+	}
+}
+
+func (m *matrix) addPlainBytes(out, x []float32) {
+	for j := 0; j < m.stride; j += 32 {
+		var sums [32]float32
+		for i, xi := range x {
+			if xi *= m.rows[i]; xi == 0 {
+				continue
+			}
+			for k, word := range m.words[(j*m.in+i*32)/4:][:8] {
+				for c := range 4 {
+					sums[k+8*c] += xi * byteOf(word, c)
+				}
+			}
+		}
+		for k, s := range sums {
+			out[j+k] += s * m.cols[j+k]
+		}
 	}
 }
 

@@ -16,7 +16,7 @@ func BenchmarkMatrix(b *testing.B) {
 	for i := range w {
 		w[i] = 1 / float32(i+2)
 	}
-	for name, layout := range map[string]func(in, out int, w []float32) matrix{"32 bits": newFull, "16 bits": newHalf} {
+	for name, layout := range map[string]func(in, out int, w []float32) matrix{"32 bits": newFull, "8 bits": newMatrix} {
 		var ms [copies]matrix
 		for i := range ms {
 			ms[i] = layout(in, out, w)

@@ -25,25 +25,61 @@ func (m *matrix) addRow(out, x []float32) {
 		return
 	}
 	// Features are often one-hot and activations cut off at 0: their zeros are
-	// dropped here, once for all columns and without a branch to mispredict.
-	wide := m.stride / 16 * 16 // columns in blocks of 64 and 16
+	// dropped, once for all columns and without a branch to mispredict.
 	var some [terms]term
-	for lo := 0; lo < len(x) && wide > 0; lo += terms {
-		m.addTerms(out, nonZero(&some, x[lo:min(lo+terms, len(x))], lo))
-	}
-	if m.stride > wide {
-		narrow(arrayAt[[8]float32](out, wide), x, m.w[wide*m.in:])
+	if m.words != nil {
+		var y [terms]float32
+		for lo := 0; lo < m.in; lo += terms {
+			hi := min(lo+terms, m.in)
+			scale(&y, x[lo:hi], m.rows[lo:])
+			list := nonZero(&some, y[:hi-lo], lo)
+			for j := 0; j < m.stride; j += 32 {
+				bytes32(arrayAt[[32]float32](out, j), arrayAt[[32]float32](m.cols, j), list, unsafe.Pointer(&m.words[j*m.in/4]))
+			}
+		}
+	} else {
+		wide := m.stride / 16 * 16 // columns in blocks of 64 and 16
+		for lo := 0; lo < m.in && wide > 0; lo += terms {
+			m.addTerms(out[:wide], nonZero(&some, x[lo:min(lo+terms, m.in)], lo))
+		}
+		if m.stride > wide {
+			narrow(arrayAt[[8]float32](out, wide), x, m.w[wide*m.in:])
+		}
 	}
 	// Else every math.Exp that follows on this thread takes 3 us, not 27 ns:
 	// its SSE code and registers with dirty upper halves do not go together.
 	archsimd.ClearAVXUpperBits()
 }
 
+func (m *matrix) addTerms(out []float32, list []term) {
+	for j := 0; j < len(out); {
+		w := unsafe.Pointer(&m.w[j*m.in])
+		if len(out)-j >= 64 {
+			full64(arrayAt[[64]float32](out, j), list, w)
+			j += 64
+		} else {
+			full16(arrayAt[[16]float32](out, j), list, w)
+			j += 16
+		}
+	}
+}
+
+// scale writes x rows to y; rows is padded to whole vectors.
+func scale(y *[terms]float32, x, rows []float32) {
+	i := 0
+	for ; i+8 <= len(x); i += 8 {
+		load(arrayAt[[8]float32](x, i)).Mul(load(arrayAt[[8]float32](rows, i))).Store((*[8]float32)(y[i:]))
+	}
+	if i < len(x) {
+		archsimd.LoadFloat32x8SlicePart(x[i:]).Mul(load(arrayAt[[8]float32](rows, i))).Store((*[8]float32)(y[i:]))
+	}
+}
+
 // nonZero lists the terms of x that are neither 0 nor -0; x begins at row first.
 //
 //go:noinline
 func nonZero(some *[terms]term, x []float32, first int) []term {
-	n := 0
+	n := uint(0)
 	for i, bits := range bitsOf(x) {
 		some[n%terms] = term{uint32(first + i), bits}
 		if bits<<1 != 0 {
@@ -51,25 +87,6 @@ func nonZero(some *[terms]term, x []float32, first int) []term {
 		}
 	}
 	return some[:n]
-}
-
-func (m *matrix) addTerms(out []float32, some []term) {
-	for j := 0; j+16 <= m.stride; {
-		switch width := blockWidth(m.stride - j); {
-		case width == 64 && m.half != nil:
-			half64(arrayAt[[64]float32](out, j), some, unsafe.Pointer(&m.half[j*m.in/2]))
-			j += 64
-		case width == 64:
-			full64(arrayAt[[64]float32](out, j), some, unsafe.Pointer(&m.w[j*m.in]))
-			j += 64
-		case m.half != nil:
-			half16(arrayAt[[16]float32](out, j), some, unsafe.Pointer(&m.half[j*m.in/2]))
-			j += 16
-		default:
-			full16(arrayAt[[16]float32](out, j), some, unsafe.Pointer(&m.w[j*m.in]))
-			j += 16
-		}
-	}
 }
 
 // arrayAt is the array that begins at s[i].
@@ -88,58 +105,85 @@ func bitsOf(x []float32) []uint32 {
 
 func load(p *[8]float32) archsimd.Float32x8 { return archsimd.LoadFloat32x8(p) }
 
-// half64 holds 64 sums in eight registers over all terms. One operation a line
-// and none in helpers: the compiler orders operations by line, and an order
-// that loads all weights first needs more registers than there are.
-func half64(out *[64]float32, some []term, w unsafe.Pointer) {
-	a, b, c, d := load((*[8]float32)(out[0:])), load((*[8]float32)(out[8:])), load((*[8]float32)(out[16:])), load((*[8]float32)(out[24:]))
-	e, f, g, h := load((*[8]float32)(out[32:])), load((*[8]float32)(out[40:])), load((*[8]float32)(out[48:])), load((*[8]float32)(out[56:]))
-	upper := archsimd.BroadcastUint32x8(0xffff0000)
-	for _, t := range some {
-		r := (*[32]uint32)(unsafe.Add(w, uintptr(t.row)*128))
+// bytes32 adds to 32 sums. One operation a line and none in helpers: the
+// compiler orders operations by line, and an order that unpacks all weights
+// first needs more registers than there are.
+func bytes32(out, cols *[32]float32, list []term, w unsafe.Pointer) {
+	var a, b, c, d archsimd.Float32x8
+	for _, t := range list {
+		p := archsimd.LoadInt32x8((*[8]int32)(unsafe.Add(w, uintptr(t.row)*32)))
 		v := archsimd.BroadcastUint32x8(t.bits).AsFloat32x8()
-		p := archsimd.LoadUint32x8((*[8]uint32)(r[0:]))
-		a = p.ShiftAllLeft(16).AsFloat32x8().MulAdd(v, a)
-		b = p.And(upper).AsFloat32x8().MulAdd(v, b)
-		p = archsimd.LoadUint32x8((*[8]uint32)(r[8:]))
-		c = p.ShiftAllLeft(16).AsFloat32x8().MulAdd(v, c)
-		d = p.And(upper).AsFloat32x8().MulAdd(v, d)
-		p = archsimd.LoadUint32x8((*[8]uint32)(r[16:]))
-		e = p.ShiftAllLeft(16).AsFloat32x8().MulAdd(v, e)
-		f = p.And(upper).AsFloat32x8().MulAdd(v, f)
-		p = archsimd.LoadUint32x8((*[8]uint32)(r[24:]))
-		g = p.ShiftAllLeft(16).AsFloat32x8().MulAdd(v, g)
-		h = p.And(upper).AsFloat32x8().MulAdd(v, h)
+		a = p.ShiftAllLeft(24).ConvertToFloat32().MulAdd(v, a)
+		b = p.ShiftAllLeft(16).ConvertToFloat32().MulAdd(v, b)
+		c = p.ShiftAllLeft(8).ConvertToFloat32().MulAdd(v, c)
+		d = p.ConvertToFloat32().MulAdd(v, d)
 	}
-	a.Store((*[8]float32)(out[0:]))
-	b.Store((*[8]float32)(out[8:]))
-	c.Store((*[8]float32)(out[16:]))
-	d.Store((*[8]float32)(out[24:]))
-	e.Store((*[8]float32)(out[32:]))
-	f.Store((*[8]float32)(out[40:]))
-	g.Store((*[8]float32)(out[48:]))
-	h.Store((*[8]float32)(out[56:]))
+	addScaled(out, cols, a, b, c, d)
 }
 
-func half16(out *[16]float32, some []term, w unsafe.Pointer) {
-	a, b := load((*[8]float32)(out[0:])), load((*[8]float32)(out[8:]))
-	upper := archsimd.BroadcastUint32x8(0xffff0000)
-	for _, t := range some {
-		r := (*[8]uint32)(unsafe.Add(w, uintptr(t.row)*32))
-		v := archsimd.BroadcastUint32x8(t.bits).AsFloat32x8()
-		p := archsimd.LoadUint32x8((*[8]uint32)(r[0:]))
-		a = p.ShiftAllLeft(16).AsFloat32x8().MulAdd(v, a)
-		b = p.And(upper).AsFloat32x8().MulAdd(v, b)
-	}
-	a.Store((*[8]float32)(out[0:]))
-	b.Store((*[8]float32)(out[8:]))
+// addScaled adds sums of 32 columns times cols to out.
+func addScaled(out, cols *[32]float32, a, b, c, d archsimd.Float32x8) {
+	a.MulAdd(load((*[8]float32)(cols[0:])), load((*[8]float32)(out[0:]))).Store((*[8]float32)(out[0:]))
+	b.MulAdd(load((*[8]float32)(cols[8:])), load((*[8]float32)(out[8:]))).Store((*[8]float32)(out[8:]))
+	c.MulAdd(load((*[8]float32)(cols[16:])), load((*[8]float32)(out[16:]))).Store((*[8]float32)(out[16:]))
+	d.MulAdd(load((*[8]float32)(cols[24:])), load((*[8]float32)(out[24:]))).Store((*[8]float32)(out[24:]))
 }
 
-// full64 is half64 with weights of 32 bits.
-func full64(out *[64]float32, some []term, w unsafe.Pointer) {
+// bytesTwo is bytes32 for two rows at once, x and y [n], whose zeros are not
+// dropped, which changes no sum.
+func bytesTwo(outX, outY, cols *[32]float32, x, y *[terms]float32, n int, w unsafe.Pointer) {
+	var a, b, c, d, e, f, g, h archsimd.Float32x8
+	px, py := unsafe.Pointer(x), unsafe.Pointer(y)
+	for i := range uintptr(n) {
+		p := archsimd.LoadInt32x8((*[8]int32)(unsafe.Add(w, i*32)))
+		u := archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(px, i*4))).AsFloat32x8()
+		v := archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(py, i*4))).AsFloat32x8()
+		q := p.ShiftAllLeft(24).ConvertToFloat32()
+		a = u.MulAdd(q, a)
+		e = v.MulAdd(q, e)
+		q = p.ShiftAllLeft(16).ConvertToFloat32()
+		b = u.MulAdd(q, b)
+		f = v.MulAdd(q, f)
+		q = p.ShiftAllLeft(8).ConvertToFloat32()
+		c = u.MulAdd(q, c)
+		g = v.MulAdd(q, g)
+		q = p.ConvertToFloat32()
+		d = u.MulAdd(q, d)
+		h = v.MulAdd(q, h)
+	}
+	addScaled(outX, cols, a, b, c, d)
+	addScaled(outY, cols, e, f, g, h)
+}
+
+// addTwos does as many rows of addRows as come in pairs, where weights have 8
+// bits, and says how many.
+func (m *matrix) addTwos(out, x []float32, n, outStride, xStride int) int {
+	n = n / 2 * 2
+	if !vectors || m.words == nil {
+		return 0
+	}
+	var y, z [terms]float32
+	for r := 0; r < n; r += 2 {
+		outX, outY := out[r*outStride:][:m.stride], out[(r+1)*outStride:][:m.stride]
+		for lo := 0; lo < m.in; lo += terms {
+			hi := min(lo+terms, m.in)
+			scale(&y, x[r*xStride:][lo:hi], m.rows[lo:])
+			scale(&z, x[(r+1)*xStride:][lo:hi], m.rows[lo:])
+			for j := 0; j < m.stride; j += 32 {
+				bytesTwo(arrayAt[[32]float32](outX, j), arrayAt[[32]float32](outY, j), arrayAt[[32]float32](m.cols, j),
+					&y, &z, hi-lo, unsafe.Pointer(&m.words[(j*m.in+lo*32)/4]))
+			}
+		}
+	}
+	archsimd.ClearAVXUpperBits()
+	return n
+}
+
+// full64 holds 64 sums in eight registers over all terms, weights of 32 bits.
+func full64(out *[64]float32, list []term, w unsafe.Pointer) {
 	a, b, c, d := load((*[8]float32)(out[0:])), load((*[8]float32)(out[8:])), load((*[8]float32)(out[16:])), load((*[8]float32)(out[24:]))
 	e, f, g, h := load((*[8]float32)(out[32:])), load((*[8]float32)(out[40:])), load((*[8]float32)(out[48:])), load((*[8]float32)(out[56:]))
-	for _, t := range some {
+	for _, t := range list {
 		r := (*[64]float32)(unsafe.Add(w, uintptr(t.row)*256))
 		v := archsimd.BroadcastUint32x8(t.bits).AsFloat32x8()
 		a = archsimd.LoadFloat32x8((*[8]float32)(r[0:])).MulAdd(v, a)
@@ -161,9 +205,9 @@ func full64(out *[64]float32, some []term, w unsafe.Pointer) {
 	h.Store((*[8]float32)(out[56:]))
 }
 
-func full16(out *[16]float32, some []term, w unsafe.Pointer) {
+func full16(out *[16]float32, list []term, w unsafe.Pointer) {
 	a, b := load((*[8]float32)(out[0:])), load((*[8]float32)(out[8:]))
-	for _, t := range some {
+	for _, t := range list {
 		r := (*[16]float32)(unsafe.Add(w, uintptr(t.row)*64))
 		v := archsimd.BroadcastUint32x8(t.bits).AsFloat32x8()
 		a = archsimd.LoadFloat32x8((*[8]float32)(r[0:])).MulAdd(v, a)
@@ -189,110 +233,6 @@ func narrow(out *[8]float32, x, w []float32) {
 		a = load((*[8]float32)(w[i*8:])).MulAdd(spread8(u), a)
 	}
 	a.Add(b).Add(c.Add(d)).Store(out)
-}
-
-// addFours does as many rows of addRows as are whole fours, and says how many.
-// Its sums are those of addRow: terms of zero change none.
-func (m *matrix) addFours(out, x []float32, n, outStride, xStride int) int {
-	n = n / 4 * 4
-	if !vectors || n == 0 {
-		return 0
-	}
-	for j := 0; j < m.stride; {
-		width := blockWidth(m.stride - j)
-		for r := 0; r < n; r += 4 {
-			var xs [4]unsafe.Pointer
-			var to [4][]float32
-			for k := range to {
-				xs[k] = unsafe.Pointer(unsafe.SliceData(x[(r+k)*xStride:][:m.in]))
-				to[k] = out[(r+k)*outStride+j:][:width]
-			}
-			switch {
-			case width == 8:
-				for k := range to {
-					narrow((*[8]float32)(to[k]), x[(r+k)*xStride:][:m.in], m.w[j*m.in:])
-				}
-			case m.half != nil:
-				for i := 0; i < width; i += 16 {
-					halfFour(&to, &xs, i, m.in, unsafe.Pointer(&m.half[j*m.in/2+i/2]), uintptr(width)*2)
-				}
-			default:
-				for i := 0; i < width; i += 16 {
-					fullFour(&to, &xs, i, m.in, unsafe.Pointer(&m.w[j*m.in+i]), uintptr(width)*4)
-				}
-			}
-		}
-		j += width
-	}
-	archsimd.ClearAVXUpperBits()
-	return n
-}
-
-// halfFour adds to columns at..at+16 of four rows: weights at w, step bytes a row.
-func halfFour(to *[4][]float32, xs *[4]unsafe.Pointer, at, in int, w unsafe.Pointer, step uintptr) {
-	t0, t1, t2, t3 := (*[16]float32)(to[0][at:]), (*[16]float32)(to[1][at:]), (*[16]float32)(to[2][at:]), (*[16]float32)(to[3][at:])
-	a0, b0, a1, b1 := load((*[8]float32)(t0[0:])), load((*[8]float32)(t0[8:])), load((*[8]float32)(t1[0:])), load((*[8]float32)(t1[8:]))
-	a2, b2, a3, b3 := load((*[8]float32)(t2[0:])), load((*[8]float32)(t2[8:])), load((*[8]float32)(t3[0:])), load((*[8]float32)(t3[8:]))
-	x0, x1, x2, x3 := xs[0], xs[1], xs[2], xs[3]
-	upper := archsimd.BroadcastUint32x8(0xffff0000)
-	for i := range uintptr(in) {
-		p := archsimd.LoadUint32x8((*[8]uint32)(unsafe.Add(w, i*step)))
-		l := p.ShiftAllLeft(16).AsFloat32x8()
-		h := p.And(upper).AsFloat32x8()
-		v := archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x0, i*4))).AsFloat32x8()
-		a0 = v.MulAdd(l, a0)
-		b0 = v.MulAdd(h, b0)
-		v = archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x1, i*4))).AsFloat32x8()
-		a1 = v.MulAdd(l, a1)
-		b1 = v.MulAdd(h, b1)
-		v = archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x2, i*4))).AsFloat32x8()
-		a2 = v.MulAdd(l, a2)
-		b2 = v.MulAdd(h, b2)
-		v = archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x3, i*4))).AsFloat32x8()
-		a3 = v.MulAdd(l, a3)
-		b3 = v.MulAdd(h, b3)
-	}
-	a0.Store((*[8]float32)(t0[0:]))
-	b0.Store((*[8]float32)(t0[8:]))
-	a1.Store((*[8]float32)(t1[0:]))
-	b1.Store((*[8]float32)(t1[8:]))
-	a2.Store((*[8]float32)(t2[0:]))
-	b2.Store((*[8]float32)(t2[8:]))
-	a3.Store((*[8]float32)(t3[0:]))
-	b3.Store((*[8]float32)(t3[8:]))
-}
-
-// fullFour is halfFour with weights of 32 bits.
-func fullFour(to *[4][]float32, xs *[4]unsafe.Pointer, at, in int, w unsafe.Pointer, step uintptr) {
-	t0, t1, t2, t3 := (*[16]float32)(to[0][at:]), (*[16]float32)(to[1][at:]), (*[16]float32)(to[2][at:]), (*[16]float32)(to[3][at:])
-	a0, b0, a1, b1 := load((*[8]float32)(t0[0:])), load((*[8]float32)(t0[8:])), load((*[8]float32)(t1[0:])), load((*[8]float32)(t1[8:]))
-	a2, b2, a3, b3 := load((*[8]float32)(t2[0:])), load((*[8]float32)(t2[8:])), load((*[8]float32)(t3[0:])), load((*[8]float32)(t3[8:]))
-	x0, x1, x2, x3 := xs[0], xs[1], xs[2], xs[3]
-	for i := range uintptr(in) {
-		r := (*[16]float32)(unsafe.Add(w, i*step))
-		l := archsimd.LoadFloat32x8((*[8]float32)(r[0:]))
-		h := archsimd.LoadFloat32x8((*[8]float32)(r[8:]))
-		v := archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x0, i*4))).AsFloat32x8()
-		a0 = v.MulAdd(l, a0)
-		b0 = v.MulAdd(h, b0)
-		v = archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x1, i*4))).AsFloat32x8()
-		a1 = v.MulAdd(l, a1)
-		b1 = v.MulAdd(h, b1)
-		v = archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x2, i*4))).AsFloat32x8()
-		a2 = v.MulAdd(l, a2)
-		b2 = v.MulAdd(h, b2)
-		v = archsimd.BroadcastUint32x8(*(*uint32)(unsafe.Add(x3, i*4))).AsFloat32x8()
-		a3 = v.MulAdd(l, a3)
-		b3 = v.MulAdd(h, b3)
-	}
-	a0.Store((*[8]float32)(t0[0:]))
-	b0.Store((*[8]float32)(t0[8:]))
-	a1.Store((*[8]float32)(t1[0:]))
-	b1.Store((*[8]float32)(t1[8:]))
-	a2.Store((*[8]float32)(t2[0:]))
-	b2.Store((*[8]float32)(t2[8:]))
-	a3.Store((*[8]float32)(t3[0:]))
-	b3.Store((*[8]float32)(t3[8:]))
 }
 
 // relu replaces x [n*8] by max(x, 0).

@@ -8,7 +8,7 @@ import (
 	"github.com/expertspec/expertspec/speculate"
 )
 
-// Weights of 16 bits answer as those of 32 do: probabilities move by little,
+// Weights of 8 bits answer as those of 32 do: probabilities move by little,
 // and recall by less than what one document more or less would change.
 func TestPrecision(t *testing.T) {
 	ps, g := parts(t)
@@ -18,14 +18,14 @@ func TestPrecision(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func(n int) { halfFrom = n }(halfFrom)
+	defer func(n int) { byteFrom = n }(byteFrom)
 	held := func(from int) *Predictor {
-		halfFrom = from
+		byteFrom = from
 		p := trained
 		return assemble(p.cfg, p.shape, p.horizons, p.soft, p.stats, p.weights, p.info)
 	}
-	full, half := held(math.MaxInt), held(0)
-	if full.units[0].first.half != nil || half.units[0].lin.half == nil {
+	full, eight := held(math.MaxInt), held(4096)
+	if full.units[0].first.words != nil || eight.units[0].hidden[1].words == nil {
 		t.Fatal("precision is not as asked for")
 	}
 	docs, _ := plant(4, 60, 8)
@@ -45,7 +45,7 @@ func TestPrecision(t *testing.T) {
 				if err := full.Predict(views, a); err != nil {
 					t.Fatal(err)
 				}
-				if err := half.Predict(views, b); err != nil {
+				if err := eight.Predict(views, b); err != nil {
 					t.Fatal(err)
 				}
 				for i := range a {
@@ -56,7 +56,7 @@ func TestPrecision(t *testing.T) {
 		}
 	}
 	var recall [2]float64
-	for i, p := range []*Predictor{full, half} {
+	for i, p := range []*Predictor{full, eight} {
 		r, err := speculate.Evaluate(context.Background(), ps.Test, speculate.EvaluateOptions{Horizons: hs, Resamples: -1}, p)
 		if err != nil {
 			t.Fatal(err)
@@ -65,6 +65,6 @@ func TestPrecision(t *testing.T) {
 	}
 	t.Logf("largest difference of a probability %.4f, mean %.5f; recall %.4f and %.4f", worst, sum/float64(n), recall[0], recall[1])
 	if worst > .02 || sum/float64(n) > .002 || math.Abs(recall[0]-recall[1]) > .002 {
-		t.Errorf("16 bits change answers: largest difference %.4f, mean %.5f; recall %.4f and %.4f", worst, sum/float64(n), recall[0], recall[1])
+		t.Errorf("8 bits change answers: largest difference %.4f, mean %.5f; recall %.4f and %.4f", worst, sum/float64(n), recall[0], recall[1])
 	}
 }
