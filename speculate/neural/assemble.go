@@ -36,7 +36,7 @@ func assemble(c Config, s speculate.Shape, hs []speculate.Horizon, soft bool, st
 	p := &Predictor{cfg: c, shape: s, horizons: hs, index: map[head]int{}, units: make([]unit, len(hd)), embed: w["embed"], weights: w, stats: stats, soft: soft, info: info}
 	part := func(name string, g, rows, width int) []float32 { return w[name][g*rows*width:][:rows*width] }
 	padded := func(b []float32) []float32 { // so that a row's copy clears the padding
-		return append(b[:len(b):len(b)], make([]float32, padTo(len(b), byteLane)-len(b))...)
+		return append(b[:len(b):len(b)], make([]float32, padTo(len(b), lane)-len(b))...)
 	}
 	for g, d := range hd {
 		p.index[d] = g

@@ -9,15 +9,11 @@ type matrix struct {
 	in, out, stride int
 	w               []float32 // blocks of 64, 16 and 8 columns; or else
 	words           []uint32  // blocks of 32 columns, see newBytes
-	rows, cols      []float32 // [in], [stride]: scales of words
+	rows, cols      []float32 // scales of words: [in] and [out], padded
 }
 
-// Strides are multiples of lane, and those of matrices of 8 bits of byteLane;
-// a row of sums padded to byteLane fits either.
-const (
-	lane     = 8
-	byteLane = 32
-)
+// lane is what strides are multiples of.
+const lane = 8
 
 // byteFrom is the number of weights from which a matrix is held in 8 bits:
 // decisions walk over all layers, so that large matrices come from memory, and
@@ -73,8 +69,9 @@ func newFull(in, out int, w []float32) matrix {
 // It also returns the mean of what the weights lose, in size, to the mean of
 // what they are, rows and columns scaled.
 func newBytes(in, out int, w []float32) (matrix, float64) {
-	m := matrix{in: in, out: out, stride: padTo(out, byteLane)}
-	m.words, m.rows, m.cols = make([]uint32, in*m.stride/4), make([]float32, padTo(in, lane)), make([]float32, m.stride)
+	m := matrix{in: in, out: out, stride: padTo(out, lane)}
+	wide := padTo(out, 32)
+	m.words, m.rows, m.cols = make([]uint32, in*wide/4), make([]float32, padTo(in, lane)), make([]float32, wide)
 	for i := range in {
 		sum := 0.0
 		for _, v := range w[i*out : (i+1)*out] {
@@ -159,8 +156,8 @@ func (m *matrix) addPlainBytes(out, x []float32) {
 				}
 			}
 		}
-		for k, s := range sums {
-			out[j+k] += s * m.cols[j+k]
+		for k := range min(32, m.stride-j) {
+			out[j+k] += sums[k] * m.cols[j+k]
 		}
 	}
 }

@@ -29,12 +29,19 @@ func (m *matrix) addRow(out, x []float32) {
 	var some [terms]term
 	if m.words != nil {
 		var y [terms]float32
+		var last [32]float32
 		for lo := 0; lo < m.in; lo += terms {
 			hi := min(lo+terms, m.in)
 			scale(&y, x[lo:hi], m.rows[lo:])
 			list := nonZero(&some, y[:hi-lo], lo)
-			for j := 0; j < m.stride; j += 32 {
+			j := 0
+			for ; j+32 <= m.stride; j += 32 {
 				bytes32(arrayAt[[32]float32](out, j), arrayAt[[32]float32](m.cols, j), list, unsafe.Pointer(&m.words[j*m.in/4]))
+			}
+			if j < m.stride {
+				copy(last[:], out[j:])
+				bytes32(&last, arrayAt[[32]float32](m.cols, j), list, unsafe.Pointer(&m.words[j*m.in/4]))
+				copy(out[j:], last[:])
 			}
 		}
 	} else {
@@ -163,15 +170,26 @@ func (m *matrix) addTwos(out, x []float32, n, outStride, xStride int) int {
 		return 0
 	}
 	var y, z [terms]float32
+	var lastX, lastY [32]float32
 	for r := 0; r < n; r += 2 {
 		outX, outY := out[r*outStride:][:m.stride], out[(r+1)*outStride:][:m.stride]
 		for lo := 0; lo < m.in; lo += terms {
 			hi := min(lo+terms, m.in)
 			scale(&y, x[r*xStride:][lo:hi], m.rows[lo:])
 			scale(&z, x[(r+1)*xStride:][lo:hi], m.rows[lo:])
-			for j := 0; j < m.stride; j += 32 {
-				bytesTwo(arrayAt[[32]float32](outX, j), arrayAt[[32]float32](outY, j), arrayAt[[32]float32](m.cols, j),
-					&y, &z, hi-lo, unsafe.Pointer(&m.words[(j*m.in+lo*32)/4]))
+			add := func(outX, outY *[32]float32, j int) {
+				bytesTwo(outX, outY, arrayAt[[32]float32](m.cols, j), &y, &z, hi-lo, unsafe.Pointer(&m.words[(j*m.in+lo*32)/4]))
+			}
+			j := 0
+			for ; j+32 <= m.stride; j += 32 {
+				add(arrayAt[[32]float32](outX, j), arrayAt[[32]float32](outY, j), j)
+			}
+			if j < m.stride {
+				copy(lastX[:], outX[j:])
+				copy(lastY[:], outY[j:])
+				add(&lastX, &lastY, j)
+				copy(outX[j:], lastX[:])
+				copy(outY[j:], lastY[:])
 			}
 		}
 	}

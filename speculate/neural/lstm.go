@@ -62,7 +62,9 @@ func (p *Recurrent) index(h speculate.Horizon) int {
 	return -1
 }
 
-// assembleRecurrent lays weights out for execution. Their sizes have been checked.
+// assembleRecurrent lays weights out for execution. Their sizes have been
+// checked. They keep all their bits: roundings would add up from step to step,
+// and what others are compared with should not be slighted.
 func assembleRecurrent(c RecurrentConfig, s speculate.Shape, hs []speculate.Horizon, w map[string][]float32, info Info) *Recurrent {
 	p := &Recurrent{cfg: c, shape: s, horizons: hs, cells: make([]cells, len(hs)), weights: w, info: info}
 	for n := range hs {
@@ -86,14 +88,14 @@ func assembleRecurrent(c RecurrentConfig, s speculate.Shape, hs []speculate.Hori
 		u.experts = product(part("experts"), "lstm.0.in", nil, 4*c.Width)
 		u.layers = product(part("layers"), "lstm.0.in", nil, 4*c.Width)
 		u.targets = product(part("targets"), "out", part("out.bias"), s.Experts)
-		u.out = newMatrix(c.Width, s.Experts, part("out"))
+		u.out = newFull(c.Width, s.Experts, part("out"))
 		for i := range c.Depth {
 			var in matrix
 			if i > 0 {
-				in = newMatrix(c.Width, 4*c.Width, part(fmt.Sprintf("lstm.%d.in", i)))
+				in = newFull(c.Width, 4*c.Width, part(fmt.Sprintf("lstm.%d.in", i)))
 			}
 			u.in = append(u.in, in)
-			u.state = append(u.state, newMatrix(c.Width, 4*c.Width, part(fmt.Sprintf("lstm.%d.state", i))))
+			u.state = append(u.state, newFull(c.Width, 4*c.Width, part(fmt.Sprintf("lstm.%d.state", i))))
 			u.bias = append(u.bias, part(fmt.Sprintf("lstm.%d.bias", i)))
 		}
 	}
@@ -113,7 +115,7 @@ func (p *Recurrent) scratch() *recurrentScratch {
 	if s, ok := p.pool.Get().(*recurrentScratch); ok {
 		return s
 	}
-	s := &recurrentScratch{gs: padTo(4*p.cfg.Width, halfLane), hs: padTo(p.cfg.Width, halfLane), zs: padTo(p.shape.Experts, halfLane)}
+	s := &recurrentScratch{gs: padTo(4*p.cfg.Width, lane), hs: padTo(p.cfg.Width, lane), zs: padTo(p.shape.Experts, lane)}
 	s.gates, s.z = make([]float32, group*s.gs), make([]float32, group*s.zs)
 	for range p.cfg.Depth {
 		s.h, s.c = append(s.h, make([]float32, group*s.hs)), append(s.c, make([]float32, group*s.hs))

@@ -86,9 +86,9 @@ func (p *Predictor) scratch(n int) *scratch {
 	s, ok := p.pool.Get().(*scratch)
 	c, e := p.cfg, p.shape.Experts
 	if !ok {
-		s = &scratch{xs: c.Features.width(p.shape) + c.Features.IDs*c.Embed, hs: padTo(c.Width, byteLane), zs: padTo(e, byteLane),
+		s = &scratch{xs: c.Features.width(p.shape) + c.Features.IDs*c.Embed, hs: padTo(c.Width, lane), zs: padTo(e, lane),
 			ids: make([]int32, c.Features.IDs), odds: make([]float32, len(p.stats)*e), gateIn: make([]float32, c.Width+len(p.stats)),
-			gates: make([]float32, padTo(len(p.stats), byteLane))}
+			gates: make([]float32, padTo(len(p.stats), lane))}
 	}
 	if len(s.z) < n*s.zs {
 		s.x, s.h, s.g, s.z = make([]float32, n*s.xs), make([]float32, n*s.hs), make([]float32, n*s.hs), make([]float32, n*s.zs)
