@@ -3,6 +3,7 @@ package neural
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -254,4 +255,75 @@ func TestRecurrentRefuses(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// BenchmarkRecurrentTraining is of a step on 16 tokens, 15 target layers each,
+// of the embedded model's shape, of the LSTM at one distance.
+func BenchmarkRecurrentTraining(b *testing.B) {
+	d := bigChain(64)
+	be := backend(b)
+	o := Options{Backend: be, Horizons: speculate.LayersAhead(1), Seed: 4, Tokens: 16, Batch: 16, ValidTokens: 16}.withDefaults()
+	tr, err := newRecurrentTrainer(context.Background(), LSTM(), d, d, o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer tr.close()
+	c := tr.batch()
+	if _, err := tr.fill(c); err != nil {
+		b.Fatal(err)
+	}
+	step := func() {
+		if _, err := tr.loop.one(0, c); err != nil {
+			b.Fatal(err)
+		}
+	}
+	step() // compiles
+	for b.Loop() {
+		step()
+	}
+	b.ReportMetric(16*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
+}
+
+// BenchmarkRecurrentDecision is of the LSTM on one view, and on a document's.
+func BenchmarkRecurrentDecision(b *testing.B) {
+	d := bigChain(64)
+	s := speculate.ShapeOf(d.Header.Model)
+	w := map[string][]float32{}
+	for _, p := range newRecurrentParams(LSTM(), s, 1, 1) {
+		w[p.name] = p.value
+	}
+	p := assembleRecurrent(LSTM(), s, speculate.LayersAhead(1), w, Info{})
+	var all []speculate.View
+	for doc := range d.Documents() {
+		v, err := speculate.NewViews(d.Header, doc)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for t := range doc.Tokens {
+			all = append(all, v.At(t, 9, speculate.Horizon{Layers: 1}))
+		}
+	}
+	for _, n := range []int{1, len(all)} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			out := make([]float32, n*s.Experts)
+			for b.Loop() {
+				if err := p.Predict(all[:n], out); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(b.Elapsed().Seconds()*1e6/float64(b.N*n), "us/decision")
+		})
+	}
+}
+
+// bigChain is a document of random routing of the embedded model's shape.
+func bigChain(tokens int) speculate.Data {
+	rng := rand.New(rand.NewPCG(1, 2))
+	h := trace.Header{Model: trace.Model{Layers: 16, Experts: 8, TopK: 2}}
+	doc := &trace.Document{Tokens: make([]int32, tokens)}
+	for range tokens * 16 {
+		e := rng.Perm(8)
+		doc.Experts = append(doc.Experts, int32(e[0]), int32(e[1]))
+	}
+	return speculate.Slice(h, []*trace.Document{doc})
 }
