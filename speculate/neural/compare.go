@@ -88,7 +88,8 @@ func (o *CompareOptions) wants(name string) bool {
 }
 
 // Fit fits the baselines and the networks on train, and calibrates them and
-// fits the ensemble on valid.
+// fits the ensemble on valid. Networks do without token ids where the trace
+// does not say how many there are.
 func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*Comparison, error) {
 	shape := speculate.ShapeOf(train.Header.Model)
 	hdr := train.Header
@@ -133,6 +134,9 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 			continue
 		}
 		o.stage("training %s", cfg.Name)
+		if shape.Vocabulary == 0 {
+			cfg = cfg.WithoutIDs()
+		}
 		t := o.Train
 		t.Statistics = stats
 		n, err := Train(ctx, cfg, train, valid, t)

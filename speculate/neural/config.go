@@ -88,6 +88,12 @@ func (c Config) Requires() speculate.Requirements {
 	return r
 }
 
+// WithoutIDs returns c without token ids, for a trace that has none.
+func (c Config) WithoutIDs() Config {
+	c.Features.IDs, c.Embed = 0, 0
+	return c
+}
+
 // InterLayer reads the routing of earlier layers and of earlier tokens, and
 // token ids: nothing but what a routing trace holds.
 func InterLayer(width int) Config {

@@ -64,3 +64,31 @@ func TestLeaveOut(t *testing.T) {
 		t.Error("the only data set was left out")
 	}
 }
+
+// A trace of routing alone, without token ids: the next layer's expert is the
+// one after this layer's.
+func TestFitWithoutIDs(t *testing.T) {
+	h := trace.Header{Model: trace.Model{Name: "no ids", Layers: 3, Experts: 5, TopK: 1}}
+	docs := func(n int) speculate.Data {
+		var out []*trace.Document
+		for i := range n {
+			d := &trace.Document{Dataset: "a", ID: fmt.Sprint(i)}
+			for t := range 20 {
+				d.Tokens = append(d.Tokens, trace.NoToken)
+				for l := range 3 {
+					d.Experts, d.Weights = append(d.Experts, int32(i+t*t+l)%5), append(d.Weights, 1)
+				}
+			}
+			out = append(out, d)
+		}
+		return speculate.Slice(h, out)
+	}
+	c, err := Compare(context.Background(), speculate.Parts{Train: docs(20), Valid: docs(7), Test: docs(9)},
+		CompareOptions{Configs: []Config{InterLayer(8)}, Train: Options{Backend: backend(t), Horizons: speculate.LayersAhead(1, 2), Batch: 32, Tokens: 3200, Rate: .02}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, ok := c.Results.Recall("inter-layer", speculate.Horizon{Layers: 1}); !ok || r < .99 {
+		t.Errorf("recall %.3f, %v", r, ok)
+	}
+}
