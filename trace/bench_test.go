@@ -10,10 +10,13 @@ import (
 )
 
 // benchHeader has the shape of the mini Mixtral.
-func benchHeader(logits bool) trace.Header {
+func benchHeader(logits, input bool) trace.Header {
 	h := trace.Header{Model: trace.Model{Name: "bench", Layers: 16, Experts: 8, TopK: 2, Hidden: 96, Vocabulary: 4096}}
 	if logits {
 		h.LogitLayers = h.Model.AllLayers()
+	}
+	if input {
+		h.InputLayers = h.Model.AllLayers()
 	}
 	return h
 }
@@ -40,6 +43,11 @@ func benchDocuments(n, tokens int, h *trace.Header) []*trace.Document {
 				if len(h.LogitLayers) > 0 {
 					d.RouterLogits = append(d.RouterLogits, logits...)
 				}
+				if len(h.InputLayers) > 0 {
+					for range m.Hidden {
+						d.RouterInput = append(d.RouterInput, float32(rng.NormFloat64()))
+					}
+				}
 			}
 		}
 		docs[i] = d
@@ -64,20 +72,22 @@ func topTwo(x []float32) (a, b int) {
 }
 
 var benchShapes = []struct {
-	name   string
-	logits bool
-	float  trace.Float
+	name          string
+	logits, input bool
+	float         trace.Float
 }{
-	{"plain", false, trace.Float32},
-	{"logits-float32", true, trace.Float32},
-	{"logits-float16", true, trace.Float16},
+	{"plain", false, false, trace.Float32},
+	{"logits-float32", true, false, trace.Float32},
+	{"logits-float16", true, false, trace.Float16},
+	{"input-float32", true, true, trace.Float32},
+	{"input-float16", true, true, trace.Float16},
 }
 
 // BenchmarkRead reads a trace of the mini Mixtral's shape.
 func BenchmarkRead(b *testing.B) {
 	for _, s := range benchShapes {
 		b.Run(s.name, func(b *testing.B) {
-			h := benchHeader(s.logits)
+			h := benchHeader(s.logits, s.input)
 			docs := benchDocuments(200, 512, &h)
 			dir := b.TempDir()
 			r := writeBench(b, dir, h, docs, s.float)
@@ -97,7 +107,7 @@ func BenchmarkRead(b *testing.B) {
 
 // BenchmarkReadDocument reads one document of 200 by its id.
 func BenchmarkReadDocument(b *testing.B) {
-	h := benchHeader(true)
+	h := benchHeader(true, false)
 	r := writeBench(b, b.TempDir(), h, benchDocuments(200, 512, &h), trace.Float32)
 	for b.Loop() {
 		all, err := r.ReadAll(trace.Filter{Datasets: []string{"set-5"}, Documents: []string{"document-105"}})
@@ -132,7 +142,7 @@ func writeBench(b *testing.B, dir string, h trace.Header, docs []*trace.Document
 func BenchmarkWrite(b *testing.B) {
 	for _, s := range benchShapes {
 		b.Run(s.name, func(b *testing.B) {
-			h := benchHeader(s.logits)
+			h := benchHeader(s.logits, s.input)
 			docs := benchDocuments(100, 512, &h)
 			for b.Loop() {
 				writeBench(b, b.TempDir(), h, docs, s.float)

@@ -350,7 +350,7 @@ func TestStatisticsJSON(t *testing.T) {
 }
 
 func BenchmarkStatistics(b *testing.B) {
-	h := benchHeader(false)
+	h := benchHeader(false, false)
 	docs := benchDocuments(20, 512, &h)
 	s, err := trace.NewStatistics(h, trace.StatisticsOptions{})
 	if err != nil {

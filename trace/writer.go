@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -186,6 +187,9 @@ func (w *Writer) Write(d *Document) error {
 func fitsHalf(d *Document, h *Header) error {
 	const limit = 65520 // rounds to infinity
 	for _, values := range [][]float32{d.RouterLogits, d.RouterInput} {
+		if pq.Magnitude(values) < math.Float32bits(limit) {
+			continue
+		}
 		for i, v := range values {
 			if v >= limit || v <= -limit {
 				return fmt.Errorf("document %q of data set %q: %g (value %d) does not fit float16", d.ID, d.Dataset, v, i)

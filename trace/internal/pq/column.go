@@ -90,13 +90,10 @@ func (c *ColumnWriter) AppendFloats(values []float32) error {
 	for len(values) > 0 {
 		n := min(len(values), c.most*c.width-c.pending)
 		if c.spec.Kind == Float16 {
-			for i, v := range values[:n] {
-				h := FloatToHalf(v)
-				if h&0x7fff == 0x7c00 && !math.IsInf(float64(v), 0) {
-					return fmt.Errorf("column %q: %g (value %d) does not fit float16", c.spec.Name, v, i)
-				}
-				c.raw = binary.LittleEndian.AppendUint16(c.raw, h)
+			if err := c.fits(values[:n]); err != nil {
+				return err
 			}
+			c.raw = appendHalves(c.raw, values[:n])
 		} else {
 			c.raw = appendFloats(c.raw, values[:n])
 		}
@@ -108,9 +105,25 @@ func (c *ColumnWriter) AppendFloats(values []float32) error {
 	return nil
 }
 
+// fits checks that no finite number overflows a half float.
+func (c *ColumnWriter) fits(values []float32) error {
+	if Magnitude(values) < halfLoss {
+		return nil
+	}
+	for i, v := range values {
+		if FloatToHalf(v)&0x7fff == 0x7c00 && !math.IsInf(float64(v), 0) {
+			return fmt.Errorf("column %q: %g (value %d) does not fit float16", c.spec.Name, v, i)
+		}
+	}
+	return nil
+}
+
+// extend returns b longer by n bytes of any content.
+func extend(b []byte, n int) []byte { return slices.Grow(b, n)[:len(b)+n] }
+
 func appendFloats(dst []byte, values []float32) []byte {
 	at := len(dst)
-	dst = slices.Grow(dst, 4*len(values))[:at+4*len(values)]
+	dst = extend(dst, 4*len(values))
 	b := dst[at:]
 	for i, v := range values {
 		binary.LittleEndian.PutUint32(b[4*i:4*i+4], math.Float32bits(v))

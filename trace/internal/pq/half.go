@@ -1,21 +1,24 @@
 package pq
 
-import "math"
+import (
+	"encoding/binary"
+	"math"
+)
 
 // HalfToFloat converts an IEEE 754 binary16 number.
 func HalfToFloat(h uint16) float32 {
-	sign := uint32(h&0x8000) << 16
-	exp := uint32(h>>10) & 0x1f
-	frac := uint32(h & 0x3ff)
-	switch exp {
-	case 0: // zero or subnormal: frac * 2^-24
-		f := float32(frac) * (1.0 / (1 << 24))
-		return math.Float32frombits(math.Float32bits(f) | sign)
-	case 0x1f:
-		return math.Float32frombits(sign | 0x7f800000 | frac<<13)
+	// Exponents move from a bias of 15 to 127, those of subnormals too.
+	bits := math.Float32bits(math.Float32frombits(uint32(h&0x7fff)<<13) * 0x1p112)
+	if h&0x7c00 == 0x7c00 {
+		bits |= infinity
 	}
-	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
+	return math.Float32frombits(bits | uint32(h&0x8000)<<16)
 }
+
+const (
+	infinity = 0x7f800000 // bits of a float32
+	halfLoss = 0x477ff000 // 65520, the smallest that rounds to infinity
+)
 
 // FloatToHalf rounds to the nearest binary16 number, ties to even. Magnitudes
 // of 65520 and above become infinite.
@@ -24,9 +27,9 @@ func FloatToHalf(f float32) uint16 {
 	sign := uint16(b >> 16 & 0x8000)
 	b &= 0x7fffffff
 	switch {
-	case b > 0x7f800000:
+	case b > infinity:
 		return sign | 0x7e00
-	case b >= 0x477ff000: // 65520
+	case b >= halfLoss:
 		return sign | 0x7c00
 	case b < 0x38800000: // below 2^-14: subnormal
 		// Adding 0.5 aligns the fraction to multiples of 2^-24, rounding to even.
@@ -34,4 +37,33 @@ func FloatToHalf(f float32) uint16 {
 		return sign | uint16(r-math.Float32bits(0.5))
 	}
 	return sign | uint16((b+0xfff+(b>>13&1))>>13-112<<10)
+}
+
+// Magnitude returns the bits of the largest magnitude of values, 0 of none.
+// Bits order magnitudes as numbers, and put infinity and what is no number last.
+func Magnitude(values []float32) uint32 {
+	n, most := magnitudeWide(values)
+	for _, v := range values[n:] {
+		most = max(most, math.Float32bits(v)&0x7fffffff)
+	}
+	return most
+}
+
+// appendHalves appends binary16 numbers, little-endian.
+func appendHalves(dst []byte, values []float32) []byte {
+	at := len(dst)
+	dst = extend(dst, 2*len(values))
+	b := dst[at:]
+	for i := halvesWide(b, values); i < len(values); i++ {
+		binary.LittleEndian.PutUint16(b[2*i:], FloatToHalf(values[i]))
+	}
+	return dst
+}
+
+// halves decodes len(dst) binary16 numbers.
+func halves(dst []float32, b []byte) {
+	b = b[:2*len(dst)]
+	for i := floatsWide(dst, b); i < len(dst); i++ {
+		dst[i] = HalfToFloat(binary.LittleEndian.Uint16(b[2*i:]))
+	}
 }

@@ -254,9 +254,7 @@ func plainFloats(dst []float32, b []byte, size int) ([]byte, error) {
 	p := b[:size*len(dst)]
 	switch size {
 	case 2:
-		for i := range dst {
-			dst[i] = HalfToFloat(binary.LittleEndian.Uint16(p[2*i:]))
-		}
+		halves(dst, p)
 	case 4:
 		for i := range dst {
 			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(p[4*i:]))

@@ -1,0 +1,111 @@
+package pq
+
+import (
+	"encoding/binary"
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+// TestHalves compares the conversions of slices, which may work on several
+// values at once, with those of single values: all binary16 numbers, and float32
+// numbers of all exponents, from slices of all lengths and alignments.
+func TestHalves(t *testing.T) {
+	b := make([]byte, 2<<16)
+	for h := range 1 << 16 {
+		binary.LittleEndian.PutUint16(b[2*h:], uint16(h))
+	}
+	floats := make([]float32, 1<<16)
+	halves(floats, b)
+	for h, f := range floats {
+		if want := HalfToFloat(uint16(h)); math.Float32bits(f) != math.Float32bits(want) {
+			t.Fatalf("%#04x is %x, want %x", h, math.Float32bits(f), math.Float32bits(want))
+		}
+	}
+	rng := rand.New(rand.NewPCG(5, 6))
+	for range 1 << 16 {
+		floats = append(floats, math.Float32frombits(rng.Uint32()))
+	}
+	for e := range uint32(256) {
+		for _, low := range []uint32{0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x3000, 0x7fefff, 0x7ff000, 0x7fffff} {
+			floats = append(floats, math.Float32frombits(e<<23|low), -math.Float32frombits(e<<23|low))
+		}
+	}
+	for i, x := range appendAll(floats) {
+		if want := FloatToHalf(floats[i]); x != want {
+			t.Fatalf("%g (%x) is %#04x, want %#04x", floats[i], math.Float32bits(floats[i]), x, want)
+		}
+	}
+	for n := range 40 {
+		for from := range 5 {
+			part := floats[0x3c00+from:][:n]
+			back := make([]float32, n)
+			halves(back, appendHalves([]byte("odd"), part)[3:])
+			var most uint32
+			for i, v := range part {
+				most = max(most, math.Float32bits(v)&0x7fffffff)
+				if back[i] != v {
+					t.Fatalf("value %d of %d from %d: %g, want %g", i, n, from, back[i], v)
+				}
+			}
+			if got := Magnitude(part); got != most {
+				t.Fatalf("magnitude of %d from %d: %x, want %x", n, from, got, most)
+			}
+		}
+	}
+}
+
+func appendAll(floats []float32) []uint16 {
+	b := appendHalves(nil, floats)
+	list := make([]uint16, len(floats))
+	for i := range list {
+		list[i] = binary.LittleEndian.Uint16(b[2*i:])
+	}
+	return list
+}
+
+// TestMagnitude finds the largest wherever it is.
+func TestMagnitude(t *testing.T) {
+	for n := range 70 {
+		values := make([]float32, n)
+		for i := range values {
+			values[i] = float32(i%3) - 1
+		}
+		for i := range values {
+			for _, v := range []float32{-7, float32(math.Inf(-1)), float32(math.NaN())} {
+				old := values[i]
+				values[i] = v
+				if got, want := Magnitude(values), math.Float32bits(v)&0x7fffffff; got != want {
+					t.Fatalf("%d values, %g at %d: %x, want %x", n, v, i, got, want)
+				}
+				values[i] = old
+			}
+		}
+	}
+}
+
+func BenchmarkHalves(b *testing.B) {
+	values := make([]float32, 1<<16)
+	for i := range values {
+		values[i] = float32(i) / 777
+	}
+	var raw []byte
+	b.Run("encode", func(b *testing.B) {
+		b.SetBytes(4 << 16)
+		for b.Loop() {
+			raw = appendHalves(raw[:0], values)
+		}
+	})
+	b.Run("decode", func(b *testing.B) {
+		b.SetBytes(4 << 16)
+		for b.Loop() {
+			halves(values, raw)
+		}
+	})
+	b.Run("magnitude", func(b *testing.B) {
+		b.SetBytes(4 << 16)
+		for b.Loop() {
+			Magnitude(values)
+		}
+	})
+}
