@@ -42,7 +42,7 @@ type sequence struct {
 	// logitAt and inputAt give each layer's row in logits and inputs, -1: none.
 	logitAt, inputAt []int
 	nz, nx           int
-	memories         map[memoryKey]*memory
+	memories         map[any]*memory // by owner
 }
 
 func layerIndex(layers int, recorded []int) ([]int, error) {
@@ -215,9 +215,6 @@ func (v View) Input(t, l int) []float32 {
 	return v.slice(v.seq.inputs, t, l, v.seq.inputAt[l], v.seq.nx, v.seq.shape.Hidden)
 }
 
-// memoryKey tells the memories of one document apart.
-type memoryKey struct{ owner any }
-
 // memory is what a predictor keeps of the tokens of one document.
 type memory struct {
 	width int
@@ -237,14 +234,13 @@ type memory struct {
 // longer than that, they begin anew.
 func (v View) Memory(owner any, width int, fill func(first, from, to int, rows []float32)) (first int, rows []float32) {
 	s := v.seq
-	k := memoryKey{owner}
-	m := s.memories[k]
+	m := s.memories[owner]
 	if m == nil || m.width != width {
 		if s.memories == nil {
-			s.memories = map[memoryKey]*memory{}
+			s.memories = map[any]*memory{}
 		}
 		m = &memory{width: width, start: s.base}
-		s.memories[k] = m
+		s.memories[owner] = m
 	}
 	if drop := s.base - m.start; drop > 0 { // the window moved on
 		m.rows = m.rows[min(drop*width, len(m.rows)):]

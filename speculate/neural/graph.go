@@ -168,14 +168,17 @@ func relus(x *Node) *Node { return Max(x, ZerosLike(x)) }
 
 // losses returns each head's mean loss over the batch, [G].
 func losses(soft bool, y, want *Node) *Node {
-	var l *Node // [G,B,E]
+	return ReduceMean(ReduceSum(lossTerms(soft, y, want), 2), 1)
+}
+
+// lossTerms are what each expert adds to the loss of logits y [G,B,E], of that
+// form: the cross-entropy of softmaxes, or of each expert's own probability.
+func lossTerms(soft bool, y, want *Node) *Node {
 	if soft {
-		l = Neg(Mul(want, LogSoftmax(y)))
-	} else {
-		// max(y,0) - y want + log(1+exp(-|y|)), which does not overflow.
-		l = Add(Sub(relus(y), Mul(y, want)), Log1P(Exp(Neg(Abs(y)))))
+		return Neg(Mul(want, LogSoftmax(y)))
 	}
-	return ReduceMean(ReduceSum(l, 2), 1)
+	// max(y,0) - y want + log(1+exp(-|y|)), which does not overflow.
+	return Add(Sub(relus(y), Mul(y, want)), Log1P(Exp(Neg(Abs(y)))))
 }
 
 // AdamW's constants (Loshchilov and Hutter 2019).

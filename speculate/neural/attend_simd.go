@@ -1,0 +1,98 @@
+//go:build goexperiment.simd && amd64
+
+package neural
+
+import (
+	"simd/archsimd"
+	"unsafe"
+)
+
+// attendHeads adds to out [heads*hd] the attention of at most 8 heads' queries
+// q [heads*hd] over n rows of keys and values, stride apart; hd is a multiple of
+// 8, scores room for [n,8].
+func attendHeads(q, keys, values, out, scores []float32, n, stride, hd, heads int) {
+	if !vectors {
+		attendPlain(q, keys, values, out, scores, n, stride, hd, heads)
+		return
+	}
+	scores = scores[:8*n]
+	scoreHeads(q[:heads*hd], keys[:(n-1)*stride+heads*hd], scores, stride, hd)
+	softmaxRows(scores)
+	sumHeads(values[:(n-1)*stride+heads*hd], out[:heads*hd], scores, stride, hd)
+	archsimd.ClearAVXUpperBits()
+}
+
+// scoreHeads writes the product of each row's keys with q, [n,8], heads by lane.
+func scoreHeads(q, keys, scores []float32, stride, hd int) {
+	var sums [8][8]float32 // of each head, still in eight parts
+	for r := range len(scores) / 8 {
+		k := keys[r*stride:]
+		for h := 0; h*hd < len(q); h++ {
+			var s archsimd.Float32x8
+			for i := h * hd; i < (h+1)*hd; i += 8 {
+				s = load(arrayAt[[8]float32](q, i)).MulAdd(load(arrayAt[[8]float32](k, i)), s)
+			}
+			s.Store(&sums[h])
+		}
+		a := load(&sums[0]).AddPairsGrouped(load(&sums[1]))
+		b := load(&sums[2]).AddPairsGrouped(load(&sums[3]))
+		c := load(&sums[4]).AddPairsGrouped(load(&sums[5]))
+		d := load(&sums[6]).AddPairsGrouped(load(&sums[7]))
+		a, c = a.AddPairsGrouped(b), c.AddPairsGrouped(d)
+		a.Select128FromPair(0, 2, c).Add(a.Select128FromPair(1, 3, c)).Store(arrayAt[[8]float32](scores, r*8))
+	}
+}
+
+// softmaxRows turns scores [n,8] into each lane's softmax over rows.
+func softmaxRows(scores []float32) {
+	top := load((*[8]float32)(scores))
+	for r := 8; r < len(scores); r += 8 {
+		top = top.Max(load(arrayAt[[8]float32](scores, r)))
+	}
+	var total archsimd.Float32x8
+	for r := 0; r < len(scores); r += 8 {
+		p := arrayAt[[8]float32](scores, r)
+		e := exp8(load(p).Sub(top))
+		total = total.Add(e)
+		e.Store(p)
+	}
+	one := archsimd.BroadcastFloat32x8(1)
+	scale := one.Div(total)
+	for r := 0; r < len(scores); r += 8 {
+		p := arrayAt[[8]float32](scores, r)
+		load(p).Mul(scale).Store(p)
+	}
+}
+
+// exp8 is e^x for x at most 0, to about 2e-7 of it: 2^n times a series for the
+// rest, which is at most ln(2)/2 from 0.
+func exp8(x archsimd.Float32x8) archsimd.Float32x8 {
+	x = x.Max(archsimd.BroadcastFloat32x8(-87))
+	n := x.Mul(archsimd.BroadcastFloat32x8(1.4426950408889634)).RoundToEven()
+	r := n.MulAdd(archsimd.BroadcastFloat32x8(-0.693359375), x)
+	r = n.MulAdd(archsimd.BroadcastFloat32x8(2.12194440e-4), r)
+	p := archsimd.BroadcastFloat32x8(1. / 720)
+	p = p.MulAdd(r, archsimd.BroadcastFloat32x8(1./120))
+	p = p.MulAdd(r, archsimd.BroadcastFloat32x8(1./24))
+	p = p.MulAdd(r, archsimd.BroadcastFloat32x8(1./6))
+	p = p.MulAdd(r, archsimd.BroadcastFloat32x8(.5))
+	one := archsimd.BroadcastFloat32x8(1)
+	p = p.MulAdd(r, one)
+	p = p.MulAdd(r, one)
+	power := n.ConvertToInt32().Add(archsimd.BroadcastInt32x8(127)).ShiftAllLeft(23)
+	return p.Mul(power.AsFloat32x8())
+}
+
+// sumHeads adds the rows of values, weighted by scores [n,8], to out.
+func sumHeads(values, out, scores []float32, stride, hd int) {
+	for i := 0; i < len(out); i += 8 {
+		sum := load(arrayAt[[8]float32](out, i))
+		w := unsafe.Pointer(&scores[i/hd])
+		v := unsafe.Pointer(&values[i])
+		for range len(scores) / 8 {
+			sum = spread8(*(*uint32)(w)).MulAdd(load((*[8]float32)(v)), sum)
+			w, v = unsafe.Add(w, 32), unsafe.Add(v, 4*stride)
+		}
+		sum.Store(arrayAt[[8]float32](out, i))
+	}
+}

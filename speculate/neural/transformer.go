@@ -1,0 +1,110 @@
+package neural
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/expertspec/expertspec/speculate"
+)
+
+// TransformerConfig is the form of a [Transformer]: a causal transformer over
+// tokens (Vaswani et al. 2017) that works on each token once, as soon as its id
+// is known, and a small network for each horizon and target layer, which joins
+// the transformer's state with what the layers so far have shown.
+//
+// The transformer reads each token's id, and what all layers did at the token
+// before it.
+type TransformerConfig struct {
+	Name string `json:"name"`
+	// Inputs says that router inputs are read, of all layers at the token before
+	// and of the two latest known layers of the current token; else the routing
+	// weights of all layers at the token before and of all known ones of the
+	// current token.
+	Inputs bool `json:"inputs,omitempty"`
+	// Blocks, Width (C) and Heads form the transformer; a head's width, C/Heads,
+	// is a multiple of 8.
+	Blocks int `json:"blocks"`
+	Width  int `json:"width"`
+	Heads  int `json:"heads"`
+	// Window is how many tokens attention reaches over, the current one
+	// included. Training cuts longer documents into parts of it.
+	Window int `json:"window"`
+	// HeadWidth (H) and HeadDepth form the residual perceptron of each horizon
+	// and target layer.
+	HeadWidth int `json:"head_width"`
+	HeadDepth int `json:"head_depth"`
+	// ExpertWidth (M), where not 0, gives each expert a perceptron of its own on
+	// the latest known router input; those of the chosen experts are added, by
+	// routing weight, as the layer itself does. It needs Inputs.
+	ExpertWidth int `json:"expert_width,omitempty"`
+	// Gate and Soft as in [Config].
+	Gate bool `json:"gate,omitempty"`
+	Soft bool `json:"soft,omitempty"`
+}
+
+// Validate reports a configuration that means no network.
+func (c TransformerConfig) Validate() error {
+	for _, n := range []int{c.Blocks, c.Width, c.Heads, c.Window, c.HeadWidth, c.HeadDepth} {
+		if n < 1 || n > 1<<14 {
+			return fmt.Errorf("neural: %s: a size of %d", c.Name, n)
+		}
+	}
+	switch {
+	case c.Name == "":
+		return errors.New("neural: a configuration without a name")
+	case c.Width%c.Heads != 0 || c.Width/c.Heads%8 != 0:
+		return fmt.Errorf("neural: %s: width %d in %d heads: want a multiple of 8 a head", c.Name, c.Width, c.Heads)
+	case c.ExpertWidth < 0 || c.ExpertWidth > 1<<14:
+		return fmt.Errorf("neural: %s: an expert width of %d", c.Name, c.ExpertWidth)
+	case !c.Inputs && (c.ExpertWidth > 0 || c.Gate):
+		return fmt.Errorf("neural: %s: expert width and gate need router inputs", c.Name)
+	}
+	return nil
+}
+
+// Requires derives what views must hold.
+func (c TransformerConfig) Requires() speculate.Requirements {
+	return speculate.Requirements{TokenIDs: true, Weights: true, Inputs: c.Inputs, History: c.Window}
+}
+
+// RoutingTransformer reads routing and token ids alone, for documents of up to
+// window tokens. width is the transformer's, a multiple of 32.
+func RoutingTransformer(blocks, width, window int) TransformerConfig {
+	return TransformerConfig{Name: "routing transformer", Blocks: blocks, Width: width, Heads: width / 32, Window: window,
+		HeadWidth: width / 2, HeadDepth: 2, Soft: true}
+}
+
+// HiddenTransformer reads router inputs too, and starts as the target layers'
+// routers. width is the transformer's and its heads', a multiple of 32.
+func HiddenTransformer(blocks, width, window int) TransformerConfig {
+	return TransformerConfig{Name: "hidden transformer", Inputs: true, Blocks: blocks, Width: width, Heads: width / 32, Window: window,
+		HeadWidth: width, HeadDepth: 3, ExpertWidth: width / 2, Gate: true, Soft: true}
+}
+
+// extent is the sizes of a transformer's arrays: G heads, P features of the
+// token before, F of the current one.
+type extent struct{ g, p, f, l, e, d, v int }
+
+func (c TransformerConfig) extent(s speculate.Shape, hs []speculate.Horizon) extent {
+	z := extent{g: len(heads(s.Layers, hs)), l: s.Layers, e: s.Experts, d: s.Hidden, v: s.Vocabulary, p: s.Layers * s.Experts, f: s.Layers * s.Experts}
+	if c.Inputs {
+		z.p, z.f = s.Layers*s.Hidden, 2*s.Hidden
+	}
+	return z
+}
+
+// check reports a shape or horizons that the configuration has no use for.
+func (c TransformerConfig) check(s speculate.Shape, hs []speculate.Horizon) error {
+	if s.Vocabulary == 0 {
+		return fmt.Errorf("neural: %s reads token ids, and the trace does not say how many there are", c.Name)
+	}
+	if c.Inputs && s.Hidden == 0 {
+		return fmt.Errorf("neural: %s reads router inputs, and the trace does not say how wide they are", c.Name)
+	}
+	for _, h := range hs {
+		if h == (speculate.Horizon{}) {
+			return fmt.Errorf("neural: %s reads the token's id, which is not known at horizon %v", c.Name, h)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,307 @@
+package neural
+
+import (
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/expertspec/expertspec/speculate"
+)
+
+// Transformer is a trained transformer; see [TransformerConfig]. It is safe for
+// concurrent use. The first question about a token pays for the transformer,
+// the others about that token, at any horizon and layer, do not.
+type Transformer struct {
+	cfg      TransformerConfig
+	shape    speculate.Shape
+	horizons []speculate.Horizon
+	soft     bool
+	info     Info
+	weights  map[string][]float32
+	index    map[head]int
+	embed    []float32 // [V+1,C]
+	read     matrix    // [P,C]
+	blocks   []block
+	norm     []float32 // [C]
+	joints   []joint
+	pool     sync.Pool
+}
+
+// block is one block of the transformer.
+type block struct {
+	norm1, norm2       []float32 // [C]
+	qkv, out, up, down matrix
+}
+
+// joint is the network of one head; its matrices read the features of the
+// current token and then the transformer's state, [F+C].
+type joint struct {
+	lin, first   matrix
+	bias1, out   []float32
+	up, down     []matrix // of each expert: [D,M], [M,H]
+	upBias       [][]float32
+	hidden       []matrix
+	hiddenBiases [][]float32
+	last         matrix
+}
+
+// Name is the configuration's name.
+func (p *Transformer) Name() string { return p.cfg.Name }
+
+// Config returns the network's form.
+func (p *Transformer) Config() TransformerConfig { return p.cfg }
+
+// Info returns how it was trained.
+func (p *Transformer) Info() Info { return p.info }
+
+// Requires what the configuration reads.
+func (p *Transformer) Requires() speculate.Requirements { return p.cfg.Requires() }
+
+// Supports the horizons that it was trained for.
+func (p *Transformer) Supports(h speculate.Horizon) bool {
+	_, ok := p.index[head{h, h.FirstLayer()}]
+	return ok
+}
+
+// newTransformer lays weights out for execution. Their sizes have been checked.
+func newTransformer(c TransformerConfig, s speculate.Shape, hs []speculate.Horizon, soft bool, w map[string][]float32, info Info) *Transformer {
+	z := c.extent(s, hs)
+	p := &Transformer{cfg: c, shape: s, horizons: hs, soft: soft, info: info, weights: w, index: map[head]int{},
+		embed: w["embed"], read: newMatrix(z.p, c.Width, w["read"]), norm: w["norm"], joints: make([]joint, z.g)}
+	for i := range c.Blocks {
+		at := func(name string) []float32 { return w[fmt.Sprintf("block.%d.%s", i, name)] }
+		p.blocks = append(p.blocks, block{norm1: at("attention.norm"), norm2: at("mlp.norm"),
+			qkv: newMatrix(c.Width, 3*c.Width, at("attention.qkv")), out: newMatrix(c.Width, c.Width, at("attention.out")),
+			up: newMatrix(c.Width, 4*c.Width, at("mlp.up")), down: newMatrix(4*c.Width, c.Width, at("mlp.down"))})
+	}
+	for g, hd := range heads(s.Layers, hs) {
+		p.index[hd] = g
+		p.joints[g] = newJoint(c, z, w, g)
+	}
+	return p
+}
+
+func newJoint(c TransformerConfig, z extent, w map[string][]float32, g int) (u joint) {
+	part := func(name string, rows, width int) []float32 { return w[name][g*rows*width:][:rows*width] }
+	both := func(name string, width int) matrix {
+		joined := append(append([]float32{}, part(name, z.f, width)...), part(name+".context", c.Width, width)...)
+		return newMatrix(z.f+c.Width, width, joined)
+	}
+	h, m := c.HeadWidth, c.ExpertWidth
+	u.lin, u.first = both("linear", z.e), both("first", h)
+	u.bias1, u.out = padRow(part("first.bias", 1, h)), padRow(part("out.bias", 1, z.e))
+	for i := range c.HeadDepth - 1 {
+		u.hidden = append(u.hidden, newMatrix(h, h, part(fmt.Sprintf("hidden.%d", i), h, h)))
+		u.hiddenBiases = append(u.hiddenBiases, padRow(part(fmt.Sprintf("hidden.%d.bias", i), 1, h)))
+	}
+	u.last = newMatrix(h, z.e, part("last", h, z.e))
+	for e := range z.e {
+		if m == 0 {
+			break
+		}
+		up, all := make([]float32, z.d*m), part("experts.up", z.d, z.e*m)
+		for d := range z.d {
+			copy(up[d*m:(d+1)*m], all[(d*z.e+e)*m:])
+		}
+		u.up = append(u.up, newMatrix(z.d, m, up))
+		u.upBias = append(u.upBias, padRow(part("experts.bias", 1, z.e*m)[e*m:(e+1)*m]))
+		u.down = append(u.down, newMatrix(m, h, part("experts.down", z.e*m, h)[e*m*h:(e+1)*m*h]))
+	}
+	return u
+}
+
+// padRow appends zeros so that a row's copy clears its padding.
+func padRow(b []float32) []float32 {
+	return append(b[:len(b):len(b)], make([]float32, padTo(len(b), lane)-len(b))...)
+}
+
+// jointScratch is the working memory of the decisions on a group of views.
+type jointScratch struct {
+	x, h, g, z []float32 // [n,F+C], [n,H], [n,H], [n,E], in rows of xs, hs, hs, zs
+	in, mid    []float32 // of the views that chose one expert: [n,D], [n,M] in rows of ms
+	route      []float32 // [n,E]
+	rows       []int
+	xs, hs     int
+	zs, ms     int
+}
+
+func (p *Transformer) scratch() *jointScratch {
+	if s, ok := p.pool.Get().(*jointScratch); ok {
+		return s
+	}
+	c, z := p.cfg, p.cfg.extent(p.shape, p.horizons)
+	s := &jointScratch{xs: z.f + c.Width, hs: padTo(c.HeadWidth, lane), zs: padTo(z.e, lane), ms: padTo(c.ExpertWidth, lane)}
+	s.x, s.h, s.g, s.z = make([]float32, group*s.xs), make([]float32, group*s.hs), make([]float32, group*s.hs), make([]float32, group*s.zs)
+	if c.ExpertWidth > 0 {
+		s.in, s.mid, s.route = make([]float32, group*z.d), make([]float32, group*s.ms), make([]float32, group*z.e)
+	}
+	return s
+}
+
+// Predict implements [speculate.Predictor].
+func (p *Transformer) Predict(views []speculate.View, out []float32) error {
+	if len(views) == 0 {
+		return nil
+	}
+	v := views[0]
+	if s := v.Shape(); s.Layers != p.shape.Layers || s.Experts != p.shape.Experts || s.TopK != p.shape.TopK || p.cfg.Inputs && s.Hidden != p.shape.Hidden {
+		return fmt.Errorf("neural: %s trained for L=%d E=%d K=%d D=%d, asked for L=%d E=%d K=%d D=%d", p.cfg.Name,
+			p.shape.Layers, p.shape.Experts, p.shape.TopK, p.shape.Hidden, s.Layers, s.Experts, s.TopK, s.Hidden)
+	}
+	i, ok := p.index[head{v.Horizon(), v.Layer()}]
+	if !ok {
+		return speculate.ErrHorizon
+	}
+	e := p.shape.Experts
+	if len(out) != len(views)*e {
+		return fmt.Errorf("neural: %d scores for %d views of %d experts", len(out), len(views), e)
+	}
+	last := views[0]
+	for _, v := range views {
+		if v.Token() > last.Token() {
+			last = v
+		}
+	}
+	width := p.rowWidth()
+	first, rows := last.Memory(p, width, func(first, from, to int, rows []float32) { p.extend(last, first, from, to, rows) })
+	s := p.scratch()
+	defer p.pool.Put(s)
+	for len(views) > 0 {
+		n := min(len(views), group)
+		for j, v := range views[:n] {
+			p.features(v, rows[(v.Token()-first)*width:][:p.cfg.Width], s, j)
+		}
+		p.forward(&p.joints[i], s, n)
+		for j := range n {
+			row := out[j*e : (j+1)*e]
+			copy(row, s.z[j*s.zs:])
+			if p.soft {
+				speculate.LogitsToProbabilities(row, p.shape.TopK)
+			} else {
+				speculate.OddsToProbabilities(row)
+			}
+		}
+		views, out = views[n:], out[n*e:]
+	}
+	return nil
+}
+
+// features writes what v shows of its token to row j of s, and the state behind it.
+func (p *Transformer) features(v speculate.View, state []float32, s *jointScratch, j int) {
+	x, e := s.x[j*s.xs:(j+1)*s.xs], p.shape.Experts
+	f := len(x) - len(state)
+	clear(x[:f])
+	copy(x[f:], state)
+	latest := v.Layer() - v.Horizon().Layers
+	if v.Horizon().Layers == 0 {
+		latest = -1
+	}
+	if p.cfg.Inputs {
+		d := p.shape.Hidden
+		for i := range 2 {
+			if l := latest - i; l >= 0 {
+				p.standard(v.Input(v.Token(), l), l, x[i*d:(i+1)*d])
+			}
+		}
+		if p.cfg.ExpertWidth > 0 {
+			r := s.route[j*e : (j+1)*e]
+			clear(r)
+			if latest >= 0 {
+				shares(v.Experts(v.Token(), latest), v.Weights(v.Token(), latest), r)
+			}
+		}
+		return
+	}
+	for l := range latest + 1 {
+		raised(v, v.Token(), l, x[l*e:(l+1)*e])
+	}
+}
+
+// raised writes routing weights to row [E], all 0 before, raised by a half as
+// in spread.
+func raised(v speculate.View, t, l int, row []float32) {
+	es := v.Experts(t, l)
+	shares(es, v.Weights(t, l), row)
+	for _, e := range es {
+		if e >= 0 {
+			row[e] += .5
+		}
+	}
+}
+
+// standard writes a standardised router input of layer l; zeros for none.
+func (p *Transformer) standard(x []float32, l int, out []float32) {
+	d := p.shape.Hidden
+	mean, inv := p.weights["mean"][l*d:(l+1)*d], p.weights["inv"][l*d:(l+1)*d]
+	for i, v := range x {
+		out[i] = (v - mean[i]) * inv[i]
+	}
+}
+
+// forward computes the logits of n views from their features, in s.z. A view's
+// logits do not depend on the others.
+func (p *Transformer) forward(u *joint, s *jointScratch, n int) {
+	h, g := s.h[:n*s.hs], s.g[:n*s.hs]
+	for j := range n {
+		copy(s.z[j*s.zs:(j+1)*s.zs], u.out)
+		copy(h[j*s.hs:], u.bias1)
+	}
+	u.lin.addRows(s.z, s.x, n, s.zs, s.xs)
+	u.first.addRows(h, s.x, n, s.hs, s.xs)
+	p.experts(u, s, n)
+	relu(h)
+	for i := range u.hidden {
+		for j := range n {
+			copy(g[j*s.hs:], u.hiddenBiases[i])
+		}
+		u.hidden[i].addRows(g, h, n, s.hs, s.hs)
+		addRelu(h, g)
+	}
+	u.last.addRows(s.z, h, n, s.zs, s.hs)
+}
+
+// experts adds the chosen experts' perceptrons to s.h, the views of an expert
+// together and the experts in order, so that a view's sum has one order.
+func (p *Transformer) experts(u *joint, s *jointScratch, n int) {
+	d := p.shape.Hidden
+	for e := range u.up {
+		s.rows = s.rows[:0]
+		for j := range n {
+			if s.route[j*p.shape.Experts+e] > 0 {
+				k := len(s.rows)
+				copy(s.in[k*d:(k+1)*d], s.x[j*s.xs:])
+				copy(s.mid[k*s.ms:(k+1)*s.ms], u.upBias[e])
+				s.rows = append(s.rows, j)
+			}
+		}
+		k := len(s.rows)
+		if k == 0 {
+			continue
+		}
+		u.up[e].addRows(s.mid, s.in, k, s.ms, d)
+		relu(s.mid[:k*s.ms])
+		for i, j := range s.rows {
+			w := s.route[j*p.shape.Experts+e]
+			for m := range s.mid[i*s.ms : (i+1)*s.ms] {
+				s.mid[i*s.ms+m] *= w
+			}
+			copy(s.g[i*s.hs:(i+1)*s.hs], s.h[j*s.hs:])
+		}
+		u.down[e].addRows(s.g, s.mid, k, s.hs, s.ms)
+		for i, j := range s.rows {
+			copy(s.h[j*s.hs:(j+1)*s.hs], s.g[i*s.hs:])
+		}
+	}
+}
+
+// rmsInto writes RMSNorm of x [C] by w [C] to out.
+func rmsInto(x, w, out []float32) {
+	sum := 0.0
+	for _, v := range x {
+		sum += float64(v) * float64(v)
+	}
+	scale := float32(1 / math.Sqrt(sum/float64(len(x))+rmsEps))
+	for i, v := range x {
+		out[i] = v * scale * w[i]
+	}
+}
