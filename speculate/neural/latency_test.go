@@ -12,7 +12,8 @@ import (
 // BenchmarkDecision measures a decision at one (token, layer) of a model of the
 // embedded one's shape, going from layer to layer as decoding does, so that no
 // layer's weights are in the nearest cache when they are needed. Weights are
-// random: the time does not depend on them, but for ReLU's zeros.
+// random: the time does not depend on them, but for ReLU's zeros. Beside it, as
+// evaluation asks, the decisions on many tokens at one layer.
 func BenchmarkDecision(b *testing.B) {
 	shape := speculate.Shape{Layers: 16, Experts: 8, TopK: 2, Hidden: 96, Vocabulary: 4096}
 	h := trace.Header{Model: trace.Model{Layers: 16, Experts: 8, TopK: 2, Hidden: 96, Vocabulary: 4096}}
@@ -73,6 +74,19 @@ func BenchmarkDecision(b *testing.B) {
 					b.Fatal("no answer")
 				}
 			}
+		})
+		b.Run(c.name+"/256 tokens", func(b *testing.B) {
+			many := make([]speculate.View, 256)
+			for t := range many {
+				many[t] = views.At(t%n, 8, hs[0])
+			}
+			out := make([]float32, 8*len(many))
+			for b.Loop() {
+				if p.Predict(many, out) != nil {
+					b.Fatal("no answer")
+				}
+			}
+			b.ReportMetric(b.Elapsed().Seconds()*1e9/float64(b.N*len(many)), "ns/decision")
 		})
 	}
 }
