@@ -77,21 +77,15 @@ func appendDocument(w *pq.Writer, h *Header, d *Document) error {
 			positions[t] = int32(t)
 		}
 	}
-	if err := w.Column(2).AppendInts(positions); err != nil {
-		return err
-	}
+	w.Column(2).AppendInts(positions)
 	if d.Phases == nil {
 		w.Column(3).AppendString(string(Prefill), n)
 	}
 	for _, p := range d.Phases {
 		w.Column(3).AppendString(string(p), 1)
 	}
-	if err := w.Column(4).AppendInts(d.Tokens); err != nil {
-		return err
-	}
-	if err := w.Column(5).AppendInts(d.Experts); err != nil {
-		return err
-	}
+	w.Column(4).AppendInts(d.Tokens)
+	w.Column(5).AppendInts(d.Experts)
 	column := 6
 	for _, f := range []struct {
 		have   bool

@@ -20,8 +20,8 @@ const (
 
 	defaultShardBytes  = 256 << 20
 	defaultGroupTokens = 32 << 10
-	// A row group also ends when its pages fill this much memory.
-	maxGroupBytes = 64 << 20
+	// A row group also ends when its numbers fill this much memory.
+	maxGroupBytes = 32 << 20
 	maxShards     = 100000
 )
 

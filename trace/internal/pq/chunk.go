@@ -1,7 +1,6 @@
 package pq
 
 import (
-	"bytes"
 	"encoding/binary"
 
 	"github.com/parquet-go/parquet-go/encoding/thrift"
@@ -18,7 +17,7 @@ func (c *ColumnWriter) flush() (format.ColumnChunk, error) {
 	m := format.ColumnMetaData{
 		Type:         c.spec.leaf().Type.V,
 		PathInSchema: c.spec.path(),
-		Codec:        format.Zstd,
+		Codec:        c.spec.codec(),
 		NumValues:    c.rows * int64(c.width),
 		Statistics:   c.statistics(),
 		Encoding:     []format.Encoding{format.RLE},
@@ -38,10 +37,12 @@ func (c *ColumnWriter) flush() (format.ColumnChunk, error) {
 	}
 	m.Encoding = append(m.Encoding, data)
 	m.EncodingStats = append(m.EncodingStats, format.PageEncodingStats{
-		PageType: format.DataPage, Encoding: data, Count: c.npages})
+		PageType: format.DataPage, Encoding: data, Count: int32(len(c.pages))})
 	m.DataPageOffset = c.w.offset
-	c.w.write(c.pages.Bytes())
-	m.TotalUncompressedSize += c.unpack
+	for _, p := range c.pages {
+		m.TotalUncompressedSize += p.unpacked
+		c.w.writePage(p)
+	}
 	m.TotalCompressedSize = c.w.offset - start
 	c.reset()
 	return format.ColumnChunk{FileOffset: start, MetaData: m}, c.w.err
@@ -49,14 +50,14 @@ func (c *ColumnWriter) flush() (format.ColumnChunk, error) {
 
 func (c *ColumnWriter) writeDictionary() (int64, error) {
 	b, n := c.dictionary()
-	var page bytes.Buffer
-	size, err := c.w.page(&page, format.PageHeader{
+	var p page
+	err := p.pack(format.PageHeader{
 		Type: format.DictionaryPage,
 		DictionaryPageHeader: thrift.New(format.DictionaryPageHeader{
 			NumValues: int32(n), Encoding: format.Plain}),
 	}, b)
-	c.w.write(page.Bytes())
-	return size, err
+	c.w.writePage(&p)
+	return p.unpacked, err
 }
 
 // statistics returns the bounds of strings and scalar integers, by which a
@@ -80,8 +81,8 @@ func (c *ColumnWriter) statistics() format.Statistics {
 }
 
 func (c *ColumnWriter) reset() {
-	c.pages.Reset()
-	c.rows, c.unpack, c.npages, c.absent = 0, 0, 0, false
+	clear(c.pages)
+	c.pages, c.rows, c.buffered = c.pages[:0], 0, 0
 	clear(c.strings)
 	c.order, c.runs = c.order[:0], c.runs[:0]
 }

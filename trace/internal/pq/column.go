@@ -1,15 +1,12 @@
 package pq
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
 	"math/bits"
 	"slices"
 
-	"github.com/parquet-go/parquet-go/encoding/thrift"
-	"github.com/parquet-go/parquet-go/format"
 )
 
 const (
@@ -25,23 +22,19 @@ type ColumnWriter struct {
 	width int // values a row
 	most  int // rows of a page
 
-	rows    int64        // of the row group
-	pages   bytes.Buffer // finished data pages
-	unpack  int64        // their size unpacked
-	npages  int32
-	pending int // values of the unfinished page
+	rows     int64   // of the row group
+	pages    []*page // data pages, which are perhaps still being encoded
+	buffered int     // bytes of appended numbers
+	pending  int     // values of the unfinished page
 
-	ints   []int32 // unfinished page of Int32, Counter, Index16, Index32
-	raw    []byte  // unfinished page of Float32, Float16
-	index  []uint32
-	absent bool // the row group has a value -1
+	ints []int32 // unfinished page of Int32, Counter, Index16, Index32
+	raw  []byte  // unfinished page of Float32, Float16
 
 	strings map[string]uint32
 	order   []string
 	runs    []run // of the whole row group
 
 	low, high int32 // of scalar integers
-	body      []byte
 }
 
 type run struct {
@@ -71,25 +64,27 @@ func (c *ColumnWriter) AppendString(s string, n int) {
 	c.runs = append(c.runs, run{k, n})
 }
 
-// AppendInts appends whole rows of integers.
-func (c *ColumnWriter) AppendInts(values []int32) error {
+// AppendInts appends whole rows of integers. That an index is out of range is
+// an error of FlushGroup.
+func (c *ColumnWriter) AppendInts(values []int32) {
 	for len(values) > 0 {
 		n := min(len(values), c.most*c.width-c.pending)
 		c.ints = append(c.ints, values[:n]...)
 		values = values[n:]
-		if err := c.grow(n); err != nil {
-			return err
-		}
+		c.grow(n, 4)
 	}
-	return nil
 }
 
 // AppendFloats appends whole rows of floating-point numbers. A finite number
 // that overflows a half float is an error.
 func (c *ColumnWriter) AppendFloats(values []float32) error {
+	size := 4
+	if c.spec.Kind == Float16 {
+		size = 2
+	}
 	for len(values) > 0 {
 		n := min(len(values), c.most*c.width-c.pending)
-		if c.spec.Kind == Float16 {
+		if size == 2 {
 			if err := c.fits(values[:n]); err != nil {
 				return err
 			}
@@ -98,9 +93,7 @@ func (c *ColumnWriter) AppendFloats(values []float32) error {
 			c.raw = appendFloats(c.raw, values[:n])
 		}
 		values = values[n:]
-		if err := c.grow(n); err != nil {
-			return err
-		}
+		c.grow(n, size)
 	}
 	return nil
 }
@@ -131,85 +124,44 @@ func appendFloats(dst []byte, values []float32) []byte {
 	return dst
 }
 
-// grow accounts for n appended values and ends a full page.
-func (c *ColumnWriter) grow(n int) error {
+// grow accounts for n appended values of size bytes and ends a full page.
+func (c *ColumnWriter) grow(n, size int) {
 	c.pending += n
-	if c.pending < c.most*c.width {
-		return nil
+	c.buffered += n * size
+	if c.pending >= c.most*c.width {
+		c.endPage()
 	}
-	return c.endPage()
 }
 
-// endPage encodes the unfinished page. Pages are of version 1, whose levels
-// are compressed with the values: those of equal lists vanish.
-func (c *ColumnWriter) endPage() error {
+// endPage has the unfinished page encoded.
+func (c *ColumnWriter) endPage() {
 	if c.pending == 0 {
-		return nil
-	}
-	c.body = c.body[:0]
-	if c.spec.Width > 0 {
-		c.body = appendLevels(c.body, c.pending, c.width)
-	}
-	switch c.spec.Kind {
-	case Int32:
-		for _, v := range c.ints {
-			c.body = binary.LittleEndian.AppendUint32(c.body, uint32(v))
-		}
-	case Counter:
-		c.body = appendDelta(c.body, c.ints)
-	case Index16, Index32:
-		if err := c.encodeIndex(); err != nil {
-			return err
-		}
-	default:
-		if c.spec.Split {
-			c.body = appendSplit(c.body, c.raw, len(c.raw)/c.pending)
-		} else {
-			c.body = append(c.body, c.raw...)
-		}
+		return
 	}
 	if c.spec.Width == 0 && len(c.ints) > 0 {
 		c.bounds()
 	}
-	if c.spec.Width > 0 {
-		c.rows += int64(c.pending / c.width)
-	} else {
-		c.rows += int64(c.pending)
-	}
-	err := c.emit(c.pending, c.spec.dataEncoding())
-	c.ints, c.raw, c.pending = c.ints[:0], c.raw[:0], 0
-	return err
+	c.rows += int64(c.pending / c.width)
+	p := &page{n: c.pending, ints: c.ints, raw: c.raw}
+	c.ints, c.raw, c.pending = spareInts.take(), spareBytes.take(), 0
+	c.pages = append(c.pages, p)
+	c.w.start(func() { c.encode(p) })
 }
 
-// encodeIndex appends the dictionary indexes of the page. The dictionary is
-// the identity, followed by -1 where it occurs, so that pages can be written
-// before the row group's values are all known.
-func (c *ColumnWriter) encodeIndex() error {
-	n := c.spec.Values
-	c.index = c.index[:0]
-	most := uint32(n - 1)
-	for i, v := range c.ints {
-		if v < -1 || int(v) >= n {
-			return fmt.Errorf("column %q: %d (value %d) is not in -1..%d", c.spec.Name, v, i, n-1)
-		}
-		if v < 0 {
-			v = int32(n)
-			most = uint32(n)
-			c.absent = true
-		}
-		c.index = append(c.index, uint32(v))
-	}
-	width := uint(max(1, bits.Len32(most)))
-	c.body = append(c.body, byte(width))
-	c.body = appendPacked(c.body, c.index, width)
-	return nil
-}
-
-// appendLevels appends the levels of n values in lists of width.
-func appendLevels(dst []byte, n, width int) []byte {
+// appendLevels appends the levels of n values in lists of width, with the
+// repetition levels as runs, which are short as they are, or as bits, which a
+// compressor and checkLevels like best.
+func appendLevels(dst []byte, n, width int, runs bool) []byte {
 	at := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
-	dst = appendRepetition(dst, n, width)
+	if runs {
+		row := repetitionRuns(width)
+		for range n / width {
+			dst = append(dst, row...)
+		}
+	} else {
+		dst = appendRepetition(dst, n, width)
+	}
 	binary.LittleEndian.PutUint32(dst[at:], uint32(len(dst)-at-4))
 	at = len(dst)
 	dst = append(dst, 0, 0, 0, 0)
@@ -243,9 +195,18 @@ func appendRepetition(dst []byte, n, width int) []byte {
 	return dst
 }
 
+// repetitionRuns returns the repetition levels of one list of width as runs.
+func repetitionRuns(width int) []byte {
+	row := appendRun(nil, 0, 1, 1)
+	if width > 1 {
+		row = appendRun(row, 1, width-1, 1)
+	}
+	return row
+}
+
 // bounds widens the statistics by the unfinished page.
 func (c *ColumnWriter) bounds() {
-	if c.npages == 0 {
+	if len(c.pages) == 0 {
 		c.low, c.high = c.ints[0], c.ints[0]
 	}
 	for _, v := range c.ints {
@@ -253,34 +214,23 @@ func (c *ColumnWriter) bounds() {
 	}
 }
 
-// emit ends a data page of n values whose body is ready.
-func (c *ColumnWriter) emit(n int, e format.Encoding) error {
-	size, err := c.w.page(&c.pages, format.PageHeader{
-		Type: format.DataPage,
-		DataPageHeader: thrift.New(format.DataPageHeader{
-			NumValues:               int32(n),
-			Encoding:                e,
-			DefinitionLevelEncoding: format.RLE,
-			RepetitionLevelEncoding: format.RLE,
-		}),
-	}, c.body)
-	c.unpack += size
-	c.npages++
-	return err
-}
-
 // emitStrings encodes the whole row group as one page of runs.
 func (c *ColumnWriter) emitStrings() error {
 	width := uint(max(1, bits.Len(uint(len(c.order)-1))))
-	c.body = append(c.body[:0], byte(width))
+	body := append(spareBytes.take(), byte(width))
 	for _, r := range c.runs {
-		c.body = appendRun(c.body, r.value, r.n, width)
+		body = appendRun(body, r.value, r.n, width)
 	}
-	return c.emit(int(c.rows), format.RLEDictionary)
+	p := &page{n: int(c.rows)}
+	c.pages = append(c.pages, p)
+	err := p.pack(c.dataHeader(p.n), body)
+	spareBytes.give(body)
+	return err
 }
 
 // dictionary returns the body of the dictionary page and its entries, if any.
 func (c *ColumnWriter) dictionary() (b []byte, n int) {
+	absent := slices.ContainsFunc(c.pages, func(p *page) bool { return p.absent })
 	switch c.spec.Kind {
 	case String:
 		for _, s := range c.order {
@@ -293,7 +243,7 @@ func (c *ColumnWriter) dictionary() (b []byte, n int) {
 		for i := range n {
 			b = binary.LittleEndian.AppendUint32(b, uint32(i))
 		}
-		if c.absent {
+		if absent {
 			b = binary.LittleEndian.AppendUint32(b, math.MaxUint32)
 			n++
 		}

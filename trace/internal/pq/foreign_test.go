@@ -2,6 +2,8 @@ package pq
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -200,30 +202,33 @@ func TestWriteForeign(t *testing.T) {
 		Token int32     `parquet:"token"`
 		List  []int16   `parquet:"list,list"`
 		Real  []float32 `parquet:"real,list"`
+		Half  [][2]byte `parquet:"half,list"`
 	}
 	var b bytes.Buffer
 	w, err := NewWriter(&b, []Spec{{Name: "name"}, {Name: "count", Kind: Counter}, {Name: "token", Kind: Int32},
-		{Name: "list", Kind: Index16, Width: 3, Values: 9}, {Name: "real", Kind: Float32, Width: 2},
+		{Name: "list", Kind: Index16, Width: 3, Values: 9}, {Name: "real", Kind: Float32, Width: 2}, {Name: "half", Kind: Float16, Width: 11},
 	}, []KeyValue{{"key", "value"}}, "test")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var want []row
 	for i := range 20000 {
-		r := row{fmt.Sprint(i / 777), int32(i % 513), int32(-i), []int16{int16(i % 9), int16(i % 5), -1}, []float32{float32(i), 2}}
+		r := row{fmt.Sprint(i / 777), int32(i % 513), int32(-i), []int16{int16(i % 9), int16(i % 5), -1}, []float32{float32(i), 2}, nil}
+		half := make([]float32, 11)
+		for j := range half {
+			half[j] = float32(i%100) + float32(j)/16
+			r.Half = append(r.Half, [2]byte(binary.LittleEndian.AppendUint16(nil, FloatToHalf(half[j]))))
+		}
 		if i < 9000 {
 			r.List[2] = 7
 		}
 		want = append(want, r)
 		w.Column(0).AppendString(r.Name, 1)
-		for _, err := range []error{
-			w.Column(1).AppendInts([]int32{r.Count}), w.Column(2).AppendInts([]int32{r.Token}),
-			w.Column(3).AppendInts([]int32{int32(r.List[0]), int32(r.List[1]), int32(r.List[2])}),
-			w.Column(4).AppendFloats(r.Real),
-		} {
-			if err != nil {
-				t.Fatal(err)
-			}
+		w.Column(1).AppendInts([]int32{r.Count})
+		w.Column(2).AppendInts([]int32{r.Token})
+		w.Column(3).AppendInts([]int32{int32(r.List[0]), int32(r.List[1]), int32(r.List[2])})
+		if err := errors.Join(w.Column(4).AppendFloats(r.Real), w.Column(5).AppendFloats(half)); err != nil {
+			t.Fatal(err)
 		}
 		if i%9001 == 9000 {
 			if err := w.FlushGroup(); err != nil {

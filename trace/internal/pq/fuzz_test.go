@@ -34,7 +34,7 @@ func FuzzFile(f *testing.F) {
 				case Float16:
 					err = w.Column(j).AppendFloats(make([]float32, s.Width))
 				default:
-					err = w.Column(j).AppendInts([]int32{int32(i % 9), 2, -1}[:max(1, s.Width)])
+					w.Column(j).AppendInts([]int32{int32(i % 9), 2, -1}[:max(1, s.Width)])
 				}
 				if err != nil {
 					f.Fatal(err)

@@ -16,7 +16,7 @@ const (
 	Index16             // 16-bit integers from -1 to Values-1, dictionary
 	Index32             // the same, 32 bits
 	Float32             // PLAIN
-	Float16             // PLAIN, logical type FLOAT16
+	Float16             // PLAIN, logical type FLOAT16; not compressed
 )
 
 // Spec describes a column to write. All columns are required.
@@ -42,6 +42,15 @@ func (s Spec) dataEncoding() format.Encoding {
 		return format.ByteStreamSplit
 	}
 	return format.Plain
+}
+
+// codec returns the compression of the pages. Half floats have none: of hidden
+// states and logits zstd saves 0 to 2 percent, at a tenth of the speed.
+func (s Spec) codec() format.CompressionCodec {
+	if s.Kind == Float16 && !s.Split {
+		return format.Uncompressed
+	}
+	return format.Zstd
 }
 
 func (s Spec) path() []string {

@@ -71,19 +71,38 @@ func (c *Cursor) levels(n int) error {
 // value by value.
 func (c *Cursor) checkLevels(n int) {
 	c.checked = false
-	if c.col.MaxRep != 1 || c.phase != 0 || n == 0 || len(c.rep.b) < n/8 {
-		return
-	}
-	if c.patternN != n {
-		c.patternN = n
-		c.pattern = appendRepetition(c.pattern[:0], n, c.width)
-	}
-	if !bytes.Equal(c.rep.b, c.pattern) {
+	if c.col.MaxRep != 1 || c.phase != 0 || n == 0 || !c.usualRuns(n) && !c.usualBits(n) {
 		return
 	}
 	def := c.def
 	v, k, err := def.run(n)
 	c.checked = err == nil && k == n && v == uint32(c.col.MaxDef)
+}
+
+// usualBits says whether the repetition levels are those of appendRepetition.
+func (c *Cursor) usualBits(n int) bool {
+	if len(c.rep.b) < n/8 {
+		return false
+	}
+	if c.patternN != n {
+		c.patternN = n
+		c.pattern = appendRepetition(c.pattern[:0], n, c.width)
+	}
+	return bytes.Equal(c.rep.b, c.pattern)
+}
+
+// usualRuns says whether the repetition levels are those of repetitionRuns.
+func (c *Cursor) usualRuns(n int) bool {
+	row, b := repetitionRuns(c.width), c.rep.b
+	if n%c.width != 0 || len(b) != n/c.width*len(row) {
+		return false
+	}
+	for ; len(b) > 0; b = b[len(row):] {
+		if !bytes.HasPrefix(b, row) {
+			return false
+		}
+	}
+	return true
 }
 
 // ReadInts fills dst with the next values of an integer column.

@@ -1,27 +1,27 @@
 package pq
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"io"
+	"runtime"
+	"sync"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go/encoding/thrift"
 	"github.com/parquet-go/parquet-go/format"
 )
 
 // Writer writes a Parquet file of the given columns. Values are appended column
 // by column; FlushGroup ends a row group once all columns have the same rows.
-// At most one row group of compressed pages is in memory.
+// At most one row group of pages is in memory. Pages are encoded by as many
+// goroutines as GOMAXPROCS says; the file's bytes do not depend on it.
 type Writer struct {
 	w       io.Writer
 	offset  int64
 	columns []*ColumnWriter
 	meta    format.FileMetaData
-	zstd    *zstd.Encoder
-	packed  []byte // reused
+	slots   chan struct{}  // one for each page that is being encoded; nil: none beside
+	working sync.WaitGroup // pages of the row group
 	err     error
 }
 
@@ -30,11 +30,10 @@ type KeyValue struct{ Key, Value string }
 
 // NewWriter starts a file on w.
 func NewWriter(w io.Writer, specs []Spec, keys []KeyValue, createdBy string) (*Writer, error) {
-	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest))
-	if err != nil {
-		return nil, err
+	out := &Writer{w: w}
+	if n := runtime.GOMAXPROCS(0); n > 1 {
+		out.slots = make(chan struct{}, n)
 	}
-	out := &Writer{w: w, zstd: z}
 	out.meta = format.FileMetaData{Version: 2, CreatedBy: createdBy}
 	out.meta.Schema = append(out.meta.Schema, format.SchemaElement{
 		Name: "schema", NumChildren: thrift.New(int32(len(specs)))})
@@ -56,13 +55,27 @@ func (w *Writer) Column(i int) *ColumnWriter { return w.columns[i] }
 // Offset returns the bytes written so far.
 func (w *Writer) Offset() int64 { return w.offset }
 
-// Buffered returns the approximate bytes of the row group in memory.
+// Buffered returns the bytes of the numbers of the row group, not compressed.
 func (w *Writer) Buffered() int {
 	n := 0
 	for _, c := range w.columns {
-		n += c.pages.Len() + len(c.raw) + 4*len(c.ints)
+		n += c.buffered
 	}
 	return n
+}
+
+// start has work done, beside the caller's where several processors are at
+// hand. It waits until one is free, so that unfinished pages are few.
+func (w *Writer) start(work func()) {
+	if w.slots == nil {
+		work()
+		return
+	}
+	w.slots <- struct{}{}
+	w.working.Go(func() {
+		defer func() { <-w.slots }()
+		work()
+	})
 }
 
 func (w *Writer) write(b []byte) {
@@ -78,12 +91,16 @@ func (w *Writer) write(b []byte) {
 // nothing.
 func (w *Writer) FlushGroup() error {
 	for _, c := range w.columns {
-		if err := c.endPage(); err != nil {
-			return err
-		}
+		c.endPage()
 	}
+	w.working.Wait()
 	rows := w.columns[0].rows
 	for _, c := range w.columns {
+		for _, p := range c.pages {
+			if p.err != nil {
+				return p.err
+			}
+		}
 		if c.rows != rows {
 			return fmt.Errorf("column %q has %d rows, column %q %d", c.spec.Name, c.rows, w.columns[0].spec.Name, rows)
 		}
@@ -121,19 +138,9 @@ func (w *Writer) Close() error {
 	return w.err
 }
 
-// page compresses a page's body and appends it with its header to dst. It
-// returns the page's size with the body unpacked.
-func (w *Writer) page(dst *bytes.Buffer, h format.PageHeader, body []byte) (int64, error) {
-	w.packed = w.zstd.EncodeAll(body, w.packed[:0])
-	packed := w.packed
-	h.UncompressedPageSize = int32(len(body))
-	h.CompressedPageSize = int32(len(packed))
-	h.CRC = int32(crc32.ChecksumIEEE(packed))
-	head, err := thrift.Marshal(new(thrift.CompactProtocol), &h)
-	if err != nil {
-		return 0, err
-	}
-	dst.Write(head)
-	dst.Write(packed)
-	return int64(len(head) + len(body)), nil
+func (w *Writer) writePage(p *page) {
+	w.write(p.head)
+	w.write(p.levels)
+	w.write(p.body)
+	spareBytes.give(p.body)
 }
