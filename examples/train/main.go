@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -41,7 +42,8 @@ Flags:
 
 type options struct {
 	trace, valid, test, split, leaveOut, model, out, only, backend, horizons string
-	width, batch, seed                                                       int
+	transformer, resume                                                      string
+	width, batch, accumulate, seed                                           int
 	tokens, memory                                                           int64
 	rate                                                                     float64
 }
@@ -68,9 +70,12 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	fs.StringVar(&o.horizons, "horizons", "1,2,4", "`horizons`: distances in layers, token+id (one token earlier, its id known) or token, separated by commas")
 	fs.IntVar(&o.width, "width", 64, "hidden `units` of the networks")
 	fs.Int64Var(&o.tokens, "tokens", 0, "`tokens` to train each network on, repeats included; 0: 4 passes")
-	fs.IntVar(&o.batch, "batch", 256, "`tokens` in a step of training")
+	fs.StringVar(&o.transformer, "transformer", "2,128,512", "`blocks,width,window` of the transformers, which are trained where -only names them: routing transformer, and\nhidden transformer with router inputs and -model; window in tokens, a document's or less")
+	fs.IntVar(&o.batch, "batch", 256, "`tokens` in a step of training; of transformers, as many whole windows as fit, at least one")
+	fs.IntVar(&o.accumulate, "accumulate", 1, "`parts` of a step that are computed one after the other, in less memory")
 	fs.Float64Var(&o.rate, "rate", .002, "largest learning `rate`")
-	fs.Int64Var(&o.memory, "memory", 512, "`MiB` of documents held while training")
+	fs.Int64Var(&o.memory, "memory", 512, "`MiB` of documents held while training; a larger trace is streamed through them")
+	fs.StringVar(&o.resume, "resume", "", "`folder` to keep the state of training in, to go on from when run again after an interruption; empty: none")
 	fs.IntVar(&o.seed, "seed", 1, "`seed` of splits and of training")
 	fs.StringVar(&o.backend, "backend", "go", "`backend` that trains: go, xla:cpu, xla:cuda or xla:/path/to/plugin.so")
 	switch err := fs.Parse(args); {
@@ -109,6 +114,10 @@ func parseHorizons(text string) ([]speculate.Horizon, error) {
 
 func train(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io.Writer) error {
 	parts, err := data(o)
+	if err == nil {
+		// What is read more than once is held, where it may be.
+		parts.Train, err = speculate.InMemory(ctx, parts.Train, o.memory<<20)
+	}
 	if err != nil {
 		return err
 	}
@@ -124,7 +133,8 @@ func train(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io
 	h := parts.Train.Header
 	c := neural.CompareOptions{
 		Configs: neural.Configs(o.width, len(h.LogitLayers) == h.Model.Layers, len(h.InputLayers) == h.Model.Layers, gates != nil),
-		Train: neural.Options{Backend: backend, Horizons: hs, Seed: uint64(o.seed), Tokens: o.tokens, Batch: o.batch, Rate: o.rate, PoolBytes: o.memory << 20, Gates: gates,
+		Train: neural.Options{Backend: backend, Horizons: hs, Seed: uint64(o.seed), Tokens: o.tokens, Batch: o.batch, Accumulate: o.accumulate, Rate: o.rate,
+			PoolBytes: o.memory << 20, Gates: gates, Resume: o.resume,
 			Progress: func(p neural.Progress) {
 				fmt.Fprintf(errs, "%s: step %d of %d, loss %.4f, validation loss %.4f, recall %.4f, %.0f tokens/s\n", p.Name, p.Step, p.Steps, p.Loss, p.ValidLoss, p.ValidRecallK, p.TokensPerSec)
 			}},
@@ -135,6 +145,9 @@ func train(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io
 		for name := range strings.SplitSeq(o.only, ",") {
 			c.Only = append(c.Only, strings.TrimSpace(name))
 		}
+	}
+	if c.Transformers, err = transformers(o.transformer, len(h.InputLayers) == h.Model.Layers && gates != nil); err != nil {
+		return err
 	}
 	began := time.Now()
 	if o.leaveOut == "each" {
@@ -153,6 +166,23 @@ func train(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io
 	}
 	fmt.Fprintf(out, "%s: %d predictors, %.0f s\n", o.out, len(made.Predictors), time.Since(began).Seconds())
 	return nil
+}
+
+// transformers reads -transformer.
+func transformers(text string, inputs bool) ([]neural.TransformerConfig, error) {
+	var n [3]int
+	parts := strings.Split(text, ",")
+	for i, p := range parts {
+		x, err := strconv.Atoi(strings.TrimSpace(p))
+		if err != nil || len(parts) != 3 || x < 1 {
+			return nil, fmt.Errorf("-transformer %q: want three numbers above 0", text)
+		}
+		n[i] = x
+	}
+	if n[1]%32 != 0 {
+		return nil, fmt.Errorf("-transformer %q: want a width that is a multiple of 32", text)
+	}
+	return neural.Transformers(n[0], n[1], n[2], inputs, inputs), nil
 }
 
 // data opens the traces, and splits -trace where there is no -valid.

@@ -21,6 +21,10 @@ type CompareOptions struct {
 	// Recurrent is the network that is fitted where Only names it, for the
 	// distances in layers among the horizons; by default [LSTM].
 	Recurrent RecurrentConfig
+	// Transformers are fitted where Only names them, at horizons that know the
+	// token's id; by default [Transformers] of two blocks, width 128 and a window
+	// of 512 tokens.
+	Transformers []TransformerConfig
 	// Evaluate are the options of the report; its Horizons are Train's.
 	Evaluate speculate.EvaluateOptions
 	// Stage, when not nil, is told what begins.
@@ -32,11 +36,28 @@ type Comparison struct {
 	// Predictors are all that were fitted, calibrated, the ensemble last.
 	Predictors []speculate.Predictor
 	// Networks are the trained ones, without calibration.
-	Networks []*Predictor
+	Networks []Network
 	// Ensemble is nil where it was not asked for, or is of one member.
 	Ensemble *speculate.Ensemble
 	Costs    map[string]speculate.Cost
 	Results  *speculate.Results // of Compare
+}
+
+// Network is a trained predictor: a [*Predictor], [*Recurrent] or [*Transformer].
+type Network interface {
+	speculate.Predictor
+	Info() Info
+}
+
+// Transformers returns those that a trace with these recordings and gates can
+// feed: the routing transformer always, the hidden transformer where router
+// inputs and gates are there. Sizes are as in [RoutingTransformer].
+func Transformers(blocks, width, window int, inputs, gates bool) []TransformerConfig {
+	cs := []TransformerConfig{RoutingTransformer(blocks, width, window)}
+	if inputs && gates {
+		cs = append(cs, HiddenTransformer(blocks, width, window))
+	}
+	return cs
 }
 
 // Configs returns the networks of a hidden width that a trace with these
@@ -100,6 +121,9 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 	if o.Recurrent == (RecurrentConfig{}) {
 		o.Recurrent = LSTM()
 	}
+	if o.Transformers == nil {
+		o.Transformers = Transformers(2, 128, 512, inputs, o.Train.Gates != nil)
+	}
 	gates := o.Train.Gates
 	if !inputs {
 		gates = nil
@@ -113,6 +137,11 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 	}
 	c := &Comparison{Costs: map[string]speculate.Cost{}}
 	hs := o.Train.Horizons
+	mixes := slices.ContainsFunc(o.Configs, func(c Config) bool { return c.Statistics && o.wants(c.Name) })
+	ps = slices.DeleteFunc(ps, func(p speculate.Predictor) bool {
+		_, counts := p.(speculate.Counter)
+		return p == speculate.Oracle{} || !o.wants(p.Name()) && !(counts && mixes)
+	})
 	o.stage("counting")
 	if err := speculate.Fit(ctx, train, speculate.FitOptions{Horizons: hs}, ps...); err != nil {
 		return nil, err
@@ -128,33 +157,11 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 			stats = append(stats, p)
 		}
 	}
-	ps = slices.DeleteFunc(ps, func(p speculate.Predictor) bool { return p == speculate.Oracle{} || !o.wants(p.Name()) })
-	for _, cfg := range o.Configs {
-		if !o.wants(cfg.Name) {
-			continue
-		}
-		o.stage("training %s", cfg.Name)
-		if shape.Vocabulary == 0 {
-			cfg = cfg.WithoutIDs()
-		}
-		t := o.Train
-		t.Statistics = stats
-		n, err := Train(ctx, cfg, train, valid, t)
-		if err != nil {
-			return nil, err
-		}
-		c.Costs[n.Name()] = speculate.Cost{Parameters: n.Info().Parameters, TrainSeconds: n.Info().Seconds}
-		c.Networks = append(c.Networks, n)
-		ps = append(ps, n)
+	ps = slices.DeleteFunc(ps, func(p speculate.Predictor) bool { return !o.wants(p.Name()) })
+	if c.Networks, err = o.train(ctx, train, valid, stats); err != nil {
+		return nil, err
 	}
-	if r := o.Recurrent; slices.Contains(o.Only, r.Name) {
-		o.stage("training %s", r.Name)
-		t := o.Train
-		t.Horizons = slices.DeleteFunc(slices.Clone(hs), func(h speculate.Horizon) bool { return h.Layers == 0 })
-		n, err := TrainRecurrent(ctx, r, train, valid, t)
-		if err != nil {
-			return nil, err
-		}
+	for _, n := range c.Networks {
 		c.Costs[n.Name()] = speculate.Cost{Parameters: n.Info().Parameters, TrainSeconds: n.Info().Seconds}
 		ps = append(ps, n)
 	}
@@ -177,6 +184,53 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 	return c, nil
 }
 
+// train trains the networks that are asked for.
+func (o *CompareOptions) train(ctx context.Context, train, valid speculate.Data, stats []speculate.Predictor) ([]Network, error) {
+	var made []Network
+	do := func(name string, fit func(t Options) (Network, error)) error {
+		o.stage("training %s", name)
+		n, err := fit(o.Train)
+		if err == nil {
+			made = append(made, n)
+		}
+		return err
+	}
+	for _, cfg := range o.Configs {
+		if !o.wants(cfg.Name) {
+			continue
+		}
+		if train.Header.Model.Vocabulary == 0 {
+			cfg = cfg.WithoutIDs()
+		}
+		if err := do(cfg.Name, func(t Options) (Network, error) {
+			t.Statistics = stats
+			return Train(ctx, cfg, train, valid, t)
+		}); err != nil {
+			return nil, err
+		}
+	}
+	if r := o.Recurrent; slices.Contains(o.Only, r.Name) {
+		if err := do(r.Name, func(t Options) (Network, error) {
+			t.Horizons = slices.DeleteFunc(slices.Clone(t.Horizons), func(h speculate.Horizon) bool { return h.Layers == 0 })
+			return TrainRecurrent(ctx, r, train, valid, t)
+		}); err != nil {
+			return nil, err
+		}
+	}
+	for _, cfg := range o.Transformers {
+		if !slices.Contains(o.Only, cfg.Name) {
+			continue
+		}
+		if err := do(cfg.Name, func(t Options) (Network, error) {
+			t.Horizons = slices.DeleteFunc(slices.Clone(t.Horizons), func(h speculate.Horizon) bool { return h == speculate.Horizon{} })
+			return TrainTransformer(ctx, cfg, train, valid, t)
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return made, nil
+}
+
 // known reports a name in Only that no predictor has.
 func (o *CompareOptions) known(ps []speculate.Predictor) error {
 	names := []string{"ensemble", o.Recurrent.Name}
@@ -186,6 +240,9 @@ func (o *CompareOptions) known(ps []speculate.Predictor) error {
 		}
 	}
 	for _, c := range o.Configs {
+		names = append(names, c.Name)
+	}
+	for _, c := range o.Transformers {
 		names = append(names, c.Name)
 	}
 	for _, n := range o.Only {

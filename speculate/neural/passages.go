@@ -17,17 +17,14 @@ type passage struct {
 
 // passageSource draws passages at random from a pool of bounded size, filled
 // from a stream of documents that starts again when it ends. Each pass over the
-// stream draws each passage once. Where all documents fit into the pool, they
-// are read once and kept.
+// stream draws each passage once.
 type passageSource struct {
 	data   speculate.Data
 	window int
 	rng    *rand.Rand
 	bound  int64
 	pool   []passage
-	held   int64     // bytes of the pool
-	all    []passage // of the first pass, until they are too many to be kept
-	total  int64     // bytes of all
+	held   int64 // bytes of the pool
 	next   func() (*trace.Document, error, bool)
 	stop   func()
 	// resumes says that the documents' digest is wanted.
@@ -36,23 +33,13 @@ type passageSource struct {
 }
 
 func newPassageSource(d speculate.Data, window int, bound int64, seed uint64) *passageSource {
-	return &passageSource{data: d, window: window, bound: bound, rng: rand.New(rand.NewPCG(seed, 0x853c49e6748fea9b)), all: []passage{}}
+	return &passageSource{data: d, window: window, bound: bound, rng: rand.New(rand.NewPCG(seed, 0x853c49e6748fea9b))}
 }
 
 func (s *passageSource) close() {
 	if s.stop != nil {
 		s.stop()
 	}
-}
-
-// begin starts a pass.
-func (s *passageSource) begin() {
-	s.Passes++
-	if s.Passes > 1 && s.all != nil {
-		s.pool, s.held = append(s.pool, s.all...), s.total
-		return
-	}
-	s.next, s.stop = iter.Pull2(s.data.Documents())
 }
 
 // fill reads documents until the pool is full or the pass ends.
@@ -84,13 +71,6 @@ func (s *passageSource) add(doc *trace.Document) {
 		p := passage{doc, from, min(from+s.window, len(doc.Tokens))}
 		s.pool = append(s.pool, p)
 		s.held += p.bytes()
-		if s.all != nil {
-			s.all = append(s.all, p)
-			s.total += p.bytes()
-		}
-	}
-	if s.total > s.bound {
-		s.all = nil
 	}
 }
 
@@ -104,7 +84,8 @@ func (s *passageSource) draw() (passage, error) {
 		return passage{}, err
 	}
 	if len(s.pool) == 0 { // the pass is over
-		s.begin()
+		s.Passes++
+		s.next, s.stop = iter.Pull2(s.data.Documents())
 		if err := s.fill(); err != nil {
 			return passage{}, err
 		}
