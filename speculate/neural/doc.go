@@ -9,5 +9,7 @@
 // cannot be trained on what it will not be shown.
 //
 // [InterLayer], [StatisticsAware] and [HiddenState] are ready configurations,
-// [Train] fits one, [Compare] fits and scores them beside the baselines.
+// [Train] fits one, [Compare] fits and scores them beside the baselines. [LSTM]
+// is the earlier work's network, for comparison; [TrainRecurrent] fits it. A
+// training that was interrupted continues where [Options].Resume says.
 package neural

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -37,8 +39,11 @@ func LeaveOut(ctx context.Context, parts speculate.Parts, o CompareOptions) (*Le
 	if len(sets) < 2 {
 		return nil, fmt.Errorf("neural: leaving one data set out of %q leaves nothing to fit on", sets)
 	}
-	stage := o.Stage
+	stage, resume := o.Stage, o.Train.Resume
 	for _, set := range sets {
+		if resume != "" { // a network of the same name, on other documents
+			o.Train.Resume = filepath.Join(resume, "without-"+url.PathEscape(set))
+		}
 		if stage != nil {
 			o.Stage = func(what string) { stage("without " + set + ": " + what) }
 		}

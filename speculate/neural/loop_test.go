@@ -106,6 +106,30 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// Leaving data sets out goes on after an interruption in any of its trainings.
+func TestLeaveOutResumes(t *testing.T) {
+	ps, _ := parts(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	o := CompareOptions{Configs: []Config{InterLayer(4)}, Only: []string{"inter-layer"}, Evaluate: speculate.EvaluateOptions{Resamples: -1}, Train: Options{
+		Backend: backend(t), Horizons: speculate.LayersAhead(1), Tokens: 256, Batch: 64, ValidTokens: 64, Checks: 4, Resume: t.TempDir()}}
+	without := false
+	o.Stage = func(what string) { without = strings.HasPrefix(what, "without b: ") }
+	o.Train.Progress = func(Progress) {
+		if without {
+			cancel()
+		}
+	}
+	if _, err := LeaveOut(ctx, ps, o); !errors.Is(err, context.Canceled) {
+		t.Fatalf("stopped with %v", err)
+	}
+	steps := 0
+	o.Train.Progress = func(Progress) { steps++ }
+	if _, err := LeaveOut(context.Background(), ps, o); err != nil || steps != 4+4+3 {
+		t.Errorf("%d checks of three trainings, one of them resumed: %v", steps, err)
+	}
+}
+
 // The state of another training, or a damaged one, is an error that names it.
 func TestResumeRefuses(t *testing.T) {
 	ps, _ := parts(t)

@@ -154,9 +154,6 @@ func (l *loop[B]) write() error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(l.o.Resume, 0o777); err != nil {
-		return err
-	}
 	err = safetensors.WriteFile(filepath.Join(l.o.Resume, name), out, map[string]string{stateKey: string(text)})
 	for _, x := range l.state {
 		x.FinalizeLocal() // where the backend's memory is not the host's
@@ -187,6 +184,10 @@ func (l *loop[B]) restore(ctx context.Context) error {
 	}
 	name, err := l.stateFile()
 	if err != nil {
+		return err
+	}
+	// Better that it cannot be made now than at the first check.
+	if err := os.MkdirAll(l.o.Resume, 0o777); err != nil {
 		return err
 	}
 	r, err := safetensors.Open(os.DirFS(l.o.Resume), name)
