@@ -124,18 +124,7 @@ func TestRecurrentExecutionEqualsGraph(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := assembleRecurrent(cfg, tr.shape, o.Horizons, l.weights(), Info{Seed: 9})
-		dir := t.TempDir()
-		if err := speculate.SaveAll(dir, nil, p); err != nil {
-			t.Fatal(err)
-		}
-		loaded, _, err := LoadAll(os.DirFS(dir), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		again := loaded[0].(*Recurrent)
-		if again.Info() != p.Info() || again.Config() != p.Config() {
-			t.Errorf("%+v, %+v came back", again.Info(), again.Config())
-		}
+		again := savedAndLoaded(t, p)
 		for n, h := range o.Horizons {
 			for l := h.Layers; l < tL; l++ {
 				for b, pt := range pts {
@@ -155,6 +144,23 @@ func TestRecurrentExecutionEqualsGraph(t *testing.T) {
 			}
 		}
 	}
+}
+
+func savedAndLoaded(t *testing.T, p *Recurrent) *Recurrent {
+	t.Helper()
+	dir := t.TempDir()
+	if err := speculate.SaveAll(dir, nil, p); err != nil {
+		t.Fatal(err)
+	}
+	loaded, _, err := LoadAll(os.DirFS(dir), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := loaded[0].(*Recurrent)
+	if again.Info() != p.Info() || again.Config() != p.Config() {
+		t.Errorf("%+v, %+v came back", again.Info(), again.Config())
+	}
+	return again
 }
 
 func TestRecurrentResumes(t *testing.T) {
