@@ -2,9 +2,9 @@ package neural
 
 import "math"
 
-// matrix is a weight matrix [in,out], laid out as it is read: out is padded to
-// stride columns and cut into blocks, each [in,width] in one piece, so that
-// memory is read from front to back. Weights have 32 bits, or 8.
+// matrix is a weight matrix [in,out], laid out as it is read, from front to
+// back: out is padded to stride columns and cut into blocks, each [in,width] in
+// one piece. Weights have 32 bits, or 8.
 type matrix struct {
 	in, out, stride int
 	w               []float32 // blocks of 64, 16 and 8 columns; or else
@@ -14,6 +14,9 @@ type matrix struct {
 
 // lane is what strides are multiples of.
 const lane = 8
+
+// chunk is how many elements of x are worked on at once.
+const chunk = 128
 
 // byteFrom is the number of weights from which a matrix is held in 8 bits:
 // decisions walk over all layers, so that large matrices come from memory, and
@@ -91,7 +94,7 @@ func newBytes(in, out int, w []float32) (matrix, float64) {
 			if m.rows[i] == 0 || m.cols[j] == 0 {
 				continue
 			}
-			word := &m.words[(j/32*32*in+i*32)/4+j%8]
+			word := &m.words[m.wordAt(i, j/32*32)+j%8]
 			b := float64(w[i*out+j]) / float64(m.rows[i]) / float64(m.cols[j]) / (1 << 24)
 			fraction := float64(*word) / float64(uint64(1)<<(8*c))
 			n := math.Round(b - fraction)
@@ -101,6 +104,14 @@ func newBytes(in, out int, w []float32) (matrix, float64) {
 		}
 	}
 	return m, lost / max(size, 1)
+}
+
+// wordAt is the place of row i of the block that begins at column j: blocks are
+// cut into chunks of rows, as kernels read them, one chunk's blocks following
+// each other.
+func (m *matrix) wordAt(i, j int) int {
+	lo := i / chunk * chunk
+	return (lo*len(m.cols) + j*min(chunk, m.in-lo) + (i-lo)*32) / 4
 }
 
 // byteOf is 2^24 times the number from byte c of word down.
@@ -150,7 +161,7 @@ func (m *matrix) addPlainBytes(out, x []float32) {
 			if xi *= m.rows[i]; xi == 0 {
 				continue
 			}
-			for k, word := range m.words[(j*m.in+i*32)/4:][:8] {
+			for k, word := range m.words[m.wordAt(i, j):][:8] {
 				for c := range 4 {
 					sums[k+8*c] += xi * byteOf(word, c)
 				}

@@ -15,39 +15,19 @@ var vectors = archsimd.X86.AVX2() && archsimd.X86.FMA()
 // term is a non-zero element of x: its place and its bits.
 type term struct{ row, bits uint32 }
 
-// terms is how many elements of x are worked on at once.
-const terms = 128
-
 // addRow adds x m to out: x [in], out [stride].
 func (m *matrix) addRow(out, x []float32) {
-	if !vectors {
+	switch {
+	case !vectors:
 		m.addPlain(out, x)
 		return
-	}
-	// Features are often one-hot and activations cut off at 0: their zeros are
-	// dropped, once for all columns and without a branch to mispredict.
-	var some [terms]term
-	if m.words != nil {
-		var y [terms]float32
-		var last [32]float32
-		for lo := 0; lo < m.in; lo += terms {
-			hi := min(lo+terms, m.in)
-			scale(&y, x[lo:hi], m.rows[lo:])
-			list := nonZero(&some, y[:hi-lo], lo)
-			j := 0
-			for ; j+32 <= m.stride; j += 32 {
-				bytes32(arrayAt[[32]float32](out, j), arrayAt[[32]float32](m.cols, j), list, unsafe.Pointer(&m.words[j*m.in/4]))
-			}
-			if j < m.stride {
-				copy(last[:], out[j:])
-				bytes32(&last, arrayAt[[32]float32](m.cols, j), list, unsafe.Pointer(&m.words[j*m.in/4]))
-				copy(out[j:], last[:])
-			}
-		}
-	} else {
+	case m.words != nil:
+		m.addBytes(out, x)
+	default:
 		wide := m.stride / 16 * 16 // columns in blocks of 64 and 16
-		for lo := 0; lo < m.in && wide > 0; lo += terms {
-			m.addTerms(out[:wide], nonZero(&some, x[lo:min(lo+terms, m.in)], lo))
+		var some [chunk]term
+		for lo := 0; lo < m.in && wide > 0; lo += chunk {
+			m.addTerms(out[:wide], nonZero(&some, x[lo:min(lo+chunk, m.in)], lo))
 		}
 		if m.stride > wide {
 			narrow(arrayAt[[8]float32](out, wide), x, m.w[wide*m.in:])
@@ -56,6 +36,27 @@ func (m *matrix) addRow(out, x []float32) {
 	// Else every math.Exp that follows on this thread takes 3 us, not 27 ns:
 	// its SSE code and registers with dirty upper halves do not go together.
 	archsimd.ClearAVXUpperBits()
+}
+
+// addBytes is addRow for weights of 8 bits.
+func (m *matrix) addBytes(out, x []float32) {
+	var some [chunk]term
+	var y [chunk]float32
+	var last [32]float32
+	for lo := 0; lo < m.in; lo += chunk {
+		hi := min(lo+chunk, m.in)
+		scale(&y, x[lo:hi], m.rows[lo:])
+		list := nonZero(&some, y[:hi-lo], 0)
+		j := 0
+		for ; j+32 <= m.stride; j += 32 {
+			bytes32(arrayAt[[32]float32](out, j), arrayAt[[32]float32](m.cols, j), list, unsafe.Pointer(&m.words[m.wordAt(lo, j)]))
+		}
+		if j < m.stride {
+			copy(last[:], out[j:])
+			bytes32(&last, arrayAt[[32]float32](m.cols, j), list, unsafe.Pointer(&m.words[m.wordAt(lo, j)]))
+			copy(out[j:], last[:])
+		}
+	}
 }
 
 func (m *matrix) addTerms(out []float32, list []term) {
@@ -72,7 +73,7 @@ func (m *matrix) addTerms(out []float32, list []term) {
 }
 
 // scale writes x rows to y; rows is padded to whole vectors.
-func scale(y *[terms]float32, x, rows []float32) {
+func scale(y *[chunk]float32, x, rows []float32) {
 	i := 0
 	for ; i+8 <= len(x); i += 8 {
 		load(arrayAt[[8]float32](x, i)).Mul(load(arrayAt[[8]float32](rows, i))).Store((*[8]float32)(y[i:]))
@@ -82,13 +83,16 @@ func scale(y *[terms]float32, x, rows []float32) {
 	}
 }
 
-// nonZero lists the terms of x that are neither 0 nor -0; x begins at row first.
+// nonZero lists the elements of x that are neither 0 nor -0, the first of them
+// at row first. Features are often one-hot and activations cut off at 0: their
+// zeros are dropped here, once for all columns and without a branch to
+// mispredict.
 //
 //go:noinline
-func nonZero(some *[terms]term, x []float32, first int) []term {
+func nonZero(some *[chunk]term, x []float32, first int) []term {
 	n := uint(0)
 	for i, bits := range bitsOf(x) {
-		some[n%terms] = term{uint32(first + i), bits}
+		some[n%chunk] = term{uint32(first + i), bits}
 		if bits<<1 != 0 {
 			n++
 		}
@@ -138,7 +142,7 @@ func addScaled(out, cols *[32]float32, a, b, c, d archsimd.Float32x8) {
 
 // bytesTwo is bytes32 for two rows at once, x and y [n], whose zeros are not
 // dropped, which changes no sum.
-func bytesTwo(outX, outY, cols *[32]float32, x, y *[terms]float32, n int, w unsafe.Pointer) {
+func bytesTwo(outX, outY, cols *[32]float32, x, y *[chunk]float32, n int, w unsafe.Pointer) {
 	var a, b, c, d, e, f, g, h archsimd.Float32x8
 	px, py := unsafe.Pointer(x), unsafe.Pointer(y)
 	for i := range uintptr(n) {
@@ -169,16 +173,16 @@ func (m *matrix) addTwos(out, x []float32, n, outStride, xStride int) int {
 	if !vectors || m.words == nil {
 		return 0
 	}
-	var y, z [terms]float32
+	var y, z [chunk]float32
 	var lastX, lastY [32]float32
 	for r := 0; r < n; r += 2 {
 		outX, outY := out[r*outStride:][:m.stride], out[(r+1)*outStride:][:m.stride]
-		for lo := 0; lo < m.in; lo += terms {
-			hi := min(lo+terms, m.in)
+		for lo := 0; lo < m.in; lo += chunk {
+			hi := min(lo+chunk, m.in)
 			scale(&y, x[r*xStride:][lo:hi], m.rows[lo:])
 			scale(&z, x[(r+1)*xStride:][lo:hi], m.rows[lo:])
 			add := func(outX, outY *[32]float32, j int) {
-				bytesTwo(outX, outY, arrayAt[[32]float32](m.cols, j), &y, &z, hi-lo, unsafe.Pointer(&m.words[(j*m.in+lo*32)/4]))
+				bytesTwo(outX, outY, arrayAt[[32]float32](m.cols, j), &y, &z, hi-lo, unsafe.Pointer(&m.words[m.wordAt(lo, j)]))
 			}
 			j := 0
 			for ; j+32 <= m.stride; j += 32 {
