@@ -8,6 +8,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -155,11 +156,19 @@ type Filter struct {
 	MaxDocumentBytes int64
 }
 
-// Documents reads the trace in order, one document at a time in memory. After
-// an error, which names file, row group and row, there is nothing more.
-// Positions and Phases are nil where they say no more than nil does.
+// Documents reads the trace in order. After an error, which names file, row
+// group and row, there is nothing more. Positions and Phases are nil where they
+// say no more than nil does.
+//
+// Where GOMAXPROCS is more than one, row groups are decoded ahead on as many
+// goroutines, which end with the iteration; documents that wait take at most
+// 64 MiB for each. Otherwise one document at a time is in memory.
 func (r *Reader) Documents(f Filter) iter.Seq2[*Document, error] {
 	return func(yield func(*Document, error) bool) {
+		if n := runtime.GOMAXPROCS(0); n > 1 {
+			r.readAhead(&f, n, yield)
+			return
+		}
 		for _, path := range r.paths {
 			more, err := r.readShard(path, &f, yield)
 			if err != nil {
@@ -174,15 +183,25 @@ func (r *Reader) Documents(f Filter) iter.Seq2[*Document, error] {
 }
 
 func (r *Reader) readShard(path string, f *Filter, yield func(*Document, error) bool) (more bool, err error) {
-	s, err := openShard(path)
+	s, err := r.open(path)
 	if err != nil {
 		return false, err
 	}
 	defer s.close()
-	if err := joins(&r.header, &s.header); err != nil {
-		return false, fileError(path, fmt.Errorf("shard changed since the trace was opened: %w", err))
-	}
 	return s.documents(f, func(d *Document, _ place) bool { return yield(d, nil) })
+}
+
+// open opens a shard of the trace.
+func (r *Reader) open(path string) (*shard, error) {
+	s, err := openShard(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := joins(&r.header, &s.header); err != nil {
+		s.close()
+		return nil, fileError(path, fmt.Errorf("shard changed since the trace was opened: %w", err))
+	}
+	return s, nil
 }
 
 // ReadAll reads all selected documents into memory.

@@ -32,6 +32,9 @@ type scan struct {
 	group  int
 	row    int64
 
+	maxPage int64           // the largest page to unpack; 0: any
+	stop    <-chan struct{} // closed: give up; nil: never
+
 	dataset, document               *pq.Cursor
 	position, phase, token, experts *pq.Cursor
 	weights, logits, input          *pq.Cursor // nil: not read
@@ -44,42 +47,51 @@ type place struct {
 	row   int64
 }
 
-// documents calls visit with the selected documents until it returns false.
-func (s *shard) documents(f *Filter, visit func(*Document, place) bool) (more bool, err error) {
+// scan starts reading the shard.
+func (s *shard) scan(f *Filter) *scan {
 	c := &scan{shard: s, filter: f, limit: f.MaxDocumentBytes}
 	if c.limit == 0 {
 		c.limit = 512<<20 + 64*s.pq.Size()
 	}
-	stopped, visiting := false, false
-	step := func() (err error) {
-		defer func() {
-			if !visiting { // a panic of the caller's is not ours
-				recovered(recover(), &err)
-			}
-		}()
-		return c.readGroup(func(d *Document, at place) bool {
-			visiting = true
-			stopped = !visit(d, at)
-			visiting = false
-			return !stopped
-		})
-	}
+	return c
+}
+
+// documents calls visit with the selected documents until it returns false.
+func (s *shard) documents(f *Filter, visit func(*Document, place) bool) (more bool, err error) {
+	c := s.scan(f)
 	for c.group = range s.pq.NumRowGroups() {
 		if !c.wanted() {
-			if !c.finish(visit) {
-				return false, nil
-			}
-			continue
+			more = c.finish(visit)
+		} else if more, err = c.one(c.group, visit); err != nil {
+			return false, err
 		}
-		c.row, c.column = 0, ""
-		if err := step(); err != nil {
-			return false, &Error{File: s.path, RowGroup: c.group, Row: c.row, Column: c.column, Err: err}
-		}
-		if stopped {
+		if !more {
 			return false, nil
 		}
 	}
 	return c.finish(visit), nil
+}
+
+// one reads one row group and calls visit with its documents until it returns
+// false, but for the last, which may go on in the next row group.
+func (c *scan) one(group int, visit func(*Document, place) bool) (more bool, err error) {
+	c.group, c.row, c.column = group, 0, ""
+	stopped, visiting := false, false
+	defer func() {
+		if !visiting { // a panic of the caller's is not ours
+			recovered(recover(), &err)
+		}
+		if err != nil {
+			more, err = false, &Error{File: c.path, RowGroup: c.group, Row: c.row, Column: c.column, Err: err}
+		}
+	}()
+	err = c.readGroup(func(d *Document, at place) bool {
+		visiting = true
+		stopped = !visit(d, at)
+		visiting = false
+		return !stopped
+	})
+	return !stopped, err
 }
 
 // finish hands out the document that was collected so far, if any.
@@ -144,6 +156,9 @@ func (c *scan) open() error {
 		}
 		c.column = name
 		cursor, err := c.pq.Cursor(c.group, c.columns[name], width)
+		if err == nil {
+			cursor.MaxPage = c.maxPage
+		}
 		*dst = cursor
 		return err
 	}
@@ -180,6 +195,11 @@ func (c *scan) readGroup(visit func(*Document, place) bool) error {
 	var names runs
 	var skipped int64 // rows not yet passed over in the other columns
 	for c.row < rows {
+		select {
+		case <-c.stop:
+			return errStopped
+		default:
+		}
 		dataset, id, n, err := names.next(c, rows-c.row)
 		if err != nil {
 			return err

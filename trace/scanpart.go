@@ -15,14 +15,7 @@ func (c *scan) readPart(k, rest int) error {
 	choices := m.Layers * m.TopK
 	logits := len(c.header.LogitLayers) * m.Experts
 	input := len(c.header.InputLayers) * m.Hidden
-	if c.logits == nil {
-		logits = 0
-	}
-	if c.input == nil {
-		input = 0
-	}
-	rowBytes := int64(8 + 16 + 8*choices + 4*logits + 4*input)
-	if (int64(d.Len())+int64(k))*rowBytes > c.limit {
+	if (int64(d.Len())+int64(k))*c.rowBytes() > c.limit {
 		return fmt.Errorf("document %q needs more than %d bytes of memory (Filter.MaxDocumentBytes)", d.ID, c.limit)
 	}
 	if err := c.readInts(c.position, colPosition, &d.Positions, k, rest, 1); err != nil {
@@ -44,6 +37,19 @@ func (c *scan) readPart(k, rest int) error {
 		return err
 	}
 	return c.readFloats(c.input, colInput, &d.RouterInput, k, rest, input)
+}
+
+// rowBytes is the memory of a token.
+func (c *scan) rowBytes() int64 {
+	m := &c.header.Model
+	n := 8 + 16 + 8*m.Layers*m.TopK
+	if !c.filter.NoLogits {
+		n += 4 * len(c.header.LogitLayers) * m.Experts
+	}
+	if !c.filter.NoInput {
+		n += 4 * len(c.header.InputLayers) * m.Hidden
+	}
+	return int64(n)
 }
 
 // room makes place for k rows of width, and at once for all rest rows unless

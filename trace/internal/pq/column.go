@@ -6,7 +6,6 @@ import (
 	"math"
 	"math/bits"
 	"slices"
-
 )
 
 const (

@@ -23,6 +23,10 @@ const plainDictionary format.Encoding = 2
 // Cursor reads the values of one column in one row group, in order. Lists must
 // all have the same length and hold no nulls; anything else is an error.
 type Cursor struct {
+	// MaxPage is the largest page, in bytes unpacked, that is not an error; 0: any
+	// that its stored size justifies.
+	MaxPage int64
+
 	f      *File
 	col    Column
 	codec  format.CompressionCodec
@@ -107,6 +111,9 @@ func (c *Cursor) header() (*format.PageHeader, error) {
 		stored, plain := int64(h.CompressedPageSize), int64(h.UncompressedPageSize)
 		if stored < 0 || stored > c.end-c.at || plain < 0 || plain > freePage+maxPageRatio*stored {
 			return nil, fmt.Errorf("%w: page of %d bytes, %d unpacked, with %d left", ErrCorrupt, stored, plain, c.end-c.at)
+		}
+		if c.MaxPage > 0 && plain > c.MaxPage {
+			return nil, fmt.Errorf("%w: page of %d bytes, wanted at most %d", ErrUnsupported, plain, c.MaxPage)
 		}
 		return h, nil
 	}

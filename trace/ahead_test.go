@@ -1,0 +1,212 @@
+package trace
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/expertspec/expertspec/trace/internal/pq"
+)
+
+// cutDocuments makes documents of 1 to 60 tokens, some of which begin late or
+// were partly decoded.
+func cutDocuments(h *Header, n int) []*Document {
+	rng := rand.New(rand.NewPCG(3, 4))
+	docs := make([]*Document, n)
+	for i := range docs {
+		t := 1 + rng.IntN(60)
+		d := &Document{Dataset: fmt.Sprint("set-", i/9), ID: fmt.Sprint("document-", i)}
+		for j := range t {
+			d.Tokens = append(d.Tokens, int32(rng.IntN(100)))
+			d.Positions = append(d.Positions, int32(j+i%3/2*7))
+			d.Phases = append(d.Phases, Prefill)
+			if i%4 == 0 && j > t/2 {
+				d.Phases[j] = Decode
+			}
+			for range h.Model.Layers {
+				e := rng.IntN(h.Model.Experts)
+				d.Experts = append(d.Experts, int32(e), int32((e+1)%h.Model.Experts))
+				d.Weights = append(d.Weights, rng.Float32(), rng.Float32())
+			}
+			for range len(h.InputLayers) * h.Model.Hidden {
+				d.RouterInput = append(d.RouterInput, float32(rng.IntN(1000)))
+			}
+		}
+		docs[i] = d
+	}
+	return docs
+}
+
+// part returns tokens from..to of a document.
+func (d *Document) part(h *Header, from, to int) *Document {
+	k, w := h.Model.Layers*h.Model.TopK, len(h.InputLayers)*h.Model.Hidden
+	return &Document{Dataset: d.Dataset, ID: d.ID, Tokens: d.Tokens[from:to], Positions: d.Positions[from:to], Phases: d.Phases[from:to],
+		Experts: d.Experts[from*k : to*k], Weights: d.Weights[from*k : to*k], RouterInput: d.RouterInput[from*w : to*w]}
+}
+
+// writeCut writes documents with row groups that end anywhere, as programs do
+// that know nothing of documents.
+func writeCut(t *testing.T, path string, h *Header, docs []*Document, seed uint64) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, 1))
+	var b bytes.Buffer
+	var keys []pq.KeyValue
+	for _, kv := range h.keys() {
+		keys = append(keys, pq.KeyValue(kv))
+	}
+	w, err := pq.NewWriter(&b, specs(h, Float16, false), keys, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := 1
+	for _, d := range docs {
+		for from := 0; from < d.Len(); {
+			to := min(d.Len(), from+left)
+			if err := appendDocument(w, h, d.part(h, from, to)); err != nil {
+				t.Fatal(err)
+			}
+			if left -= to - from; left == 0 {
+				if err := w.FlushGroup(); err != nil {
+					t.Fatal(err)
+				}
+				left = 1 + rng.IntN(150)
+			}
+			from = to
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b.Bytes(), 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cutTrace writes a trace of three shards, one of which begins with a document
+// that is also the last of the shard before.
+func cutTrace(t *testing.T) (dir string, docs []*Document) {
+	h := &Header{Model: Model{Name: "cut", Layers: 3, Experts: 5, TopK: 2, Hidden: 7, Vocabulary: 100}, InputLayers: []int{0, 2}}
+	dir, docs = t.TempDir(), cutDocuments(h, 70)
+	for i, list := range [][]*Document{docs[:30], docs[29:50], docs[50:]} {
+		writeCut(t, filepath.Join(dir, fmt.Sprintf("s-%d.parquet", i)), h, list, uint64(i))
+	}
+	return dir, slices.Concat(docs[:30], docs[29:])
+}
+
+// readWith reads with n processors, at most limit documents.
+func readWith(t *testing.T, dir string, f Filter, n, limit int) (docs []*Document, err error) {
+	old := runtime.GOMAXPROCS(n)
+	defer runtime.GOMAXPROCS(old)
+	r, err := Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for d, err := range r.Documents(f) {
+		if err != nil {
+			return docs, err
+		}
+		if docs = append(docs, d); len(docs) == limit {
+			break
+		}
+	}
+	return docs, nil
+}
+
+// TestReadAhead reads the same with one processor and with many: documents that
+// row groups cut, filters, limits.
+func TestReadAhead(t *testing.T) {
+	dir, docs := cutTrace(t)
+	for _, d := range docs {
+		d.normalize()
+	}
+	for _, f := range []Filter{
+		{}, {NoInput: true}, {Datasets: []string{"set-2", "set-5"}}, {Documents: []string{"document-29", "document-3", "document-69"}},
+		{Documents: []string{"none"}}, {MaxDocumentBytes: 9000}, {MaxDocumentBytes: 100},
+	} {
+		want, wantErr := readWith(t, dir, f, 1, -1)
+		if reflect.DeepEqual(f, Filter{}) && (wantErr != nil || !reflect.DeepEqual(want, docs)) {
+			t.Fatalf("read %d documents of %d, %v", len(want), len(docs), wantErr)
+		}
+		for _, n := range []int{2, 5} {
+			got, err := readWith(t, dir, f, n, -1)
+			if fmt.Sprint(err) != fmt.Sprint(wantErr) {
+				t.Errorf("%+v, %d processors: error %v, want %v", f, n, err, wantErr)
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("%+v, %d processors: %d documents differ from %d", f, n, len(got), len(want))
+			}
+		}
+	}
+}
+
+// TestReadAheadCorrupt reads spoilt files: documents before the error, and the
+// error with its place, are those of one processor.
+func TestReadAheadCorrupt(t *testing.T) {
+	dir, _ := cutTrace(t)
+	path := filepath.Join(dir, "s-1.parquet")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(8, 9))
+	failed := 0
+	for range 60 {
+		b := slices.Clone(whole)
+		b[rng.IntN(len(b))] ^= byte(1 + rng.IntN(255))
+		if err := os.WriteFile(path, b, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		want, wantErr := readWith(t, dir, Filter{}, 1, -1)
+		got, err := readWith(t, dir, Filter{}, 4, -1)
+		if fmt.Sprint(err) != fmt.Sprint(wantErr) || !reflect.DeepEqual(got, want) {
+			t.Errorf("%d documents and %v, want %d and %v", len(got), err, len(want), wantErr)
+		}
+		if wantErr != nil {
+			failed++
+		}
+	}
+	if failed < 30 {
+		t.Errorf("only %d of 60 files fail", failed)
+	}
+}
+
+// TestReadAheadStop leaves no goroutine behind, whenever the consumer stops.
+func TestReadAheadStop(t *testing.T) {
+	dir, docs := cutTrace(t)
+	before := runtime.NumGoroutine()
+	for limit := 1; limit <= len(docs); limit += 7 {
+		got, err := readWith(t, dir, Filter{}, 4, limit)
+		if err != nil || len(got) != limit {
+			t.Fatal(len(got), err)
+		}
+	}
+	func() {
+		defer func() {
+			if recover() != "mine" {
+				t.Error("the consumer's panic is lost")
+			}
+		}()
+		r, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+		for range r.Documents(Filter{}) {
+			panic("mine")
+		}
+	}()
+	for range 100 { // ended ones are counted for a moment
+		if runtime.NumGoroutine() <= before {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), before)
+}
