@@ -79,7 +79,9 @@ func scale(y *[chunk]float32, x, rows []float32) {
 		load(arrayAt[[8]float32](x, i)).Mul(load(arrayAt[[8]float32](rows, i))).Store((*[8]float32)(y[i:]))
 	}
 	if i < len(x) {
-		archsimd.LoadFloat32x8SlicePart(x[i:]).Mul(load(arrayAt[[8]float32](rows, i))).Store((*[8]float32)(y[i:]))
+		var rest [8]float32 // archsimd's partial load is not safe to checkptr
+		copy(rest[:], x[i:])
+		load(&rest).Mul(load(arrayAt[[8]float32](rows, i))).Store((*[8]float32)(y[i:]))
 	}
 }
 
