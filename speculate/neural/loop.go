@@ -13,8 +13,8 @@ import (
 
 // job is what a [loop] trains. It makes batches, says what the network is, and
 // judges it; the loop knows neither what a batch holds nor what the network
-// reads of it. B is the host side of a batch, a pointer: the loop has a few,
-// and uses them again.
+// reads of it. B is the host side of a batch, a pointer: the loop uses one again
+// and again.
 //
 // A batch is of Options.Batch/Options.Accumulate tokens. The mean gradient of
 // Accumulate batches makes a step, so a job with masked tokens should divide by
@@ -104,35 +104,62 @@ func (l *loop[B]) close() {
 	}
 }
 
-// filled is a batch read ahead.
-type filled[B any] struct {
-	b   B
-	at  position
-	err error
+// filled is a batch read ahead, as tensors that the backend holds.
+type filled struct {
+	inputs []any
+	at     position
+	err    error
 }
 
-// ahead fills batches in a goroutine until ctx ends. What it has taken from
-// free and sent must come back to free.
-func (l *loop[B]) ahead(ctx context.Context, wg *sync.WaitGroup) (free chan B, ready chan filled[B]) {
-	free, ready = make(chan B, 2), make(chan filled[B], 1)
-	free <- l.job.batch()
-	free <- l.job.batch()
+// ahead reads batches and uploads them in a goroutine until ctx ends.
+func (l *loop[B]) ahead(ctx context.Context, wg *sync.WaitGroup) <-chan filled {
+	ready := make(chan filled, 1)
 	wg.Go(func() {
-		for {
+		b := l.job.batch()
+		for ctx.Err() == nil {
+			var f filled
+			if f.at, f.err = l.job.fill(b); f.err == nil {
+				f.inputs, f.err = l.uploaded(b)
+			}
 			select {
+			case ready <- f:
 			case <-ctx.Done():
-				return
-			case b := <-free:
-				at, err := l.job.fill(b)
-				select {
-				case ready <- filled[B]{b, at, err}:
-				case <-ctx.Done():
-					return
-				}
+				_ = finalize(f.inputs)
 			}
 		}
+		for len(ready) > 0 {
+			_ = finalize((<-ready).inputs)
+		}
 	})
-	return free, ready
+	return ready
+}
+
+// uploaded is a batch's inputs, on the backend already where its memory is not
+// the host's.
+func (l *loop[B]) uploaded(b B) ([]any, error) {
+	inputs := l.job.inputs(b)
+	if l.o.Backend.HasSharedBuffers() {
+		return inputs, nil
+	}
+	for _, in := range inputs {
+		if x, ok := in.(*tensors.Tensor); ok {
+			if err := x.ToDevice(l.o.Backend, 0); err != nil {
+				return inputs, err
+			}
+		}
+	}
+	return inputs, nil
+}
+
+func finalize(inputs []any) (err error) {
+	for _, in := range inputs {
+		if x, ok := in.(*tensors.Tensor); ok {
+			if f := x.FinalizeAll(); err == nil {
+				err = f
+			}
+		}
+	}
+	return err
 }
 
 // run takes all steps. Batches are read while the backend works.
@@ -144,11 +171,11 @@ func (l *loop[B]) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	free, ready := l.ahead(ctx, &wg)
+	ready := l.ahead(ctx, &wg)
 	sum, last, lastDone := 0.0, time.Now(), l.Done
 	for l.Done < l.steps {
 		for i := range l.o.Accumulate {
-			var f filled[B]
+			var f filled
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
@@ -157,12 +184,11 @@ func (l *loop[B]) run(ctx context.Context) error {
 			if f.err != nil {
 				return f.err
 			}
-			loss, err := l.one(i, f.b)
+			loss, err := l.one(i, f.inputs)
 			if err != nil {
 				return fmt.Errorf("neural: %s, step %d: %w", l.name, l.Done, err)
 			}
 			l.Position = f.at
-			free <- f.b
 			sum += loss / float64(l.o.Accumulate)
 		}
 		if math.IsNaN(sum) || math.IsInf(sum, 0) {
@@ -245,12 +271,8 @@ func (l *loop[B]) infer(b B) (losses, out []float32, err error) {
 // call runs e on args and then inputs, which are given up.
 func call(e *graph.Exec, args, inputs []any) ([]*tensors.Tensor, error) {
 	out, err := e.Call(append(args, inputs...)...)
-	for _, in := range inputs {
-		if x, ok := in.(*tensors.Tensor); ok {
-			if f := x.FinalizeAll(); err == nil {
-				err = f
-			}
-		}
+	if f := finalize(inputs); err == nil {
+		err = f
 	}
 	return out, err
 }
@@ -269,10 +291,10 @@ func (l *loop[B]) donated(args []any, xs []*tensors.Tensor) ([]any, error) {
 
 // one works on the i-th batch of a step, the last of which takes it, and
 // returns the batch's loss, mean over heads.
-func (l *loop[B]) one(i int, b B) (float64, error) {
+func (l *loop[B]) one(i int, inputs []any) (float64, error) {
 	n := len(l.params)
 	if l.o.Accumulate == 1 {
-		return l.update(l.job.inputs(b))
+		return l.update(inputs)
 	}
 	args := make([]any, 0, 2*n+8)
 	for _, s := range l.state[:n] {
@@ -286,7 +308,7 @@ func (l *loop[B]) one(i int, b B) (float64, error) {
 	if i == 0 {
 		keep = 0
 	}
-	out, err := call(l.sum, append(args, keep), l.job.inputs(b))
+	out, err := call(l.sum, append(args, keep), inputs)
 	if err != nil {
 		return 0, err
 	}

@@ -279,7 +279,7 @@ func BenchmarkRecurrentTraining(b *testing.B) {
 		b.Fatal(err)
 	}
 	step := func() {
-		if _, err := tr.loop.one(0, c); err != nil {
+		if _, err := tr.loop.one(0, tr.inputs(c)); err != nil {
 			b.Fatal(err)
 		}
 	}
