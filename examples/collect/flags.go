@@ -93,7 +93,7 @@ func parse(args []string, errs io.Writer) (*options, error) {
 	fs.StringVar(&o.inputLayers, "input-layers", "", "`layers` of the router input (default all); implies -router-input")
 	fs.StringVar(&float, "float", "float32", "`type` of router logits and router input in the trace: float32 or float16")
 	fs.IntVar(&o.Batch, "batch", collect.DefaultBatch, "most tokens computed at once, padding included")
-	fs.IntVar(&o.Shard, "shard", collect.DefaultShard, "documents of a shard; as many are computed again after a kill, at most")
+	fs.IntVar(&o.Shard, "shard", collect.DefaultShard, "documents of a shard, the most of a batch; twice as many are computed again after a kill, at most")
 	fs.StringVar(&part, "part", "", "`i/n`: do the i-th of n parts of the work, i from 0 to n-1 or from 1 to n (default all of it)")
 	fs.StringVar(&o.backend, "backend", "go", "`backend`: go, xla:cpu, xla:cuda, or xla:/path/of/plugin.so")
 	fs.StringVar(&executor, "executor", "auto", "executor: auto, stepped or whole")

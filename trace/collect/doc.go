@@ -12,14 +12,16 @@
 // folder ends up with the same files.
 //
 // A shard appears under its name when it is whole. What is not in one is
-// computed again: at most Shard documents for each process that is killed.
+// computed again: at most twice Shard documents for each process that is killed,
+// for while a shard is computed the one before may still be on its way to the disk.
 // The first run leaves _collect.json beside the shards, with everything that
 // decides their content; a run that would continue with anything else is
 // refused and told the difference.
 //
-// Memory holds the model; one batch's routing, at most 256 MiB where that is
-// more than a document's; one row group of the trace; and for each chosen
-// document about 200 bytes. Texts are tokenized into a file beside the shards,
+// Memory holds the model; the routing of two batches, one that is computed and
+// one that is written, each at most 512 MiB where that is more than a
+// document's; one row group of the trace; and for each chosen document about
+// 200 bytes. Texts are tokenized into a file beside the shards,
 // which is gone at the end.
 //
 // A document that cannot be read, one that has no tokens or a shard that has no

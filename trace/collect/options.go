@@ -16,8 +16,9 @@ const (
 )
 
 // maxRecord bounds the routing that a batch records, in bytes; batches of models
-// that record more are smaller.
-const maxRecord = 256 << 20
+// that record more are smaller. Two batches are in memory: one is computed while
+// the other is written.
+const maxRecord = 512 << 20
 
 // Options say what to collect and how. The zero value collects all documents,
 // up to 512 tokens of each, in one process, without logits.
@@ -39,10 +40,11 @@ type Options struct {
 	Float trace.Float
 	// Batch is the most tokens, padding included, that are computed at once;
 	// 0: DefaultBatch. It holds one document at least. Where a batch would record
-	// more than 256 MiB it is smaller.
+	// more than 512 MiB it is smaller; two batches are in memory. A batch holds
+	// documents of one shard and data set, so that large ones need a large Shard.
 	Batch int
-	// Shard is how many documents a shard holds; 0: DefaultShard. It is what a
-	// killed process loses at most, and what Parts divide.
+	// Shard is how many documents a shard holds; 0: DefaultShard. Twice as
+	// many are what a killed process loses at most. Parts divide shards.
 	Shard int
 	// Part and Parts: of the shards, this run makes those whose number is Part
 	// modulo Parts. Part is 0..Parts-1, or 1..Parts; 0 and 0: all.

@@ -3,9 +3,12 @@ package collect
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"sync/atomic"
 
 	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/trace"
+	"golang.org/x/sync/errgroup"
 )
 
 // recorder is a hook that puts what it is told into documents.
@@ -15,7 +18,7 @@ type recorder struct {
 	// -1; [L].
 	logits, input []int
 	docs          []*trace.Document // of the batch
-	rows          []int             // told so far of each
+	rows          []atomic.Int64    // told so far of each
 	spare         []*trace.Document // whose arrays are free
 }
 
@@ -36,7 +39,7 @@ func newRecorder(h *trace.Header) *recorder {
 // begin prepares a batch.
 func (c *recorder) begin(texts []text) [][]int32 {
 	c.spare = append(c.spare, c.docs...)
-	c.docs, c.rows = c.docs[:0], make([]int, len(texts))
+	c.docs, c.rows = c.docs[:0], make([]atomic.Int64, len(texts))
 	tokens := make([][]int32, len(texts))
 	m := &c.h.Model
 	for i, t := range texts {
@@ -66,22 +69,42 @@ func resize[T any](s []T, n int) []T {
 	return s[:n]
 }
 
-// observe is the hook.
+// observe is the hook. Rows go to different places, so that all processors copy.
 func (c *recorder) observe(_ context.Context, r *mixtral.Routing) error {
-	m := &c.h.Model
-	k, e, d := m.TopK, m.Experts, m.Hidden
-	if r.Layer < 0 || r.Layer >= m.Layers {
+	if m := &c.h.Model; r.Layer < 0 || r.Layer >= m.Layers {
 		return fmt.Errorf("layer %d of %d", r.Layer, m.Layers)
 	}
+	const part = 2048
+	n := len(r.Document)
+	if n <= part || runtime.GOMAXPROCS(0) == 1 {
+		return c.copy(r, 0, n)
+	}
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for from := 0; from < n; from += part {
+		g.Go(func() error { return c.copy(r, from, min(from+part, n)) })
+	}
+	return g.Wait()
+}
+
+// copy copies rows from..to into the documents.
+func (c *recorder) copy(r *mixtral.Routing, from, to int) error {
+	m := &c.h.Model
+	k, e, d := m.TopK, m.Experts, m.Hidden
 	logitAt, inputAt := c.logits[r.Layer], c.input[r.Layer]
 	nl, ni := len(c.h.LogitLayers), len(c.h.InputLayers)
-	for i, at := range r.Document {
-		t := int(r.Position[i])
+	told, last := int64(0), 0 // rows of the last document
+	for i := from; i < to; i++ {
+		at, t := r.Document[i], int(r.Position[i])
 		if at < 0 || at >= len(c.docs) || t < 0 || t >= c.docs[at].Len() {
 			return fmt.Errorf("layer %d: routing of document %d, token %d, which the batch has not", r.Layer, at, t)
 		}
+		if at != last {
+			c.rows[last].Add(told)
+			told, last = 0, at
+		}
+		told++
 		doc := c.docs[at]
-		c.rows[at]++
 		copy(doc.Experts[(t*m.Layers+r.Layer)*k:][:k], r.Experts[i*k:])
 		copy(doc.Weights[(t*m.Layers+r.Layer)*k:][:k], r.Weights[i*k:])
 		if logitAt >= 0 {
@@ -91,14 +114,17 @@ func (c *recorder) observe(_ context.Context, r *mixtral.Routing) error {
 			copy(doc.RouterInput[(t*ni+inputAt)*d:][:d], r.Input[i*d:])
 		}
 	}
+	if told > 0 {
+		c.rows[last].Add(told)
+	}
 	return nil
 }
 
 // end checks that each token was told of once at each layer.
 func (c *recorder) end() error {
 	for i, d := range c.docs {
-		if want := d.Len() * c.h.Model.Layers; c.rows[i] != want {
-			return fmt.Errorf("document %s: routing of %d tokens and layers, want %d", d.ID, c.rows[i], want)
+		if want := int64(d.Len() * c.h.Model.Layers); c.rows[i].Load() != want {
+			return fmt.Errorf("document %s: routing of %d tokens and layers, want %d", d.ID, c.rows[i].Load(), want)
 		}
 	}
 	return nil

@@ -29,6 +29,8 @@ type run struct {
 	spill   *spill   // texts of todo
 	now     Progress // of todo
 	failed  int      // documents in a row
+	// failedShards could not be written, in a row.
+	failedShards int
 }
 
 // Run chooses documents of the sources, computes their routing, and adds it to

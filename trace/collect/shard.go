@@ -34,34 +34,105 @@ func createShard(dir string, h trace.Header, o trace.WriterOptions) (shardWriter
 }
 
 // shards makes all shards of todo. One that cannot be written is reported and
-// passed over.
-func (r *run) shards(ctx context.Context) error {
+// passed over. While a shard's file is made whole the next one is computed.
+func (r *run) shards(ctx context.Context) (err error) {
 	r.collect = time.Now()
 	rec := newRecorder(&r.header)
-	failed := 0
+	w := r.startWriting()
+	defer func() {
+		w.stop()
+		if e := r.settleLast(rec, w); err == nil {
+			err = e
+		}
+		if err == errEnough {
+			err = nil
+		}
+	}()
 	for i, s := range r.todo {
-		err := r.shard(ctx, s, rec)
-		var w *writeError
-		switch {
-		case err == nil:
-			failed = 0
-			r.tellNow(r.done())
-			continue
-		case !errors.As(err, &w):
+		j := newJob(s, i)
+		if err := r.compute(ctx, j, rec, w); err != nil {
 			return err
 		}
-		failed++
-		if failed == maxFailedShards || i == len(r.todo)-1 {
-			if r.report.Shards+r.report.Standing == 0 {
+		w.last = j
+		if r.failedShards > 0 { // while shards fail, none is tried ahead
+			<-j.done
+			if err := r.settleLast(rec, w); err != nil {
 				return err
 			}
-			if rest := len(r.todo) - 1 - i; rest > 0 {
-				r.problem(Problem{Err: fmt.Errorf("%d more shards, from %s on, were not tried", rest, filepath.Base(r.path(r.todo[i+1].number)))})
-			}
-			return nil
 		}
 	}
 	return nil
+}
+
+// settleLast accounts for the last job that was computed, if it is done.
+func (r *run) settleLast(rec *recorder, w *writing) error {
+	j := w.last
+	if j == nil {
+		return nil
+	}
+	select {
+	case <-j.done:
+		w.last = nil
+		return r.settle(j, rec, w)
+	default:
+		return nil
+	}
+}
+
+// errEnough ends a run without being its error.
+var errEnough = errors.New("too many shards fail")
+
+// settle accounts for a job that is done. Its error ends the run.
+func (r *run) settle(j *job, rec *recorder, w *writing) error {
+	r.takeBack(rec, w)
+	if j.err == nil {
+		for _, p := range j.problems {
+			r.problem(p)
+		}
+		r.report.Documents += j.documents
+		r.report.Tokens += j.tokens
+		r.report.Shards++
+		r.now.Shards++
+		r.failedShards = 0
+		r.tellNow(r.done())
+		return nil
+	}
+	r.now.Documents -= j.documents
+	r.now.Tokens -= j.tokens
+	err := error(&writeError{filepath.Base(r.path(j.number)), j.err})
+	for _, p := range j.left {
+		r.problem(p)
+	}
+	for i := range j.docs {
+		r.problem(Problem{j.docs[i].dataset, j.docs[i].id, err})
+	}
+	r.failedShards++
+	if r.failedShards < maxFailedShards && j.at < len(r.todo)-1 {
+		return nil
+	}
+	if r.report.Shards+r.report.Standing == 0 {
+		return err
+	}
+	if rest := len(r.todo) - 1 - j.at; rest > 0 {
+		r.problem(Problem{Err: fmt.Errorf("%d more shards, from %s on, were not tried", rest, filepath.Base(r.path(r.todo[j.at+1].number)))})
+	}
+	return errEnough
+}
+
+// takeBack takes the arrays of written batches back, and counts these.
+func (r *run) takeBack(rec *recorder, w *writing) {
+	for {
+		select {
+		case x := <-w.back:
+			rec.spare = append(rec.spare, x.docs...)
+			x.job.documents += x.documents
+			x.job.tokens += x.tokens
+			r.now.Documents += x.documents
+			r.now.Tokens += x.tokens
+		default:
+			return
+		}
+	}
 }
 
 // writeError is an error about a shard's file.
@@ -73,89 +144,34 @@ type writeError struct {
 func (e *writeError) Error() string { return fmt.Sprintf("%s was not written: %v", e.shard, e.err) }
 func (e *writeError) Unwrap() error { return e.err }
 
-// shard computes and writes one shard. Its documents count once it is whole.
-func (r *run) shard(ctx context.Context, s *shard, rec *recorder) error {
-	docs := make([]text, len(s.places))
-	for i, p := range s.places {
+// compute computes one shard and has it written.
+func (r *run) compute(ctx context.Context, j *job, rec *recorder, w *writing) error {
+	j.docs = make([]text, len(j.places))
+	for i, p := range j.places {
 		var err error
-		if docs[i], err = r.spill.get(p, r.choice.names); err != nil {
+		if j.docs[i], err = r.spill.get(p, r.choice.names); err != nil {
 			return err
 		}
 	}
-	before := r.now
-	problems, err := r.write(ctx, s, docs, rec)
-	if err != nil {
-		r.now.Documents, r.now.Tokens = before.Documents, before.Tokens
-		err = &writeError{filepath.Base(r.path(s.number)), err}
-		var o *otherError
-		if errors.As(err, &o) {
-			return o.err
-		}
-		for _, p := range s.left {
-			r.problem(p)
-		}
-		for i := range docs {
-			r.problem(Problem{docs[i].dataset, docs[i].id, err})
-		}
-		return err
-	}
-	for _, p := range problems {
-		r.problem(p)
-	}
-	r.report.Documents += r.now.Documents - before.Documents
-	r.report.Tokens += r.now.Tokens - before.Tokens
-	r.report.Shards++
-	r.now.Shards++
-	return nil
-}
-
-// otherError is an error that is not about the shard's file.
-type otherError struct{ err error }
-
-func (e *otherError) Error() string { return e.err.Error() }
-
-// write makes the shard's file: under a hidden name, whole and synced, and then
-// under its own. It returns the documents that are left out.
-func (r *run) write(ctx context.Context, s *shard, docs []text, rec *recorder) (problems []Problem, err error) {
-	temp := filepath.Join(r.temp, "shard")
-	if err := os.RemoveAll(temp); err != nil {
-		return nil, err
-	}
-	w, err := r.o.createShard(temp, r.header, trace.WriterOptions{Float: r.o.Float, ShardBytes: 1 << 62})
-	if err != nil {
-		return nil, err
-	}
-	defer w.Abort()
-	problems = append(problems, s.left...)
-	var last error
-	for _, b := range r.batches(docs) {
+	w.begin(j)
+	for _, b := range r.batches(j.docs) {
 		left, err := r.forward(ctx, b, rec)
 		if err != nil {
-			return nil, &otherError{err}
+			return err
 		}
-		problems = append(problems, left...)
-		for _, d := range rec.docs {
-			err := w.Write(d)
-			switch {
-			case err == nil:
-				r.now.Documents++
-				r.now.Tokens += int64(d.Len())
-			case last != nil && errors.Is(err, last):
-				return nil, err // a writer repeats itself once its file is lost
-			default:
-				last = err
-				problems = append(problems, Problem{d.Dataset, d.ID, err})
-			}
-		}
+		w.write(j, rec.docs, left)
+		rec.docs = nil
+		r.takeBack(rec, w)
 		r.tell(r.done())
+		if err := r.settleLast(rec, w); err != nil {
+			return err
+		}
+		if j.isLost() {
+			break
+		}
 	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	if err := r.writeLeft(s.number, problems); err != nil {
-		return nil, err
-	}
-	return problems, r.publish(filepath.Join(temp, "shard-00000.parquet"), r.path(s.number))
+	w.finish(j)
+	return r.settleLast(rec, w) // done, for files are made one after the other
 }
 
 // publish gives a whole file its name and makes the name last.
