@@ -62,7 +62,12 @@ func (m *Model) experts(s *step, i int, x, h compute.Buffer, rt *Routing) (compu
 func (m *Model) expertOnDevice(i, n int, x, h compute.Buffer, g chosen) (compute.Buffer, error) {
 	c := &m.cfg
 	size := m.bucketRows(len(g.rows))
-	rows := append(g.rows, make([]int32, size-len(g.rows))...) // padding: row 0 with weight 0
+	// Padding is rows behind the last, which the scatter drops. (Were it one row
+	// many times, a GPU would add to it one after the other.)
+	rows := g.rows
+	for i := int32(0); len(rows) < size; i++ {
+		rows = append(rows, int32(n)+i)
+	}
 	weights := append(g.weights, make([]float32, size-len(g.weights))...)
 	dim := c.HiddenSize
 	p, err := m.programs.get(m.d, programKey{"expert", n, size, 0, 0}, func() []param {
@@ -72,7 +77,7 @@ func (m *Model) expertOnDevice(i, n int, x, h compute.Buffer, g chosen) (compute
 		x, h, rows, weights := in[0], in[1], InsertAxes(in[2], -1), InsertAxes(in[3], -1)
 		w13, w2 := m.expertNodes(in[5], in[6], in[4])
 		y := m.d.swiglu(Gather(h, rows), w13, w2, m.d.linear) // [M,D]
-		return []*Node{ScatterSum(x, rows, Mul(y, weights), false, false)}
+		return []*Node{ScatterSum(x, rows, Mul(y, weights), true, true)}
 	})
 	if err != nil {
 		return nil, err

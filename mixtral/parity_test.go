@@ -137,6 +137,28 @@ func TestParity(t *testing.T) {
 	})
 }
 
+// remote is a backend whose memory is not the host's, as a GPU's.
+type remote struct{ compute.Backend }
+
+func (remote) HasSharedBuffers() bool { return false }
+
+// TestParityRemote is TestParity of what runs on a GPU alone, on XLA's CPU.
+func TestParityRemote(t *testing.T) {
+	backends(t, func(name string, b compute.Backend) {
+		if name == "go" {
+			return
+		}
+		for _, model := range []string{"variants/a", "variants/b", "variants/c"} {
+			t.Run(model, func(t *testing.T) {
+				m := load(t, checkpoints()[model], mixtral.Options{Backend: remote{b}, Executor: mixtral.Stepped})
+				for id, c := range references(t, model) {
+					testParity(t, m, id, c)
+				}
+			})
+		}
+	})
+}
+
 func testParity(t *testing.T, m *mixtral.Model, id string, c reference) {
 	t.Helper()
 	ctx := context.Background()
