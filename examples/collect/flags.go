@@ -93,6 +93,7 @@ func parse(args []string, errs io.Writer) (*options, error) {
 	fs.StringVar(&o.inputLayers, "input-layers", "", "`layers` of the router input (default all); implies -router-input")
 	fs.StringVar(&float, "float", "float32", "`type` of router logits and router input in the trace: float32 or float16")
 	fs.IntVar(&o.Batch, "batch", collect.DefaultBatch, "most tokens computed at once, padding included")
+	fs.IntVar(&o.AtOnce, "at-once", 1, "batches that the model computes at once; 2 for an accelerator, which then need not wait for the host")
 	fs.IntVar(&o.Shard, "shard", collect.DefaultShard, "documents of a shard, the most of a batch; twice as many are computed again after a kill, at most")
 	fs.StringVar(&part, "part", "", "`i/n`: do the i-th of n parts of the work, i from 0 to n-1 or from 1 to n (default all of it)")
 	fs.StringVar(&o.backend, "backend", "go", "`backend`: go, xla:cpu, xla:cuda, or xla:/path/of/plugin.so")
@@ -132,7 +133,7 @@ func (o *options) check(part, executor, float string) (err error) {
 	default:
 		return fmt.Errorf("-float %q: want float32 or float16", float)
 	}
-	for flag, n := range map[string]int{"-tokens": o.Tokens, "-batch": o.Batch, "-shard": o.Shard} {
+	for flag, n := range map[string]int{"-tokens": o.Tokens, "-batch": o.Batch, "-shard": o.Shard, "-at-once": o.AtOnce} {
 		if n < 1 {
 			return fmt.Errorf("%s %d: want 1 or more", flag, n)
 		}

@@ -18,8 +18,8 @@
 // decides their content; a run that would continue with anything else is
 // refused and told the difference.
 //
-// Memory holds the model; the routing of two batches, one that is computed and
-// one that is written, each at most 512 MiB where that is more than a
+// Memory holds the model; the routing of the batches that are computed and
+// of one that is written, each at most 512 MiB where that is more than a
 // document's; one row group of the trace; and for each chosen document about
 // 200 bytes. Texts are tokenized into a file beside the shards,
 // which is gone at the end.

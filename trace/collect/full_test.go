@@ -70,7 +70,8 @@ func TestFullDisk(t *testing.T) {
 	if p := rep.Problems[0]; !errors.Is(p, syscall.ENOSPC) || p.Dataset != "set" || p.Document == "" || !strings.Contains(p.Error(), "shard-00001.parquet") {
 		t.Errorf("%v", p)
 	}
-	// Full for good: it gives up after three.
+	// Full for good: it gives up after three, also if more is computed ahead.
+	o.AtOnce = 4
 	full = map[int]bool{0: true, 1: true, 2: true, 3: true, 4: true, 5: true}
 	n = 0
 	if rep, err := Run(context.Background(), m, tok, sources, t.TempDir(), o); !errors.Is(err, syscall.ENOSPC) || rep.ProblemCount != 6 || n != 3 {

@@ -16,8 +16,8 @@ const (
 )
 
 // maxRecord bounds the routing that a batch records, in bytes; batches of models
-// that record more are smaller. Two batches are in memory: one is computed while
-// the other is written.
+// that record more are smaller. One more than Options.AtOnce are in
+// memory, the one that is written.
 const maxRecord = 512 << 20
 
 // Options say what to collect and how. The zero value collects all documents,
@@ -40,9 +40,13 @@ type Options struct {
 	Float trace.Float
 	// Batch is the most tokens, padding included, that are computed at once;
 	// 0: DefaultBatch. It holds one document at least. Where a batch would record
-	// more than 512 MiB it is smaller; two batches are in memory. A batch holds
+	// more than 512 MiB it is smaller; one batch more than AtOnce is in memory. A batch holds
 	// documents of one shard and data set, so that large ones need a large Shard.
 	Batch int
+	// AtOnce is how many batches the model computes at once; 0: 1. With 2 an
+	// accelerator need not wait for what the host does with the batch before. It
+	// changes nothing in the trace.
+	AtOnce int
 	// Shard is how many documents a shard holds; 0: DefaultShard. Twice as
 	// many are what a killed process loses at most. Parts divide shards.
 	Shard int
@@ -73,6 +77,8 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("collect options: %d tokens of a document, want 1 to %d", o.Tokens, 1<<24)
 	case o.Batch < 0:
 		return fmt.Errorf("collect options: a batch of %d tokens", o.Batch)
+	case o.AtOnce < 0 || o.AtOnce > 64:
+		return fmt.Errorf("collect options: %d batches at once, want 1 to 64", o.AtOnce)
 	case o.Shard < 0:
 		return fmt.Errorf("collect options: shards of %d documents", o.Shard)
 	case o.Part < 0 || o.Parts < 0 || o.Part > o.Parts || o.Parts > 1<<20:
@@ -97,6 +103,7 @@ func (o Options) withDefaults() Options {
 	set(&o.Tokens, DefaultTokens)
 	set(&o.Batch, DefaultBatch)
 	set(&o.Shard, DefaultShard)
+	set(&o.AtOnce, 1)
 	set(&o.Parts, 1)
 	o.Part %= o.Parts
 	if o.ModelName == "" {

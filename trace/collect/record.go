@@ -19,10 +19,24 @@ type recorder struct {
 	logits, input []int
 	docs          []*trace.Document // of the batch
 	rows          []atomic.Int64    // told so far of each
-	spare         []*trace.Document // whose arrays are free
+	spare         *spareDocuments
 }
 
-func newRecorder(h *trace.Header) *recorder {
+// spareDocuments are documents whose arrays are free, of one goroutine.
+type spareDocuments struct{ docs []*trace.Document }
+
+// take returns one of them, or a new one.
+func (s *spareDocuments) take() *trace.Document {
+	n := len(s.docs)
+	if n == 0 {
+		return new(trace.Document)
+	}
+	d := s.docs[n-1]
+	s.docs = s.docs[:n-1]
+	return d
+}
+
+func newRecorder(h *trace.Header, spare *spareDocuments) *recorder {
 	places := func(layers []int) []int {
 		at := make([]int, h.Model.Layers)
 		for i := range at {
@@ -33,20 +47,16 @@ func newRecorder(h *trace.Header) *recorder {
 		}
 		return at
 	}
-	return &recorder{h: h, logits: places(h.LogitLayers), input: places(h.InputLayers)}
+	return &recorder{h: h, logits: places(h.LogitLayers), input: places(h.InputLayers), spare: spare}
 }
 
-// begin prepares a batch.
+// begin prepares a batch, in new documents.
 func (c *recorder) begin(texts []text) [][]int32 {
-	c.spare = append(c.spare, c.docs...)
-	c.docs, c.rows = c.docs[:0], make([]atomic.Int64, len(texts))
+	c.docs, c.rows = nil, make([]atomic.Int64, len(texts))
 	tokens := make([][]int32, len(texts))
 	m := &c.h.Model
 	for i, t := range texts {
-		d := new(trace.Document)
-		if n := len(c.spare); n > 0 {
-			d, c.spare = c.spare[n-1], c.spare[:n-1]
-		}
+		d := c.spare.take()
 		d.Dataset, d.ID, d.Tokens = t.dataset, t.id, t.tokens
 		d.Experts = resize(d.Experts, len(t.tokens)*m.Layers*m.TopK)
 		d.Weights = resize(d.Weights, len(t.tokens)*m.Layers*m.TopK)

@@ -28,7 +28,8 @@ type run struct {
 	todo    []*shard
 	spill   *spill   // texts of todo
 	now     Progress // of todo
-	failed  int      // documents in a row
+	spare   *spareDocuments
+	failed  int // documents in a row
 	// failedShards could not be written, in a row.
 	failedShards int
 }

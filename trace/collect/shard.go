@@ -11,7 +11,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/trace"
 )
 
@@ -37,35 +36,80 @@ func createShard(dir string, h trace.Header, o trace.WriterOptions) (shardWriter
 // passed over. While a shard's file is made whole the next one is computed.
 func (r *run) shards(ctx context.Context) (err error) {
 	r.collect = time.Now()
-	rec := newRecorder(&r.header)
+	r.spare = new(spareDocuments)
 	w := r.startWriting()
+	ctx, cancel := context.WithCancel(ctx)
+	var ahead []*pass
 	defer func() {
+		cancel()
+		for _, p := range ahead {
+			<-p.done
+		}
 		w.stop()
-		if e := r.settleLast(rec, w); err == nil {
+		if e := r.settleLast(w); err == nil {
 			err = e
 		}
 		if err == errEnough {
 			err = nil
 		}
 	}()
-	for i, s := range r.todo {
-		j := newJob(s, i)
-		if err := r.compute(ctx, j, rec, w); err != nil {
-			return err
-		}
-		w.last = j
-		if r.failedShards > 0 { // while shards fail, none is tried ahead
-			<-j.done
-			if err := r.settleLast(rec, w); err != nil {
+	todo := passes{r: r}
+	for {
+		for len(ahead) < r.o.AtOnce {
+			p, err := todo.next()
+			if err != nil {
 				return err
 			}
+			if p == nil {
+				break
+			}
+			r.compute(ctx, p)
+			ahead = append(ahead, p)
 		}
+		if len(ahead) == 0 {
+			return nil
+		}
+		<-ahead[0].done
+		if err := r.finished(ctx, ahead[0], w); err != nil {
+			return err
+		}
+		ahead = ahead[1:]
+	}
+}
+
+// finished has what a pass computed written. It is called in order.
+func (r *run) finished(ctx context.Context, p *pass, w *writing) error {
+	if p.first {
+		w.begin(p.job)
+	}
+	docs, left, err := r.recorded(ctx, p)
+	if err != nil {
+		return err
+	}
+	w.write(p.job, docs, left)
+	r.takeBack(w)
+	r.tell(r.done())
+	if err := r.settleLast(w); err != nil {
+		return err
+	}
+	if !p.last {
+		return nil
+	}
+	w.finish(p.job)
+	// The job before is done, for files are made one after the other.
+	if err := r.settleLast(w); err != nil {
+		return err
+	}
+	w.last = p.job
+	if r.failedShards > 0 { // while shards fail, no file is begun ahead
+		<-p.job.done
+		return r.settleLast(w)
 	}
 	return nil
 }
 
 // settleLast accounts for the last job that was computed, if it is done.
-func (r *run) settleLast(rec *recorder, w *writing) error {
+func (r *run) settleLast(w *writing) error {
 	j := w.last
 	if j == nil {
 		return nil
@@ -73,7 +117,7 @@ func (r *run) settleLast(rec *recorder, w *writing) error {
 	select {
 	case <-j.done:
 		w.last = nil
-		return r.settle(j, rec, w)
+		return r.settle(j, w)
 	default:
 		return nil
 	}
@@ -83,8 +127,8 @@ func (r *run) settleLast(rec *recorder, w *writing) error {
 var errEnough = errors.New("too many shards fail")
 
 // settle accounts for a job that is done. Its error ends the run.
-func (r *run) settle(j *job, rec *recorder, w *writing) error {
-	r.takeBack(rec, w)
+func (r *run) settle(j *job, w *writing) error {
+	r.takeBack(w)
 	if j.err == nil {
 		for _, p := range j.problems {
 			r.problem(p)
@@ -120,11 +164,11 @@ func (r *run) settle(j *job, rec *recorder, w *writing) error {
 }
 
 // takeBack takes the arrays of written batches back, and counts these.
-func (r *run) takeBack(rec *recorder, w *writing) {
+func (r *run) takeBack(w *writing) {
 	for {
 		select {
 		case x := <-w.back:
-			rec.spare = append(rec.spare, x.docs...)
+			r.spare.docs = append(r.spare.docs, x.docs...)
 			x.job.documents += x.documents
 			x.job.tokens += x.tokens
 			r.now.Documents += x.documents
@@ -144,36 +188,6 @@ type writeError struct {
 func (e *writeError) Error() string { return fmt.Sprintf("%s was not written: %v", e.shard, e.err) }
 func (e *writeError) Unwrap() error { return e.err }
 
-// compute computes one shard and has it written.
-func (r *run) compute(ctx context.Context, j *job, rec *recorder, w *writing) error {
-	j.docs = make([]text, len(j.places))
-	for i, p := range j.places {
-		var err error
-		if j.docs[i], err = r.spill.get(p, r.choice.names); err != nil {
-			return err
-		}
-	}
-	w.begin(j)
-	for _, b := range r.batches(j.docs) {
-		left, err := r.forward(ctx, b, rec)
-		if err != nil {
-			return err
-		}
-		w.write(j, rec.docs, left)
-		rec.docs = nil
-		r.takeBack(rec, w)
-		r.tell(r.done())
-		if err := r.settleLast(rec, w); err != nil {
-			return err
-		}
-		if j.isLost() {
-			break
-		}
-	}
-	w.finish(j)
-	return r.settleLast(rec, w) // done, for files are made one after the other
-}
-
 // publish gives a whole file its name and makes the name last.
 func (r *run) publish(temp, path string) error {
 	if err := os.Rename(temp, path); err != nil {
@@ -186,49 +200,6 @@ func (r *run) publish(temp, path string) error {
 	defer dir.Close()
 	dir.Sync() // where folders cannot be synced, the system does it
 	return nil
-}
-
-// forward computes a batch into rec.docs. Should it fail, each document is tried
-// alone, so that one that makes the model overflow, say, does not take others
-// with it.
-func (r *run) forward(ctx context.Context, b []text, rec *recorder) ([]Problem, error) {
-	err := r.forwardOnce(ctx, b, rec)
-	if err == nil {
-		r.failed = 0
-		return nil, nil
-	}
-	var problems []Problem
-	var whole []*trace.Document
-	for i := range b {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if err = r.forwardOnce(ctx, b[i:i+1], rec); err == nil {
-			whole = append(whole, rec.docs...)
-			rec.docs = rec.docs[:0] // kept from being used again
-			r.failed = 0
-			continue
-		}
-		if r.failed++; r.failed == maxFailedDocuments {
-			return nil, fmt.Errorf("%s: document %s, the %dth in a row that fails: %w", b[i].dataset, b[i].id, r.failed, err)
-		}
-		problems = append(problems, Problem{b[i].dataset, b[i].id, err})
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	rec.docs = whole
-	return problems, nil
-}
-
-func (r *run) forwardOnce(ctx context.Context, b []text, rec *recorder) error {
-	_, err := r.model.Forward(ctx, mixtral.Request{
-		Tokens: rec.begin(b), Logits: mixtral.NoLogits, Observe: rec.observe, RouterInput: len(r.header.InputLayers) > 0,
-	})
-	if err != nil {
-		return err
-	}
-	return rec.end()
 }
 
 // batches sorts a shard's documents by data set and length and cuts them into
