@@ -86,7 +86,8 @@ func newPassageJob(ctx context.Context, c TransformerConfig, train, valid specul
 	}
 	vs := newPassageSource(valid, c.Window, o.PoolBytes/4, o.Seed+1)
 	defer vs.close()
-	for tokens := 0; tokens < o.ValidTokens; {
+	// A check computes whole batches: they are filled.
+	for tokens := 0; tokens < o.ValidTokens || len(t.valid)%len(t.drawn) > 0; {
 		p, err := vs.draw()
 		if err != nil {
 			return nil, fmt.Errorf("neural: validation documents: %w", err)
