@@ -2,6 +2,7 @@ package neural
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -181,8 +182,11 @@ func (l *loop[B]) run(ctx context.Context) error {
 				return ctx.Err()
 			case f = <-ready:
 			}
+			if f.err == nil {
+				f.err = ctx.Err() // of two that are ready, select takes either
+			}
 			if f.err != nil {
-				return f.err
+				return errors.Join(f.err, finalize(f.inputs))
 			}
 			loss, err := l.one(i, f.inputs)
 			if err != nil {

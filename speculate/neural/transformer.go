@@ -78,7 +78,7 @@ func RoutingTransformer(blocks, width, window int) TransformerConfig {
 // routers. width is the transformer's and its heads', a multiple of 32.
 func HiddenTransformer(blocks, width, window int) TransformerConfig {
 	return TransformerConfig{Name: "hidden transformer", Inputs: true, Blocks: blocks, Width: width, Heads: width / 32, Window: window,
-		HeadWidth: width, HeadDepth: 3, ExpertWidth: width / 2, Gate: true, Soft: true}
+		HeadWidth: width, HeadDepth: 3, ExpertWidth: width / 4, Gate: true, Soft: true}
 }
 
 // extent is the sizes of a transformer's arrays: G heads, P features of the
