@@ -25,9 +25,6 @@ type page struct {
 	err                error
 }
 
-// size returns the bytes of the page in the file.
-func (p *page) size() int64 { return int64(len(p.head) + len(p.levels) + len(p.body)) }
-
 // encode makes the page's bytes of its values. It only reads of c what never
 // changes, so that several pages are encoded at once. Pages are of version 1,
 // whose levels are compressed with the values: those of equal lists vanish.
