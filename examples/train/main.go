@@ -12,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -46,6 +47,7 @@ type options struct {
 	width, batch, accumulate, seed                                           int
 	tokens, memory                                                           int64
 	rate                                                                     float64
+	limit                                                                    time.Duration
 }
 
 func main() {
@@ -70,6 +72,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	fs.StringVar(&o.horizons, "horizons", "1,2,4", "`horizons`: distances in layers, token+id (one token earlier, its id known) or token, separated by commas")
 	fs.IntVar(&o.width, "width", 64, "hidden `units` of the networks")
 	fs.Int64Var(&o.tokens, "tokens", 0, "`tokens` to train each network on, repeats included; 0: 4 passes")
+	fs.DurationVar(&o.limit, "limit", 0, "`time` for each network, as 90s or 10m, by which its learning rate has fallen, if its tokens are not trained on before; 0: none")
 	fs.StringVar(&o.transformer, "transformer", "2,128,512", "`blocks,width,window` of the transformers, which are trained where -only names them: routing transformer, and\nhidden transformer with router inputs and -model; window in tokens, a document's or less")
 	fs.IntVar(&o.batch, "batch", 256, "`tokens` in a step of training; of transformers, as many whole windows as fit, at least one")
 	fs.IntVar(&o.accumulate, "accumulate", 1, "`parts` of a step that are computed one after the other, in less memory")
@@ -133,7 +136,7 @@ func train(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io
 	h := parts.Train.Header
 	c := neural.CompareOptions{
 		Configs: neural.Configs(o.width, len(h.LogitLayers) == h.Model.Layers, len(h.InputLayers) == h.Model.Layers, gates != nil),
-		Train: neural.Options{Backend: backend, Horizons: hs, Seed: uint64(o.seed), Tokens: o.tokens, Batch: o.batch, Accumulate: o.accumulate, Rate: o.rate,
+		Train: neural.Options{Backend: backend, Horizons: hs, Seed: uint64(o.seed), Tokens: o.tokens, Limit: o.limit, Batch: o.batch, Accumulate: o.accumulate, Rate: o.rate,
 			PoolBytes: o.memory << 20, Gates: gates, Resume: o.resume,
 			Progress: func(p neural.Progress) {
 				fmt.Fprintf(errs, "%s: step %d of %d, loss %.4f, validation loss %.4f, recall %.4f, %.0f tokens/s\n", p.Name, p.Step, p.Steps, p.Loss, p.ValidLoss, p.ValidRecallK, p.TokensPerSec)
@@ -187,6 +190,7 @@ func transformers(text string, inputs bool) ([]neural.TransformerConfig, error) 
 
 // data opens the traces, and splits -trace where there is no -valid.
 func data(o *options) (p speculate.Parts, err error) {
+	open := func(dir string) (speculate.Data, error) { return open(dir, o.model != "") }
 	if p.Train, err = open(o.trace); err != nil {
 		return p, err
 	}
@@ -217,12 +221,19 @@ func data(o *options) (p speculate.Parts, err error) {
 	return speculate.LeaveOut(p, o.leaveOut), nil
 }
 
-func open(dir string) (speculate.Data, error) {
+// open opens a trace. Only networks that start as the model's gates read router
+// inputs, the most of a trace: without a model they are passed over.
+func open(dir string, inputs bool) (speculate.Data, error) {
 	r, err := trace.Open(dir)
 	if err != nil {
 		return speculate.Data{}, err
 	}
-	return speculate.FromReader(r), nil
+	d := speculate.FromReader(r)
+	if !inputs {
+		d.Header.InputLayers = nil
+		d.Documents = func() iter.Seq2[*trace.Document, error] { return r.Documents(trace.Filter{NoInput: true}) }
+	}
+	return d, nil
 }
 
 // leaveOut does what -leave-out each says.

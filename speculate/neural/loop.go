@@ -71,8 +71,9 @@ type loop[B any] struct {
 	state   []*tensors.Tensor // values, first and second moments
 	sums    []*tensors.Tensor // of gradients, in a step of several batches
 	progress
-	best [][]float32
-	info Info
+	best  [][]float32
+	info  Info
+	first time.Time // when the first step was done
 }
 
 // progress is how far a training has come.
@@ -174,6 +175,7 @@ func (l *loop[B]) run(ctx context.Context) error {
 	defer cancel()
 	ready := l.ahead(ctx, &wg)
 	sum, last, lastDone := 0.0, time.Now(), l.Done
+	checks := l.checksDue()
 	for l.Done < l.steps {
 		for i := range l.o.Accumulate {
 			var f filled
@@ -198,10 +200,13 @@ func (l *loop[B]) run(ctx context.Context) error {
 		if math.IsNaN(sum) || math.IsInf(sum, 0) {
 			return fmt.Errorf("neural: %s: the loss is not finite at step %d; lower the rate", l.name, l.Done)
 		}
-		l.Done++
-		if l.Done*l.o.Checks/l.steps == (l.Done-1)*l.o.Checks/l.steps {
+		if l.Done++; l.first.IsZero() {
+			l.first = time.Now()
+		}
+		if l.checksDue() == checks {
 			continue
 		}
+		checks = l.checksDue()
 		n := l.Done - lastDone
 		p := Progress{Name: l.name, Step: l.Done, Steps: l.steps, Loss: sum / float64(n), TokensPerSec: float64(n*l.o.Batch) / time.Since(last).Seconds()}
 		stop, err := l.check(p)
@@ -238,7 +243,7 @@ func (l *loop[B]) check(p Progress) (stop bool, err error) {
 			return false, err
 		}
 	}
-	stop = l.Since >= l.o.Patience || l.Done == l.steps
+	stop = l.Since >= l.o.Patience || l.at() >= float64(l.steps)
 	if !stop {
 		if err := l.write(); err != nil {
 			return false, err
@@ -332,7 +337,7 @@ func scalar(x *tensors.Tensor) (float64, error) {
 // update takes a step on one batch's gradient and returns its loss, or on the
 // sums of several.
 func (l *loop[B]) update(inputs []any) (float64, error) {
-	rate, k, n := l.rate(l.Done), float64(l.Done+1), len(l.params)
+	rate, k, n := l.rate(l.at()), float64(l.Done+1), len(l.params)
 	args, err := l.donated(make([]any, 0, 4*n+16), l.state)
 	if err != nil {
 		return 0, err
@@ -352,14 +357,28 @@ func (l *loop[B]) update(inputs []any) (float64, error) {
 	return scalar(out[len(l.state)])
 }
 
+// at is how far the training has come, in steps: those done, or the share of
+// the time since the first one, which the building of the graphs precedes.
+func (l *loop[B]) at() float64 {
+	at := float64(l.Done)
+	if l.o.Limit > 0 && !l.first.IsZero() {
+		share := float64(time.Since(l.first)) / float64(max(l.o.Limit-l.first.Sub(l.started), 1))
+		at = max(at, min(share, 1)*float64(l.steps))
+	}
+	return at
+}
+
+// checksDue is how many checks should have been by now.
+func (l *loop[B]) checksDue() int { return int(l.at() * float64(l.o.Checks) / float64(l.steps)) }
+
 // rate is the learning rate at a step: a linear rise, then half a cosine
 // (Loshchilov and Hutter 2017).
-func (l *loop[B]) rate(step int) float64 {
-	warm := max(1, int(l.o.Warmup*float64(l.steps)))
+func (l *loop[B]) rate(step float64) float64 {
+	warm := math.Floor(max(1, l.o.Warmup*float64(l.steps)))
 	if step < warm {
-		return l.o.Rate * float64(step+1) / float64(warm)
+		return l.o.Rate * (step + 1) / warm
 	}
-	x := float64(step-warm) / float64(max(1, l.steps-warm))
+	x := (step - warm) / max(1, float64(l.steps)-warm)
 	return l.o.Rate * (.01 + .99*(1+math.Cos(math.Pi*x))/2)
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/gomlx/compute"
@@ -18,7 +19,11 @@ type Options struct {
 	// Tokens to train on, over all passes; 0: 4 passes over the training
 	// documents, which are then read once more to count them.
 	Tokens int64
-	Batch  int // tokens in a step; 0: 256. Each trains all heads.
+	// Limit, where not 0, ends a training that long after its start. The learning
+	// rate then falls with the time, where that is ahead of the steps, so that
+	// what is learned depends on the machine's speed. Not with Resume.
+	Limit time.Duration
+	Batch int // tokens in a step; 0: 256. Each trains all heads.
 	// Accumulate makes a step of this many batches of Batch/Accumulate tokens,
 	// whose gradients are added up: the same result in less memory. 0: 1. Batch
 	// must be a multiple of it.
@@ -127,6 +132,8 @@ func (o Options) validate(s speculate.Shape) error {
 		return errors.New("neural: no horizons to train for")
 	case o.Tokens < 0 || o.Batch < 0 || o.Accumulate < 0 || o.Checks < 0 || o.Patience < 0 || o.ValidTokens < 0 || o.PoolBytes < 0:
 		return errors.New("neural: a negative size")
+	case o.Limit < 0 || o.Limit > 0 && o.Resume != "":
+		return fmt.Errorf("neural: a limit of %v: want none below 0, and none of a training that can be resumed", o.Limit)
 	case !(o.Rate >= 0 && o.Clip >= 0 && o.Warmup >= 0 && o.Warmup < 1):
 		return fmt.Errorf("neural: rate %g, clip %g, warm-up %g", o.Rate, o.Clip, o.Warmup)
 	case cmp.Or(o.Batch, defaultBatch)%max(o.Accumulate, 1) != 0:
