@@ -4,24 +4,28 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/expertspec/expertspec/trace"
 )
 
 // Calibrated wraps a predictor so that its confidences are probabilities. A
-// rising curve maps log odds to log odds, for each horizon and layer, so the
-// order of experts stays. It is the isotonic regression (Zadrozny and Elkan
-// 2002) of what was chosen on binned log odds, drawn to a logistic curve (Platt
-// 1999) where there are few observations. The base predictor's name stays.
+// rising curve maps margins to log odds, for each horizon and layer, so the
+// order of experts stays. An expert's margin is by how much its log odds exceed
+// those of the best expert that is not among the K likeliest, or fall short of
+// the K-th: which experts are named says much about them that their own odds do
+// not. The curve is the isotonic regression (Zadrozny and Elkan 2002) of what
+// was chosen on binned margins, drawn to a logistic curve (Platt 1999) where
+// there are few observations. The base predictor's name stays.
 type Calibrated struct {
 	Predictor
 	// Curves hold, for each horizon and layer [L], the log odds at the bins'
-	// centres; nil: the identity.
+	// centres; nil: confidences stay as they are.
 	Curves map[Horizon][]*Curve
 }
 
 // Curve is a calibration curve: calibrated log odds at curveBins evenly spaced
-// log odds from -10 to 10, strictly rising.
+// margins from -10 to 10, strictly rising.
 type Curve [curveBins]float32
 
 // at interpolates the curve at x, and continues it beyond its ends.
@@ -64,9 +68,55 @@ func (c *Calibrated) apply(v View, out []float32) {
 	if v.l >= len(curves) || curves[v.l] == nil {
 		return
 	}
-	for i, p := range out {
-		out[i] = float32(sigmoid(squash(curves[v.l].at(logit64(p)))))
+	curves[v.l].apply(out, v.seq.shape)
+}
+
+// apply calibrates probabilities [n,E].
+func (c *Curve) apply(p []float32, s Shape) {
+	margins(p, s)
+	for i, x := range p {
+		p[i] = float32(sigmoid(squash(c.at(float64(x)))))
 	}
+}
+
+// margins turns probabilities [n,E] into margins, in place. Where all experts
+// are chosen they are log odds.
+func margins(p []float32, s Shape) {
+	for ; len(p) > 0; p = p[s.Experts:] {
+		row := p[:s.Experts]
+		LogOdds(row, row)
+		if s.TopK >= s.Experts {
+			continue
+		}
+		in, out := boundary(row, s.TopK)
+		for i, x := range row {
+			if x >= in {
+				row[i] = x - out
+			} else {
+				row[i] = x - in
+			}
+		}
+	}
+}
+
+// boundary returns the k-th and the next largest of x, k < len(x).
+func boundary(x []float32, k int) (in, out float32) {
+	var few [17]float32
+	top := few[:0] // the k+1 largest, largest first
+	for _, v := range x {
+		if len(top) > k && v <= top[k] {
+			continue
+		}
+		if len(top) <= k {
+			top = append(top, v)
+		}
+		i := len(top) - 1
+		for ; i > 0 && top[i-1] < v; i-- {
+			top[i] = top[i-1]
+		}
+		top[i] = v
+	}
+	return top[k-1], top[k]
 }
 
 // logit64 is logit with room for probabilities near 1 that differ.
@@ -83,13 +133,15 @@ func (c *Calibrated) combine(v View, members [][]float32, out []float32) error {
 	return nil
 }
 
-const curveBins = 80 // of logit(p) in [-10,10]
+// curveBins are the bins of margins in [-10,10]: narrow, since scores that
+// were trained towards a softmax lie close together.
+const curveBins = 400
 
-// histogram counts, for bins of logit(p), how many and how many were chosen.
-type histogram [curveBins][3]float64 // n, hits, sum of logit
+// histogram counts, for bins of margins, how many and how many were chosen.
+type histogram [curveBins][3]float64 // n, hits, sum of margins
 
-func (g *histogram) observe(p float32, hit bool) {
-	x := logit64(p)
+func (g *histogram) observe(margin float32, hit bool) {
+	x := float64(margin)
 	b := &g[min(max(int((x+10)*curveBins/20), 0), curveBins-1)]
 	b[0]++
 	b[2] += x
@@ -133,7 +185,9 @@ func (g *histogram) platt() (float64, float64) {
 // curve fits a Curve: pooled adjacent violators over bins that each have
 // pseudo observations from the logistic curve.
 func (g *histogram) curve() *Curve {
-	const pseudo, slope = 30, 1e-3
+	// Confidences up to .998 and a slope everywhere keep the order of experts
+	// that are nearly sure, in float32.
+	const pseudo, slope, most = 2400. / curveBins, .02, 6.2
 	a, b := g.platt()
 	type block struct{ n, hits, bins float64 }
 	var bs []block
@@ -150,7 +204,7 @@ func (g *histogram) curve() *Curve {
 	for _, k := range bs {
 		for range int(k.bins) {
 			x := (float64(i)+.5)*20/curveBins - 10
-			c[i] = float32(logit(k.hits/k.n) + slope*x) // the slope keeps the order within a block
+			c[i] = float32(min(max(logit(k.hits/k.n), -most), most) + slope*x)
 			i++
 		}
 	}
@@ -202,8 +256,10 @@ func Calibrate(ctx context.Context, valid Data, o EvaluateOptions, ps ...Predict
 					if err != nil {
 						return nil, fmt.Errorf("speculate: document %s/%s: %w", doc.Dataset, doc.ID, err)
 					}
+					x := slices.Clone(scores)
+					margins(x, s)
 					g := &part[at(j, i, l)]
-					for k, x := range scores {
+					for k, x := range x {
 						t := tokens[k/s.Experts]
 						c := (t*s.Layers + l) * s.TopK
 						g.observe(x, place(doc.Experts[c:c+s.TopK], int32(k%s.Experts)) < s.TopK)

@@ -20,6 +20,8 @@ type Ensemble struct {
 	name    string
 	parts   []Predictor
 	Weights map[Horizon][]float64 // [members+1], the last is b
+	curves  map[Horizon]*Curve    // fitted with the weights
+	layers  int                   // L of the curves
 }
 
 // FitEnsemble fits an ensemble of members on valid, which it reads once.
@@ -29,7 +31,7 @@ func FitEnsemble(ctx context.Context, name string, valid Data, o EvaluateOptions
 	if err := e.check(valid.Header); err != nil {
 		return nil, err
 	}
-	m := &Ensemble{name: name, parts: slices.Clone(members), Weights: map[Horizon][]float64{}}
+	m := &Ensemble{name: name, parts: slices.Clone(members), Weights: map[Horizon][]float64{}, curves: map[Horizon]*Curve{}, layers: e.shape.Layers}
 	pools, docs, err := m.sample(ctx, valid, e)
 	if err != nil {
 		return nil, err
@@ -40,9 +42,24 @@ func FitEnsemble(ctx context.Context, name string, valid Data, o EvaluateOptions
 	for _, h := range o.Horizons {
 		if p := pools[h]; len(p.items) > 0 {
 			m.Weights[h] = p.fit(m.active(h), len(members))
+			m.curves[h] = p.curve(m.Weights[h], e.shape)
 		}
 	}
 	return m, nil
+}
+
+// Calibrated returns the ensemble as [Calibrate] would, with one curve for all
+// layers of a horizon, fitted with the weights on the same tokens; the ensemble
+// itself where it was not fitted here but loaded.
+func (m *Ensemble) Calibrated() Predictor {
+	if len(m.curves) == 0 {
+		return m
+	}
+	c := &Calibrated{Predictor: m, Curves: map[Horizon][]*Curve{}}
+	for h, k := range m.curves {
+		c.Curves[h] = slices.Repeat([]*Curve{k}, m.layers)
+	}
+	return c
 }
 
 // active lists the members that support h.
@@ -140,7 +157,7 @@ func (m *Ensemble) sample(ctx context.Context, valid Data, e *evaluation) (map[H
 func (p *pool) fit(active []int, m int) []float64 {
 	half := func(it *item) bool { return it.half == 0 }
 	w := p.solve(active, m, half)
-	judge := func(w []float64) float64 { return p.recall(w, m, func(it *item) bool { return it.half == 1 }) }
+	judge := func(w []float64) float64 { return p.recall(w, func(it *item) bool { return it.half == 1 }) }
 	best, bestRecall := -1, -1.0
 	for _, i := range active {
 		one := make([]float64, m+1)
@@ -268,8 +285,37 @@ func cholesky(a [][]float64, b []float64) []float64 {
 	return x
 }
 
+// curve calibrates the mixture w.
+func (p *pool) curve(w []float64, s Shape) *Curve {
+	var g histogram
+	scores := make([]float32, p.e)
+	for i := range p.items {
+		it := &p.items[i]
+		p.mix(w, it, scores)
+		for e, z := range scores {
+			scores[e] = float32(sigmoid(squash(float64(z) + w[len(w)-1])))
+		}
+		margins(scores, s)
+		for e, x := range scores {
+			g.observe(x, place(it.actual, int32(e)) < len(it.actual))
+		}
+	}
+	return g.curve()
+}
+
+// mix writes the mixture's log odds of an item, less b, to out [E].
+func (p *pool) mix(w []float64, it *item, out []float32) {
+	for e := range out {
+		z := 0.0
+		for j := range len(w) - 1 {
+			z += w[j] * float64(it.odds[j*p.e+e])
+		}
+		out[e] = float32(z)
+	}
+}
+
 // recall is the mean recall@K of the mixture w over items in use.
-func (p *pool) recall(w []float64, m int, use func(*item) bool) float64 {
+func (p *pool) recall(w []float64, use func(*item) bool) float64 {
 	scores, order := make([]float32, p.e), make([]int32, p.e)
 	n, sum := 0.0, 0.0
 	for i := range p.items {
@@ -277,13 +323,7 @@ func (p *pool) recall(w []float64, m int, use func(*item) bool) float64 {
 		if !use(it) {
 			continue
 		}
-		for e := range scores {
-			z := 0.0
-			for j := range m {
-				z += w[j] * float64(it.odds[j*p.e+e])
-			}
-			scores[e] = float32(z)
-		}
+		p.mix(w, it, scores)
 		rank(scores, order)
 		k := 0
 		for _, e := range it.actual {

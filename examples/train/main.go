@@ -43,7 +43,7 @@ Flags:
 
 type options struct {
 	trace, valid, test, split, leaveOut, model, out, only, backend, horizons string
-	transformer, resume                                                      string
+	transformer, resume, with                                                string
 	width, batch, accumulate, seed                                           int
 	tokens, memory                                                           int64
 	rate                                                                     float64
@@ -78,6 +78,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	fs.IntVar(&o.accumulate, "accumulate", 1, "`parts` of a step that are computed one after the other, in less memory")
 	fs.Float64Var(&o.rate, "rate", .002, "largest learning `rate`")
 	fs.Int64Var(&o.memory, "memory", 512, "`MiB` of documents held while training; a larger trace is streamed through them")
+	fs.StringVar(&o.with, "with", "", "`folders` that train wrote, separated by commas: their networks join those trained now, except a transformer that -only\nnames, which is trained further")
 	fs.StringVar(&o.resume, "resume", "", "`folder` to keep the state of training in, to go on from when run again after an interruption; empty: none")
 	fs.IntVar(&o.seed, "seed", 1, "`seed` of splits and of training")
 	fs.StringVar(&o.backend, "backend", "go", "`backend` that trains: go, xla:cpu, xla:cuda or xla:/path/to/plugin.so")
@@ -149,6 +150,9 @@ func train(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io
 			c.Only = append(c.Only, strings.TrimSpace(name))
 		}
 	}
+	if c.Trained, err = trained(o.with, gates); err != nil {
+		return err
+	}
 	if c.Transformers, err = transformers(o.transformer, len(h.InputLayers) == h.Model.Layers && gates != nil); err != nil {
 		return err
 	}
@@ -186,6 +190,25 @@ func transformers(text string, inputs bool) ([]neural.TransformerConfig, error) 
 		return nil, fmt.Errorf("-transformer %q: want a width that is a multiple of 32", text)
 	}
 	return neural.Transformers(n[0], n[1], n[2], inputs, inputs), nil
+}
+
+// trained reads the networks of other folders.
+func trained(folders string, gates *speculate.Gates) (ns []neural.Network, err error) {
+	if folders == "" {
+		return nil, nil
+	}
+	for dir := range strings.SplitSeq(folders, ",") {
+		ps, _, err := neural.LoadAll(os.DirFS(dir), gates)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", dir, err)
+		}
+		for _, p := range ps {
+			if n, ok := speculate.Base(p).(neural.Network); ok {
+				ns = append(ns, n)
+			}
+		}
+	}
+	return ns, nil
 }
 
 // data opens the traces, and splits -trace where there is no -valid.

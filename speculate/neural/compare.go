@@ -2,6 +2,7 @@ package neural
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -25,6 +26,10 @@ type CompareOptions struct {
 	// token's id; by default [Transformers] of two blocks, width 128 and a window
 	// of 512 tokens.
 	Transformers []TransformerConfig
+	// Trained are networks of earlier trainings, which join those that are
+	// fitted: they are calibrated, and members of the ensemble. A transformer
+	// that is among Transformers and wanted is not joined but trained further.
+	Trained []Network
 	// Evaluate are the options of the report; its Horizons are Train's.
 	Evaluate speculate.EvaluateOptions
 	// Stage, when not nil, is told what begins.
@@ -132,7 +137,7 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 	if err != nil {
 		return nil, err
 	}
-	if err := o.known(ps); err != nil {
+	if err := errors.Join(o.known(ps), o.joins()); err != nil {
 		return nil, err
 	}
 	c := &Comparison{Costs: map[string]speculate.Cost{}}
@@ -179,7 +184,7 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 			return nil, err
 		}
 		c.Costs["ensemble"] = speculate.Cost{TrainSeconds: time.Since(began).Seconds()}
-		c.Predictors = append(ps, c.Ensemble)
+		c.Predictors = append(ps, c.Ensemble.Calibrated())
 	}
 	return c, nil
 }
@@ -223,12 +228,42 @@ func (o *CompareOptions) train(ctx context.Context, train, valid speculate.Data,
 		}
 		if err := do(cfg.Name, func(t Options) (Network, error) {
 			t.Horizons = slices.DeleteFunc(slices.Clone(t.Horizons), func(h speculate.Horizon) bool { return h == speculate.Horizon{} })
+			if i := o.trained(cfg.Name); i >= 0 {
+				t.Start, _ = o.Trained[i].(*Transformer)
+			}
 			return TrainTransformer(ctx, cfg, train, valid, t)
 		}); err != nil {
 			return nil, err
 		}
 	}
+	for _, n := range o.Trained {
+		if !slices.Contains(o.Only, n.Name()) {
+			made = append(made, n)
+		}
+	}
 	return made, nil
+}
+
+// trained is the index of a name in o.Trained; -1: it is not there.
+func (o *CompareOptions) trained(name string) int {
+	return slices.IndexFunc(o.Trained, func(n Network) bool { return n.Name() == name })
+}
+
+// joins reports a network of an earlier training that cannot take part.
+func (o *CompareOptions) joins() error {
+	for i, n := range o.Trained {
+		_, further := n.(*Transformer)
+		needs, ok := n.(interface{ Needs() []speculate.Predictor })
+		switch {
+		case ok && len(needs.Needs()) > 0:
+			return fmt.Errorf("neural: %s of an earlier training mixes predictors that were fitted then", n.Name())
+		case o.trained(n.Name()) != i:
+			return fmt.Errorf("neural: %s is given twice", n.Name())
+		case !further && o.wants(n.Name()):
+			return fmt.Errorf("neural: %s is given from an earlier training, and is to be trained", n.Name())
+		}
+	}
+	return nil
 }
 
 // known reports a name in Only that no predictor has.

@@ -46,6 +46,10 @@ type Options struct {
 	// Statistics are the fitted predictors whose log odds a configuration with
 	// Statistics mixes in. They must support all Horizons.
 	Statistics []speculate.Predictor
+	// Start, when not nil, is the transformer that [TrainTransformer] goes on
+	// from, in place of random values. It must be of the same configuration,
+	// shape and horizons.
+	Start *Transformer
 	// Resume, when not empty, is a folder, made if need be, where the state of
 	// the training is kept after each check, in a file NAME.training.safetensors
 	// of about 16 bytes a parameter, removed when training ends well. A training

@@ -65,11 +65,11 @@ func newTrainer(ctx context.Context, cfg Config, train, valid speculate.Data, o 
 	if t.points, err = newPoints(ctx, train, valid, o); err != nil {
 		return nil, err
 	}
-	defer func() {
+	defer func(t *trainer) { // a return of nil changes the named result
 		if err != nil {
 			t.close()
 		}
-	}()
+	}(t)
 	t.r = &reader{points: t.points, cfg: cfg, soft: cfg.Soft && len(train.Header.LogitLayers) == t.shape.Layers}
 	if cfg.Statistics {
 		t.r.stats = o.Statistics

@@ -51,7 +51,11 @@ func TrainTransformer(ctx context.Context, c TransformerConfig, train, valid spe
 	if c.Inputs {
 		w["mean"], w["inv"] = t.mean, t.inv
 	}
-	return newTransformer(c, t.shape, o.Horizons, t.soft, w, t.loop.info), nil
+	info := t.loop.info
+	if s := o.Start; s != nil {
+		info.Tokens, info.Epochs, info.Seconds = info.Tokens+s.info.Tokens, info.Epochs+s.info.Epochs, info.Seconds+s.info.Seconds
+	}
+	return newTransformer(c, t.shape, o.Horizons, t.soft, w, info), nil
 }
 
 // passageJob is the job of training a transformer.
@@ -74,11 +78,11 @@ func newPassageJob(ctx context.Context, c TransformerConfig, train, valid specul
 	t = &passageJob{net: net{c: c, z: c.extent(shape, o.Horizons), horizons: o.Horizons}, shape: shape,
 		soft:   c.Soft && len(train.Header.LogitLayers) == shape.Layers,
 		source: newPassageSource(train, c.Window, o.PoolBytes, o.Seed), drawn: make([]passage, o.Batch/o.Accumulate/c.Window)}
-	defer func() {
+	defer func(t *passageJob) { // a return of nil changes the named result
 		if err != nil {
 			t.close()
 		}
-	}()
+	}(t)
 	t.source.resumes = o.Resume != ""
 	n, err := steps(ctx, train, o)
 	if err != nil {
@@ -98,12 +102,8 @@ func newPassageJob(ctx context.Context, c TransformerConfig, train, valid specul
 		t.valid = append(t.valid, p)
 		tokens += p.to - p.from
 	}
-	if err := t.standardise(); err != nil {
+	if err := t.begin(o); err != nil {
 		return nil, err
-	}
-	t.params = newTransformerParams(c, t.z, o.Seed)
-	if c.Gate {
-		t.startAsGate(o.Gates)
 	}
 	p := plan{name: c.Name, heads: t.z.g, steps: n, params: t.params, started: started}
 	if o.Resume != "" {
@@ -111,6 +111,31 @@ func newPassageJob(ctx context.Context, c TransformerConfig, train, valid specul
 	}
 	t.loop, err = newLoop(p, t, o)
 	return t, err
+}
+
+// begin sets the initial values, and with them how router inputs are
+// standardised.
+func (t *passageJob) begin(o Options) error {
+	t.params = newTransformerParams(t.c, t.z, o.Seed)
+	s := o.Start
+	if s == nil {
+		if err := t.standardise(); err != nil {
+			return err
+		}
+		if t.c.Gate {
+			t.startAsGate(o.Gates)
+		}
+		return nil
+	}
+	if s.cfg != t.c || s.shape != t.shape || !slices.Equal(s.horizons, t.horizons) {
+		return fmt.Errorf("neural: %s cannot go on from %+v at %v, trained for %+v: it is %+v at %v for %+v",
+			t.c.Name, s.cfg, s.horizons, s.shape, t.c, t.horizons, t.shape)
+	}
+	for _, p := range t.params {
+		p.value = s.weights[p.name]
+	}
+	t.mean, t.inv = s.weights["mean"], s.weights["inv"]
+	return nil
 }
 
 func (t *passageJob) close() {
@@ -127,11 +152,15 @@ func (t *passageJob) identity() map[string]any {
 		d.document(p.doc)
 	}
 	d.floats(t.mean)
+	var start digest
+	for _, p := range t.params {
+		start.floats(p.value)
+	}
 	hs := []string{}
 	for _, hd := range heads(t.z.l, t.horizons) {
 		hs = append(hs, fmt.Sprintf("%v at %d", hd.h, hd.l))
 	}
-	return map[string]any{"configuration": t.c, "shape": t.shape, "horizons": hs, "soft targets": t.soft, "validation documents": d}
+	return map[string]any{"configuration": t.c, "shape": t.shape, "horizons": hs, "soft targets": t.soft, "validation documents": d, "initial values": start}
 }
 
 // standardise measures the mean and deviation of router inputs on passages

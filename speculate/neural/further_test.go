@@ -1,0 +1,145 @@
+package neural
+
+import (
+	"context"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/expertspec/expertspec/speculate"
+)
+
+// A limit of time ends a training whose steps would take longer, and changes
+// nothing of one whose steps do not.
+func TestLimit(t *testing.T) {
+	ps, g := parts(t)
+	o := Options{Backend: backend(t), Horizons: speculate.LayersAhead(1), Seed: 4, Tokens: 640, Batch: 64, ValidTokens: 100, Gates: g}
+	train := func() *Predictor {
+		p, err := Train(context.Background(), HiddenState(8), ps.Train, ps.Valid, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	whole := train()
+	o.Limit = time.Hour
+	for name, x := range train().weights {
+		if !slices.Equal(x, whole.weights[name]) {
+			t.Errorf("%s differs under a limit of an hour", name)
+		}
+	}
+	o.Limit, o.Tokens = time.Nanosecond, 1<<40
+	if n := train().Info().Tokens; n != 64 {
+		t.Errorf("%d tokens in a nanosecond, want one step of 64", n)
+	}
+	o.Resume = t.TempDir()
+	if _, err := Train(context.Background(), HiddenState(8), ps.Train, ps.Valid, o); err == nil || !strings.Contains(err.Error(), "limit") {
+		t.Errorf("a limit and resuming: %v", err)
+	}
+}
+
+// A transformer goes on from another: with no learning rate to speak of it stays
+// what it was, and one of another form is refused.
+func TestStart(t *testing.T) {
+	h, hs := header(), speculate.LayersAhead(1, 2)
+	train, valid := speculate.Slice(h, recalled(16, 16, 1)), speculate.Slice(h, recalled(8, 16, 100))
+	_, g := plant(1, 1, 1)
+	o := Options{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 512, Batch: 64, Patience: 9, Gates: g}
+	first, err := TrainTransformer(context.Background(), tiny(true), train, valid, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Start, o.Rate, o.Seed = first, 1e-30, 5
+	again, err := TrainTransformer(context.Background(), tiny(true), train, valid, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, x := range again.weights {
+		if !slices.Equal(x, first.weights[name]) {
+			t.Errorf("%s moved", name)
+		}
+	}
+	if a, b := first.Info(), again.Info(); b.Tokens != 2*a.Tokens || b.Seconds <= a.Seconds {
+		t.Errorf("trained on %d tokens in %g s, and then in all on %d in %g s", a.Tokens, a.Seconds, b.Tokens, b.Seconds)
+	}
+	for name, change := range map[string]func(c *TransformerConfig, o *Options){
+		"width":    func(c *TransformerConfig, _ *Options) { c.HeadWidth = 16 },
+		"horizons": func(_ *TransformerConfig, o *Options) { o.Horizons = hs[:1] },
+	} {
+		c, o := tiny(true), o
+		change(&c, &o)
+		if _, err := TrainTransformer(context.Background(), c, train, valid, o); err == nil || !strings.Contains(err.Error(), "go on from") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Networks of an earlier training join the ensemble of a new one, calibrated;
+// transformers that are wanted are trained further.
+func TestTrained(t *testing.T) {
+	ps, g := parts(t)
+	ctx := context.Background()
+	c := CompareOptions{Only: []string{"hidden state", "tiny"}, Transformers: []TransformerConfig{tiny(true)}, Configs: []Config{HiddenState(8)},
+		Train: Options{Backend: backend(t), Horizons: speculate.LayersAhead(1), Seed: 4, Tokens: 1280, Batch: 64, Patience: 9, Gates: g}}
+	old, err := Fit(ctx, ps.Train, ps.Valid, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Trained, c.Only = old.Networks, []string{"tiny", "frequency", "ensemble"}
+	made, err := Fit(ctx, ps.Train, ps.Valid, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, p := range made.Predictors {
+		names = append(names, p.Name())
+		if _, ok := p.(*speculate.Calibrated); !ok {
+			t.Errorf("%s is not calibrated", p.Name())
+		}
+	}
+	slices.Sort(names)
+	if want := []string{"ensemble", "frequency", "hidden state", "tiny"}; !slices.Equal(names, want) {
+		t.Errorf("predictors %q, want %q", names, want)
+	}
+	for _, n := range made.Networks {
+		was := old.Networks[slices.IndexFunc(old.Networks, func(m Network) bool { return m.Name() == n.Name() })]
+		if times := n.Info().Tokens / was.Info().Tokens; times != map[string]int64{"tiny": 2, "hidden state": 1}[n.Name()] {
+			t.Errorf("%s trained on %d times the tokens", n.Name(), times)
+		}
+	}
+	r, err := speculate.Evaluate(ctx, ps.Test, speculate.EvaluateOptions{Horizons: c.Train.Horizons}, made.Predictors...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range r.Rows {
+		if row.By == "all" && row.Predictor == "ensemble" && (row.ECE > .06 || math.IsNaN(row.ECE)) {
+			t.Errorf("ensemble with an ECE of %.3f", row.ECE)
+		}
+	}
+	c.Only = []string{"hidden state"}
+	if _, err := Fit(ctx, ps.Train, ps.Valid, c); err == nil || !strings.Contains(err.Error(), "hidden state") {
+		t.Errorf("given and to be trained: %v", err)
+	}
+	c.Trained, c.Only = append(old.Networks, old.Networks...), []string{"frequency"}
+	if _, err := Fit(ctx, ps.Train, ps.Valid, c); err == nil || !strings.Contains(err.Error(), "twice") {
+		t.Errorf("given twice: %v", err)
+	}
+}
+
+// Without documents to choose on there is an error, of every kind of network.
+func TestNoValidation(t *testing.T) {
+	ps, g := parts(t)
+	none := speculate.Slice(header(), nil)
+	o := Options{Backend: backend(t), Horizons: speculate.LayersAhead(1), Tokens: 64, Batch: 64, Gates: g}
+	if _, err := Train(context.Background(), HiddenState(8), ps.Train, none, o); err == nil {
+		t.Error("a network: no error")
+	}
+	if _, err := TrainTransformer(context.Background(), tiny(true), ps.Train, none, o); err == nil {
+		t.Error("a transformer: no error")
+	}
+	if _, err := TrainRecurrent(context.Background(), LSTM(), ps.Train, none, o); err == nil {
+		t.Error("a recurrent network: no error")
+	}
+}
