@@ -73,12 +73,12 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	fs.IntVar(&o.width, "width", 64, "hidden `units` of the networks")
 	fs.Int64Var(&o.tokens, "tokens", 0, "`tokens` to train each network on, repeats included; 0: 4 passes")
 	fs.DurationVar(&o.limit, "limit", 0, "`time` for each network, as 90s or 10m, by which its learning rate has fallen, if its tokens are not trained on before; 0: none")
-	fs.StringVar(&o.transformer, "transformer", "2,128,512", "`blocks,width,window` of the transformers, which are trained where -only names them: routing transformer, and\nhidden transformer with router inputs and -model; window in tokens, a document's or less")
+	fs.StringVar(&o.transformer, "transformer", "2,128,512", "`blocks,width,window` of the transformers, which are trained where -only names them: routing transformer,\nrouter-logit transformer with router logits, and hidden transformer with router inputs and -model; window in tokens, a document's or less")
 	fs.IntVar(&o.batch, "batch", 256, "`tokens` in a step of training; of transformers, as many whole windows as fit, at least one")
 	fs.IntVar(&o.accumulate, "accumulate", 1, "`parts` of a step that are computed one after the other, in less memory")
 	fs.Float64Var(&o.rate, "rate", .002, "largest learning `rate`")
 	fs.Int64Var(&o.memory, "memory", 512, "`MiB` of documents held while training; a larger trace is streamed through them")
-	fs.StringVar(&o.with, "with", "", "`folders` that train wrote, separated by commas: their networks join those trained now, except a transformer that -only\nnames, which is trained further")
+	fs.StringVar(&o.with, "with", "", "`folders` that train wrote, separated by commas: their networks join those trained now, except a transformer that -only\nnames, which is trained further; a router-logit transformer starts from a routing transformer of its size among them")
 	fs.StringVar(&o.resume, "resume", "", "`folder` to keep the state of training in, to go on from when run again after an interruption; empty: none")
 	fs.IntVar(&o.seed, "seed", 1, "`seed` of splits and of training")
 	fs.StringVar(&o.backend, "backend", "go", "`backend` that trains: go, xla:cpu, xla:cuda or xla:/path/to/plugin.so")
@@ -153,7 +153,7 @@ func train(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io
 	if c.Trained, err = trained(o.with, gates); err != nil {
 		return err
 	}
-	if c.Transformers, err = transformers(o.transformer, len(h.InputLayers) == h.Model.Layers && gates != nil); err != nil {
+	if c.Transformers, err = transformers(o.transformer, len(h.LogitLayers) == h.Model.Layers, len(h.InputLayers) == h.Model.Layers && gates != nil); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -176,7 +176,7 @@ func train(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io
 }
 
 // transformers reads -transformer.
-func transformers(text string, inputs bool) ([]neural.TransformerConfig, error) {
+func transformers(text string, logits, inputs bool) ([]neural.TransformerConfig, error) {
 	var n [3]int
 	parts := strings.Split(text, ",")
 	for i, p := range parts {
@@ -189,7 +189,7 @@ func transformers(text string, inputs bool) ([]neural.TransformerConfig, error) 
 	if n[1]%32 != 0 {
 		return nil, fmt.Errorf("-transformer %q: want a width that is a multiple of 32", text)
 	}
-	return neural.Transformers(n[0], n[1], n[2], inputs, inputs), nil
+	return neural.Transformers(n[0], n[1], n[2], logits, inputs, inputs), nil
 }
 
 // trained reads the networks of other folders.

@@ -28,7 +28,8 @@ type CompareOptions struct {
 	Transformers []TransformerConfig
 	// Trained are networks of earlier trainings, which join those that are
 	// fitted: they are calibrated, and members of the ensemble. A transformer
-	// that is among Transformers and wanted is not joined but trained further.
+	// that is among Transformers and wanted is not joined but trained further. One
+	// that reads router logits starts from one that does not, where there is one.
 	Trained []Network
 	// Evaluate are the options of the report; its Horizons are Train's.
 	Evaluate speculate.EvaluateOptions
@@ -55,10 +56,14 @@ type Network interface {
 }
 
 // Transformers returns those that a trace with these recordings and gates can
-// feed: the routing transformer always, the hidden transformer where router
-// inputs and gates are there. Sizes are as in [RoutingTransformer].
-func Transformers(blocks, width, window int, inputs, gates bool) []TransformerConfig {
+// feed: the routing transformer always, the router-logit transformer where
+// logits are there, the hidden transformer where router inputs and gates are.
+// Sizes are as in [RoutingTransformer].
+func Transformers(blocks, width, window int, logits, inputs, gates bool) []TransformerConfig {
 	cs := []TransformerConfig{RoutingTransformer(blocks, width, window)}
+	if logits {
+		cs = append(cs, LogitTransformer(blocks, width, window))
+	}
 	if inputs && gates {
 		cs = append(cs, HiddenTransformer(blocks, width, window))
 	}
@@ -127,7 +132,7 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 		o.Recurrent = LSTM()
 	}
 	if o.Transformers == nil {
-		o.Transformers = Transformers(2, 128, 512, inputs, o.Train.Gates != nil)
+		o.Transformers = Transformers(2, 128, 512, logits, inputs, o.Train.Gates != nil)
 	}
 	gates := o.Train.Gates
 	if !inputs {
@@ -228,7 +233,17 @@ func (o *CompareOptions) train(ctx context.Context, train, valid speculate.Data,
 		}
 		if err := do(cfg.Name, func(t Options) (Network, error) {
 			t.Horizons = slices.DeleteFunc(slices.Clone(t.Horizons), func(h speculate.Horizon) bool { return h == speculate.Horizon{} })
-			if i := o.trained(cfg.Name); i >= 0 {
+			i := o.trained(cfg.Name)
+			if i < 0 && cfg.Logits {
+				twin := cfg
+				twin.Logits = false
+				i = slices.IndexFunc(o.Trained, func(n Network) bool {
+					t, ok := n.(*Transformer)
+					twin.Name = n.Name()
+					return ok && t.cfg == twin
+				})
+			}
+			if i >= 0 {
 				t.Start, _ = o.Trained[i].(*Transformer)
 			}
 			return TrainTransformer(ctx, cfg, train, valid, t)

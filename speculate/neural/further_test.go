@@ -143,3 +143,44 @@ func TestNoValidation(t *testing.T) {
 		t.Error("a recurrent network: no error")
 	}
 }
+
+// A router-logit transformer that starts from a routing transformer answers as
+// that one until it has learned more.
+func TestStartWider(t *testing.T) {
+	h, hs := header(), speculate.LayersAhead(1, 2)
+	docs := recalled(16, 16, 1)
+	data := speculate.Slice(h, docs)
+	c := CompareOptions{Only: []string{"tiny"}, Transformers: []TransformerConfig{tiny(false)},
+		Train: Options{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 512, Batch: 64, Patience: 9, Rate: .01}}
+	old, err := Fit(context.Background(), data, data, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wide := tiny(false)
+	wide.Name, wide.Logits = "wide", true
+	c.Trained, c.Only, c.Transformers, c.Train.Rate = old.Networks, []string{"wide"}, []TransformerConfig{wide}, 1e-30
+	made, err := Fit(context.Background(), data, data, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	views, err := speculate.NewViews(h, docs[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := make([]float32, tE), make([]float32, tE)
+	for tok := range docs[3].Tokens {
+		for l := 1; l < tL; l++ {
+			v := []speculate.View{views.At(tok, l, hs[0])}
+			for i, p := range []Network{made.Networks[1], made.Networks[0]} { // the wide one was trained first
+				if err := p.Predict(v, [][]float32{a, b}[i]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for e := range a {
+				if math.Abs(float64(a[e]-b[e])) > .01 || made.Networks[0].Name() != "wide" {
+					t.Fatalf("%s says %v, %s %v", made.Networks[0].Name(), b, made.Networks[1].Name(), a)
+				}
+			}
+		}
+	}
+}

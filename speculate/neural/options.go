@@ -48,7 +48,7 @@ type Options struct {
 	Statistics []speculate.Predictor
 	// Start, when not nil, is the transformer that [TrainTransformer] goes on
 	// from, in place of random values. It must be of the same configuration,
-	// shape and horizons.
+	// shape and horizons, but for router logits that it does not read yet.
 	Start *Transformer
 	// Resume, when not empty, is a folder, made if need be, where the state of
 	// the training is kept after each check, in a file NAME.training.safetensors

@@ -21,6 +21,9 @@ type TransformerConfig struct {
 	// weights of all layers at the token before and of all known ones of the
 	// current token.
 	Inputs bool `json:"inputs,omitempty"`
+	// Logits adds router logits to the routing weights. It needs Soft, and
+	// excludes Inputs.
+	Logits bool `json:"logits,omitempty"`
 	// Blocks, Width (C) and Heads form the transformer; a head's width, C/Heads,
 	// is a multiple of 8.
 	Blocks int `json:"blocks"`
@@ -56,6 +59,8 @@ func (c TransformerConfig) Validate() error {
 		return fmt.Errorf("neural: %s: width %d in %d heads: want a multiple of 8 a head", c.Name, c.Width, c.Heads)
 	case c.ExpertWidth < 0 || c.ExpertWidth > 1<<14:
 		return fmt.Errorf("neural: %s: an expert width of %d", c.Name, c.ExpertWidth)
+	case c.Logits && (c.Inputs || !c.Soft):
+		return fmt.Errorf("neural: %s: router logits exclude router inputs and need soft targets", c.Name)
 	case !c.Inputs && (c.ExpertWidth > 0 || c.Gate):
 		return fmt.Errorf("neural: %s: expert width and gate need router inputs", c.Name)
 	}
@@ -64,7 +69,7 @@ func (c TransformerConfig) Validate() error {
 
 // Requires derives what views must hold.
 func (c TransformerConfig) Requires() speculate.Requirements {
-	return speculate.Requirements{TokenIDs: true, Weights: true, Inputs: c.Inputs, History: c.Window}
+	return speculate.Requirements{TokenIDs: true, Weights: true, Logits: c.Logits, Inputs: c.Inputs, History: c.Window}
 }
 
 // RoutingTransformer reads routing and token ids alone, for documents of up to
@@ -72,6 +77,13 @@ func (c TransformerConfig) Requires() speculate.Requirements {
 func RoutingTransformer(blocks, width, window int) TransformerConfig {
 	return TransformerConfig{Name: "routing transformer", Blocks: blocks, Width: width, Heads: width / 32, Window: window,
 		HeadWidth: width / 2, HeadDepth: 2, Soft: true}
+}
+
+// LogitTransformer is [RoutingTransformer] with router logits.
+func LogitTransformer(blocks, width, window int) TransformerConfig {
+	c := RoutingTransformer(blocks, width, window)
+	c.Name, c.Logits = "router-logit transformer", true
+	return c
 }
 
 // HiddenTransformer reads router inputs too, and starts as the target layers'
@@ -87,8 +99,11 @@ type extent struct{ g, p, f, l, e, d, v int }
 
 func (c TransformerConfig) extent(s speculate.Shape, hs []speculate.Horizon) extent {
 	z := extent{g: len(heads(s.Layers, hs)), l: s.Layers, e: s.Experts, d: s.Hidden, v: s.Vocabulary, p: s.Layers * s.Experts, f: s.Layers * s.Experts}
-	if c.Inputs {
+	switch {
+	case c.Inputs:
 		z.p, z.f = s.Layers*s.Hidden, 2*s.Hidden
+	case c.Logits:
+		z.p, z.f = 2*z.p, 2*z.f
 	}
 	return z
 }

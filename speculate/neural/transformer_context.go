@@ -75,7 +75,8 @@ func (p *Transformer) before(v speculate.View, t int, out []float32) {
 		if p.cfg.Inputs {
 			p.standard(v.Input(t, l), l, out[l*p.shape.Hidden:(l+1)*p.shape.Hidden])
 		} else {
-			raised(v, t, l, out[l*p.shape.Experts:(l+1)*p.shape.Experts])
+			w := len(out) / p.shape.Layers
+			p.routed(v, t, l, out[l*w:(l+1)*w])
 		}
 	}
 }

@@ -101,7 +101,7 @@ type passages struct {
 	count *Node // [B,T] 1 for tokens, 0 for padding behind them
 	route *Node // [B,T,L,E] routing weights of the chosen experts, above 0
 	x     *Node // [B,T,L,D] standardised router inputs; nil where not read
-	z     *Node // [B,T,L,E] router logits; nil where targets are the chosen
+	z     *Node // [B,T,L,E] router logits; nil where they are not recorded, and targets are the chosen
 }
 
 // net builds a transformer's graph.
@@ -121,6 +121,10 @@ func (t net) logits(in passages) *Node {
 		now = Reshape(in.x, n, t.z.l, t.z.d)
 	} else {
 		now = Reshape(chosen(in.route), n, t.z.l, t.z.e)
+		if t.c.Logits {
+			z := Reshape(in.z, n, t.z.l, t.z.e)
+			now = Concatenate([]*Node{now, Sub(z, ReduceAndKeep(z, ReduceMean, -1))}, -1)
+		}
 	}
 	state := t.context(in.ids, later(Reshape(now, b, n/b, t.z.p))) // [n,C]
 	p := t.p
@@ -256,14 +260,14 @@ func (t net) targets(x *Node) *Node {
 	return Concatenate(parts, 0)
 }
 
-// known is 1 for what each head knows of the routing of the current token, [G,L*E,1].
+// known is 1 for what each head knows of the routing of the current token, [G,F,1].
 func (t net) known(g *Graph) *Node {
 	ones := make([][][]float32, 0, t.z.g)
 	for _, hd := range heads(t.z.l, t.horizons) {
 		row := make([][]float32, t.z.f)
 		for i := range row {
 			row[i] = []float32{0}
-			if hd.h.Layers > 0 && i/t.z.e <= hd.l-hd.h.Layers {
+			if hd.h.Layers > 0 && i/(t.z.f/t.z.l) <= hd.l-hd.h.Layers {
 				row[i][0] = 1
 			}
 		}

@@ -212,8 +212,28 @@ func (p *Transformer) features(v speculate.View, state []float32, s *jointScratc
 		}
 		return
 	}
+	w := f / p.shape.Layers
 	for l := range latest + 1 {
-		raised(v, v.Token(), l, x[l*e:(l+1)*e])
+		p.routed(v, v.Token(), l, x[l*w:(l+1)*w])
+	}
+}
+
+// routed writes what is read of a known routing to row, all 0 before: raised
+// weights [E], and behind them, where they are read, router logits [E] less
+// their mean.
+func (p *Transformer) routed(v speculate.View, t, l int, row []float32) {
+	e := p.shape.Experts
+	raised(v, t, l, row[:e])
+	z := v.Logits(t, l)
+	if !p.cfg.Logits || z == nil { // nil: before the first token
+		return
+	}
+	mean := float32(0)
+	for _, x := range z {
+		mean += x / float32(e)
+	}
+	for i, x := range z {
+		row[e+i] = x - mean
 	}
 }
 

@@ -61,10 +61,12 @@ func tiny(inputs bool) TransformerConfig {
 func TestTransformerEqualsGraph(t *testing.T) {
 	docs, g := plant(6, 16, 1)
 	data := speculate.Slice(header(), docs)
-	for _, inputs := range []bool{false, true} {
+	for _, kind := range []string{"routing", "logits", "inputs"} {
+		c := tiny(kind == "inputs")
+		c.Logits = kind == "logits"
 		hs := append(speculate.LayersAhead(1, 3), speculate.Horizon{KnownID: true})
 		o := Options{Backend: backend(t), Horizons: hs, Seed: 3, Tokens: 960, Batch: 32, Checks: 1, Rate: .01, Gates: g}.withDefaults()
-		j, err := newPassageJob(context.Background(), tiny(inputs), data, data, o)
+		j, err := newPassageJob(context.Background(), c, data, data, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +75,7 @@ func TestTransformerEqualsGraph(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := j.loop.weights()
-		if inputs {
+		if c.Inputs {
 			w["mean"], w["inv"] = j.mean, j.inv
 		}
 		p := newTransformer(j.c, j.shape, hs, true, w, Info{})
@@ -105,9 +107,9 @@ func TestTransformerEqualsGraph(t *testing.T) {
 			}
 		}
 		// Weights of 16 bits in plain Go, 32 in the graph.
-		t.Logf("inputs %v: %g", inputs, worst)
+		t.Logf("%s: %g", kind, worst)
 		if worst > .02 || math.IsNaN(worst) {
-			t.Errorf("inputs %v: probabilities differ by up to %g", inputs, worst)
+			t.Errorf("%s: probabilities differ by up to %g", kind, worst)
 		}
 	}
 }
@@ -120,11 +122,12 @@ func TestTransformer(t *testing.T) {
 	_, g := plant(1, 1, 1)
 	hs := speculate.LayersAhead(1, 2)
 	var ps []speculate.Predictor
-	for _, inputs := range []bool{false, true} {
+	for _, kind := range []string{"routing", "logits", "inputs"} {
 		o := Options{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 16000, Batch: 64, Checks: 3, Rate: .008, Gates: g, PoolBytes: 30000}
-		c := tiny(inputs)
-		if inputs {
-			c.Name, o.Tokens = "tiny hidden", 2000
+		c := tiny(kind == "inputs")
+		c.Logits = kind == "logits"
+		if kind != "routing" {
+			c.Name, o.Tokens = "tiny "+kind, 2000
 		}
 		p, err := TrainTransformer(context.Background(), c, speculate.Slice(h, train), speculate.Slice(h, valid), o)
 		if err != nil {
@@ -146,7 +149,7 @@ func TestTransformer(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, _, err := LoadAll(os.DirFS(dir), g)
-	if err != nil || len(again) != 2 {
+	if err != nil || len(again) != len(ps) {
 		t.Fatalf("%d predictors, %v", len(again), err)
 	}
 	s, err := speculate.Evaluate(context.Background(), speculate.Slice(h, test), speculate.EvaluateOptions{Horizons: hs}, again...)
@@ -216,6 +219,7 @@ func TestTransformerErrors(t *testing.T) {
 		"window":  func(c *TransformerConfig, _ *Options) { c.Window = 0 },
 		"gates":   func(_ *TransformerConfig, o *Options) { o.Gates = nil },
 		"experts": func(c *TransformerConfig, _ *Options) { c.Inputs, c.Gate = false, false },
+		"logits":  func(c *TransformerConfig, _ *Options) { c.Logits = true },
 		"id":      func(_ *TransformerConfig, o *Options) { o.Horizons = []speculate.Horizon{{}} },
 	} {
 		c, o := tiny(true), Options{Backend: backend(t), Horizons: hs, Tokens: 16, Gates: g}

@@ -127,15 +127,33 @@ func (t *passageJob) begin(o Options) error {
 		}
 		return nil
 	}
-	if s.cfg != t.c || s.shape != t.shape || !slices.Equal(s.horizons, t.horizons) {
+	cfg := s.cfg
+	if t.c.Logits && !cfg.Logits {
+		cfg.Logits, cfg.Name = true, t.c.Name
+	}
+	if cfg != t.c || s.shape != t.shape || !slices.Equal(s.horizons, t.horizons) {
 		return fmt.Errorf("neural: %s cannot go on from %+v at %v, trained for %+v: it is %+v at %v for %+v",
 			t.c.Name, s.cfg, s.horizons, s.shape, t.c, t.horizons, t.shape)
 	}
 	for _, p := range t.params {
 		p.value = s.weights[p.name]
+		if len(p.value) < p.size() {
+			p.value = t.widened(p)
+		}
 	}
 	t.mean, t.inv = s.weights["mean"], s.weights["inv"]
 	return nil
+}
+
+// widened is the value of a matrix that reads routing weights, for one that
+// reads router logits too, with zeros for those.
+func (t *passageJob) widened(p *param) []float32 {
+	part := t.z.e * p.dims[len(p.dims)-1] // the rows of a layer's weights
+	wide := make([]float32, p.size())
+	for i := 0; i < len(p.value); i += part {
+		copy(wide[2*i:], p.value[i:i+part])
+	}
+	return wide
 }
 
 func (t *passageJob) close() {
