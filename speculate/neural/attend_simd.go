@@ -89,9 +89,8 @@ func sumHeads(values, out, scores []float32, stride, hd int) {
 		sum := load(arrayAt[[8]float32](out, i))
 		w := unsafe.Pointer(&scores[i/hd])
 		v := unsafe.Pointer(&values[i])
-		for range len(scores) / 8 {
-			sum = spread8(*(*uint32)(w)).MulAdd(load((*[8]float32)(v)), sum)
-			w, v = unsafe.Add(w, 32), unsafe.Add(v, 4*stride)
+		for r := range len(scores) / 8 {
+			sum = spread8(*(*uint32)(unsafe.Add(w, 32*r))).MulAdd(load((*[8]float32)(unsafe.Add(v, 4*stride*r))), sum)
 		}
 		sum.Store(arrayAt[[8]float32](out, i))
 	}
