@@ -18,7 +18,8 @@ collect -data "$corpus/train.jsonl.zst" -docs "$documents" -out train
 collect -data "$corpus/valid.jsonl.zst" -docs 0 -out valid
 collect -data mini -docs 0 -out test
 names="frequency,previous token,transition,path of three,token id,gate reuse,inter-layer,statistics-aware,router logits,corrected gate,hidden state,routing transformer,router-logit transformer,hidden transformer,ensemble"
-bin/train -backend "$backend" -trace train -valid valid -model mini -tokens "$tokens" -only "$names" -out predictors
+sets=fiction,drama,speeches,reference,math,code,reasoning,technical,legal-de,poetry-zh # not those that are for training alone
+bin/train -backend "$backend" -trace train -datasets "$sets" -valid valid -model mini -tokens "$tokens" -only "$names" -out predictors
 bin/evaluate -trace test -predictors predictors -model mini -json results.json | tee table.txt
 bin/analyze -trace test -results results.json -out report
 echo "$folder: table.txt, results.json and report/report.html after $SECONDS s"

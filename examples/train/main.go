@@ -43,7 +43,7 @@ Flags:
 
 type options struct {
 	trace, valid, test, split, leaveOut, model, out, only, backend, horizons string
-	transformer, resume, with                                                string
+	transformer, resume, with, datasets                                      string
 	width, batch, accumulate, seed                                           int
 	tokens, memory                                                           int64
 	rate                                                                     float64
@@ -64,6 +64,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	fs.StringVar(&o.trace, "trace", "", "`folder` of the trace to fit on")
 	fs.StringVar(&o.valid, "valid", "", "`folder` of the trace to choose and calibrate on; empty: a part of -trace")
 	fs.StringVar(&o.split, "split", ".15,.15", "without -valid, `shares` of documents to choose on, and to leave for evaluate -split")
+	fs.StringVar(&o.datasets, "datasets", "", "`names` of the data sets of -trace to read, separated by commas; empty: all")
 	fs.StringVar(&o.test, "test", "", "with -leave-out each, `folder` of the trace to score on; empty: a part of -trace")
 	fs.StringVar(&o.leaveOut, "leave-out", "", "`name` of a data set to learn nothing of, or each; empty: none")
 	fs.StringVar(&o.model, "model", "", "`folder` of the checkpoint that the gates are read from, or mini; empty: no gates")
@@ -217,6 +218,9 @@ func data(o *options) (p speculate.Parts, err error) {
 	if p.Train, err = open(o.trace); err != nil {
 		return p, err
 	}
+	if p.Train, err = only(p.Train, o.datasets); err != nil {
+		return p, err
+	}
 	if o.valid != "" {
 		p.Valid, err = open(o.valid)
 	} else {
@@ -242,6 +246,25 @@ func data(o *options) (p speculate.Parts, err error) {
 		return p, fmt.Errorf("-leave-out %q: the data sets of %s are %q", o.leaveOut, o.trace, sets)
 	}
 	return speculate.LeaveOut(p, o.leaveOut), nil
+}
+
+// only leaves the named data sets of d.
+func only(d speculate.Data, names string) (speculate.Data, error) {
+	if names == "" {
+		return d, nil
+	}
+	sets, err := speculate.Datasets(d)
+	if err != nil {
+		return d, err
+	}
+	wanted := map[string]bool{}
+	for name := range strings.SplitSeq(names, ",") {
+		if name = strings.TrimSpace(name); !slices.Contains(sets, name) {
+			return d, fmt.Errorf("-datasets %q: those of -trace are %q", name, sets)
+		}
+		wanted[name] = true
+	}
+	return d.Filter(func(doc *trace.Document) bool { return wanted[doc.Dataset] }), nil
 }
 
 // open opens a trace. Only networks that start as the model's gates read router

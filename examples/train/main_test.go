@@ -69,6 +69,10 @@ func TestLeaveOut(t *testing.T) {
 	if code := run(context.Background(), []string{"-trace", dir, "-test", dir, "-out", out, "-horizons", "1", "-only", "transition", "-leave-out", "each"}, &stdout, &stderr); code != 0 || !strings.Contains(stdout.String(), "40 test documents") {
 		t.Errorf("status %d, printed %q, %s", code, &stdout, &stderr)
 	}
+	stdout.Reset()
+	if code := run(context.Background(), []string{"-trace", dir, "-out", out, "-horizons", "1", "-only", "transition", "-datasets", "axle", "-leave-out", "axle"}, &stdout, &stderr); code != 1 || !strings.Contains(stderr.String(), "no documents") {
+		t.Errorf("status %d, %s", code, &stderr)
+	}
 	if text, err := os.ReadFile(filepath.Join(out, "leave-out.json")); err != nil || !strings.Contains(string(text), `"wheel"`) {
 		t.Errorf("%v, %.100s", err, text)
 	}
@@ -95,6 +99,9 @@ func TestStatus(t *testing.T) {
 		{[]string{"-trace", dir, "-backend", "abacus"}, 1, "abacus"},
 		{[]string{"-trace", dir, "-split", ".9,.2"}, 1, ".15,.15"},
 		{[]string{"-trace", dir, "-leave-out", "axle"}, 1, `["wheel"]`},
+		{[]string{"-trace", dir, "-datasets", "wheel,axle"}, 1, `"axle"`},
+		{[]string{"-trace", dir, "-with", "nowhere"}, 1, "nowhere"},
+		{[]string{"-trace", dir, "-limit", "-1s", "-horizons", "1"}, 1, "limit"},
 		{[]string{"-trace", dir, "-horizons", "1", "-leave-out", "wheel"}, 1, "no documents"},
 		{[]string{"-trace", dir, "-valid", dir, "-leave-out", "each"}, 2, "-test"},
 		{[]string{"-trace", dir, "-test", dir}, 2, "-test"},
