@@ -10,6 +10,14 @@
 //
 // [InterLayer], [StatisticsAware] and [HiddenState] are ready configurations,
 // [Train] fits one, [Compare] fits and scores them beside the baselines. [LSTM]
-// is the earlier work's network, for comparison; [TrainRecurrent] fits it. A
-// training that was interrupted continues where [Options].Resume says.
+// is the earlier work's network, for comparison; [TrainRecurrent] fits it.
+//
+// A [Transformer] works on each token once, as soon as its id is known, and
+// answers every horizon and layer of that token from what it kept:
+// [RoutingTransformer], [LogitTransformer] and [HiddenTransformer] are ready
+// configurations, [TrainTransformer] fits one, from random values or from those
+// of an earlier training. They are the most accurate, and want the most tokens.
+//
+// A training that was interrupted continues where [Options].Resume says; one
+// that has only so much time ends when [Options].Limit says.
 package neural
