@@ -84,11 +84,10 @@ def main():
     if hasattr(model, "set_experts_implementation"):  # transformers 5: a loop over experts, for any type and device
         model.set_experts_implementation("eager")
     c = model.config
-    inputs = [None] * c.num_hidden_layers
-    for i, layer in enumerate(model.model.layers):
-        moe = getattr(layer, "mlp", None) or layer.block_sparse_moe
-        moe.register_forward_pre_hook(lambda _, args, i=i: inputs.__setitem__(i, args[0]))
-        moe.router = moe.gate.weight
+    blocks = [getattr(layer, "mlp", None) or layer.block_sparse_moe for layer in model.model.layers]
+    inputs = [None] * len(blocks)  # of each router, [B,T,D]
+    for i, block in enumerate(blocks):
+        block.register_forward_pre_hook(lambda _, args, i=i: inputs.__setitem__(i, args[0]))
     metadata = {
         "expertspec.schema": "1",
         "expertspec.model": json.dumps({"name": os.path.basename(o.model.rstrip("/")), "layers": c.num_hidden_layers,
@@ -111,7 +110,7 @@ def main():
         with torch.no_grad():  # padding is behind a document's tokens, which do not see it
             model.model(tokens.to(device))
             x = torch.stack(inputs, 2)  # [B,T,L,D]
-            z = torch.stack([h @ (getattr(l, "mlp", None) or l.block_sparse_moe).router.T for h, l in zip(inputs, model.model.layers)], 2)
+            z = torch.stack([h @ block.gate.weight.T for h, block in zip(inputs, blocks)], 2)  # [B,T,L,E]
             best = z.topk(c.num_experts_per_tok, -1)
             arrays = {"experts": best.indices.short(), "weights": best.values.softmax(-1), "router_logits": z.half(), "router_input": x.half()}
         arrays = {name: a.cpu().numpy() for name, a in arrays.items()}
