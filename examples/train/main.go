@@ -214,7 +214,7 @@ func trained(folders string, gates *speculate.Gates) (ns []neural.Network, err e
 
 // data opens the traces, and splits -trace where there is no -valid.
 func data(o *options) (p speculate.Parts, err error) {
-	open := func(dir string) (speculate.Data, error) { return open(dir, o.model != "") }
+	open := func(dir string) (speculate.Data, error) { return open(dir, o.model != "" || o.with != "") }
 	if p.Train, err = open(o.trace); err != nil {
 		return p, err
 	}
@@ -268,7 +268,8 @@ func only(d speculate.Data, names string) (speculate.Data, error) {
 }
 
 // open opens a trace. Only networks that start as the model's gates read router
-// inputs, the most of a trace: without a model they are passed over.
+// inputs, the most of a trace: without a model or such a network they are passed
+// over.
 func open(dir string, inputs bool) (speculate.Data, error) {
 	r, err := trace.Open(dir)
 	if err != nil {
