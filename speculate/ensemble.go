@@ -42,15 +42,29 @@ func FitEnsemble(ctx context.Context, name string, valid Data, o EvaluateOptions
 	for _, h := range o.Horizons {
 		if p := pools[h]; len(p.items) > 0 {
 			m.Weights[h] = p.fit(m.active(h), len(members))
-			m.curves[h] = p.curve(m.Weights[h], e.shape)
+			if mixes(m.Weights[h]) {
+				m.curves[h] = p.curve(m.Weights[h], e.shape)
+			}
 		}
 	}
 	return m, nil
 }
 
+// mixes reports whether more than one member has a weight; one alone needs no
+// calibration of its own.
+func mixes(w []float64) bool {
+	n := 0
+	for _, x := range w[:len(w)-1] {
+		if x != 0 {
+			n++
+		}
+	}
+	return n > 1
+}
+
 // Calibrated returns the ensemble as [Calibrate] would, with one curve for all
 // layers of a horizon, fitted with the weights on the same tokens; the ensemble
-// itself where it was not fitted here but loaded.
+// itself where it was not fitted here but loaded, or mixes nothing.
 func (m *Ensemble) Calibrated() Predictor {
 	if len(m.curves) == 0 {
 		return m
