@@ -214,15 +214,18 @@ func trained(folders string, gates *speculate.Gates) (ns []neural.Network, err e
 
 // data opens the traces, and splits -trace where there is no -valid.
 func data(o *options) (p speculate.Parts, err error) {
-	open := func(dir string) (speculate.Data, error) { return open(dir, o.model != "" || o.with != "") }
-	if p.Train, err = open(o.trace); err != nil {
+	// Only networks that start as the model's gates read router inputs, the most
+	// of a trace: without a model or such a network they are passed over.
+	f := trace.Filter{NoInput: o.model == "" && o.with == ""}
+	of := f
+	if of.Datasets, err = datasets(o.trace, o.datasets); err != nil {
 		return p, err
 	}
-	if p.Train, err = only(p.Train, o.datasets); err != nil {
+	if p.Train, err = open(o.trace, of); err != nil {
 		return p, err
 	}
 	if o.valid != "" {
-		p.Valid, err = open(o.valid)
+		p.Valid, err = open(o.valid, f)
 	} else {
 		var f speculate.Fractions
 		if f, err = speculate.ParseFractions(o.split); err == nil {
@@ -230,7 +233,7 @@ func data(o *options) (p speculate.Parts, err error) {
 		}
 	}
 	if err == nil && o.test != "" {
-		p.Test, err = open(o.test)
+		p.Test, err = open(o.test, f)
 	}
 	if err != nil {
 		return p, err
@@ -248,38 +251,43 @@ func data(o *options) (p speculate.Parts, err error) {
 	return speculate.LeaveOut(p, o.leaveOut), nil
 }
 
-// only leaves the named data sets of d.
-func only(d speculate.Data, names string) (speculate.Data, error) {
+// datasets reads -datasets, names that must be in the trace; none of "".
+func datasets(dir, names string) ([]string, error) {
 	if names == "" {
-		return d, nil
+		return nil, nil
+	}
+	d, err := open(dir, trace.Filter{NoInput: true, NoLogits: true})
+	if err != nil {
+		return nil, err
 	}
 	sets, err := speculate.Datasets(d)
 	if err != nil {
-		return d, err
+		return nil, err
 	}
-	wanted := map[string]bool{}
+	var wanted []string
 	for name := range strings.SplitSeq(names, ",") {
 		if name = strings.TrimSpace(name); !slices.Contains(sets, name) {
-			return d, fmt.Errorf("-datasets %q: those of -trace are %q", name, sets)
+			return nil, fmt.Errorf("-datasets %q: those of -trace are %q", name, sets)
 		}
-		wanted[name] = true
+		wanted = append(wanted, name)
 	}
-	return d.Filter(func(doc *trace.Document) bool { return wanted[doc.Dataset] }), nil
+	return wanted, nil
 }
 
-// open opens a trace. Only networks that start as the model's gates read router
-// inputs, the most of a trace: without a model or such a network they are passed
-// over.
-func open(dir string, inputs bool) (speculate.Data, error) {
+// open opens what f selects of a trace.
+func open(dir string, f trace.Filter) (speculate.Data, error) {
 	r, err := trace.Open(dir)
 	if err != nil {
 		return speculate.Data{}, err
 	}
 	d := speculate.FromReader(r)
-	if !inputs {
+	if f.NoInput {
 		d.Header.InputLayers = nil
-		d.Documents = func() iter.Seq2[*trace.Document, error] { return r.Documents(trace.Filter{NoInput: true}) }
 	}
+	if f.NoLogits {
+		d.Header.LogitLayers = nil
+	}
+	d.Documents = func() iter.Seq2[*trace.Document, error] { return r.Documents(f) }
 	return d, nil
 }
 
