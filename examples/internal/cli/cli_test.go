@@ -1,0 +1,113 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestStart(t *testing.T) {
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, c := range []struct {
+		name   string
+		ctx    context.Context
+		args   []string
+		err    error // of Run
+		status int
+		stderr string
+	}{
+		{"done", t.Context(), []string{"-n", "3"}, nil, cli.Done, ""},
+		{"failed", t.Context(), []string{"-n", "3"}, errors.New("disk full"), cli.Failed, "prog: disk full\n"},
+		{"prefix once", t.Context(), []string{"-n", "3"}, errors.New("prog: disk full"), cli.Failed, "prog: disk full\n"},
+		{"partial", t.Context(), []string{"-n", "3"}, &cli.Incomplete{2, "lines"}, cli.Partial, "prog: 2 lines omitted\n"},
+		{"wrapped partial", t.Context(), []string{"-n", "3"}, fmt.Errorf("x: %w", &cli.Incomplete{2, "lines"}), cli.Partial, "prog: 2 lines omitted\n"},
+		{"interrupted", canceled, []string{"-n", "3"}, context.Canceled, cli.Failed, "prog: interrupted; 3 shards are kept\n"},
+		{"unknown flag", t.Context(), []string{"-m"}, nil, cli.Usage, "prog: flag provided but not defined: -m (-h lists the flags)\n"},
+		{"value", t.Context(), []string{"-n", "x"}, nil, cli.Usage, "prog: invalid value \"x\" for flag -n: parse error (-h lists the flags)\n"},
+		{"argument", t.Context(), []string{"-n", "3", "x"}, nil, cli.Usage, "prog: unexpected argument \"x\" (-h lists the flags)\n"},
+		{"check", t.Context(), nil, nil, cli.Usage, "prog: -n is required (-h lists the flags)\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var stderr bytes.Buffer
+			n := 0
+			p := cli.Program{
+				Name:  "prog",
+				Flags: func(f *flag.FlagSet) { f.IntVar(&n, "n", 0, "`number` of things") },
+				Check: func(*flag.FlagSet) error {
+					if n == 0 {
+						return errors.New("-n is required")
+					}
+					return nil
+				},
+				Run:         func(context.Context, cli.Streams) error { return c.err },
+				Interrupted: func() string { return fmt.Sprintf("%d shards are kept", n) },
+			}
+			assert.Equal(t, c.status, p.Start(c.ctx, c.args, cli.Streams{Err: &stderr}))
+			assert.Equal(t, c.stderr, stderr.String())
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	var stderr bytes.Buffer
+	p := cli.Program{Name: "prog", Help: "prog counts things.", Flags: func(f *flag.FlagSet) { f.Int("n", 7, "`number` of things") }}
+	assert.Equal(t, cli.Done, p.Start(t.Context(), []string{"-h"}, cli.Streams{Err: &stderr}))
+	for _, part := range []string{"prog counts things.", "Exit status", "-n number\n", "number of things (default 7)"} {
+		assert.Contains(t, stderr.String(), part)
+	}
+}
+
+// TestSecondInterrupt runs a program that does not heed its context.
+func TestSecondInterrupt(t *testing.T) {
+	if os.Getenv("CLI_TEST_DEAF") != "" {
+		os.Args = os.Args[:1]
+		cli.Program{Name: "deaf", Flags: func(*flag.FlagSet) {}, Run: func(ctx context.Context, s cli.Streams) error {
+			fmt.Fprintln(s.Out, "started")
+			<-ctx.Done()
+			fmt.Fprintln(s.Out, "canceled")
+			select {}
+		}}.Main()
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestSecondInterrupt$")
+	cmd.Env = append(os.Environ(), "CLI_TEST_DEAF=1")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	defer cmd.Process.Kill()
+	next := func(want string) {
+		b := make([]byte, 64)
+		n, err := out.Read(b)
+		require.NoError(t, err)
+		require.Equal(t, want, strings.TrimSpace(string(b[:n])))
+	}
+	next("started")
+	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+	next("canceled")
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		// The default effect is restored concurrently with the program's work.
+		_ = cmd.Process.Signal(syscall.SIGINT)
+		select {
+		case err := <-ended:
+			var exit *exec.ExitError
+			require.ErrorAs(t, err, &exit)
+			assert.Equal(t, syscall.SIGINT, exit.Sys().(syscall.WaitStatus).Signal())
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
