@@ -18,6 +18,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 const module = "github.com/expertspec/expertspec"
@@ -25,37 +28,42 @@ const module = "github.com/expertspec/expertspec"
 // house lists the packages and, of ours, what each may import. A package below
 // one of these (trace/internal/pq) belongs to it and follows its rule.
 var house = map[string][]string{
-	"trace":              {},
-	"trace/safetensors":  {},
-	"mixtral":            {"trace"},
-	"mixtral/mini":       {"mixtral", "trace"},
-	"trace/collect":      {"mixtral", "trace"},
-	"speculate":          {"trace"},
-	"speculate/neural":   {"speculate", "trace"},
-	"speculate/prefetch": {"speculate", "trace"},
-	"mixtral/offload":    {"mixtral", "speculate", "speculate/prefetch", "trace"},
-	"viz":                {"speculate", "speculate/prefetch", "trace"},
-	"examples":           nil, // anything
-	"testdata":           {},
+	"trace":                     {},
+	"trace/convert":             {"trace"},
+	"trace/safetensors":         {},
+	"trace/tracetest":           {"trace"},
+	"mixtral":                   {"trace", "trace/safetensors"},
+	"mixtral/tokenizer":         {},
+	"mixtral/mini":              {"mixtral", "mixtral/tokenizer"},
+	"mixtral/mixtraltest":       {"trace/safetensors"},
+	"mixtral/switchtransformer": {"mixtral", "trace", "trace/safetensors"},
+	"mixtral/collect":           {"mixtral", "mixtral/tokenizer", "trace"},
+	"mixtral/collect/hub":       {"mixtral/collect"},
+	"speculate":                 {"trace", "trace/safetensors"},
+	"speculate/neural":          {"speculate", "trace", "trace/safetensors"},
+	"speculate/prefetch":        {"speculate", "trace"},
+	"mixtral/offload":           {"mixtral", "speculate", "speculate/prefetch", "trace", "trace/safetensors"},
+	"viz":                       {"speculate", "speculate/prefetch", "trace"},
+	"examples":                  nil, // anything
+	"testdata":                  {},
 }
-
-// shared may be imported by all.
-const shared = "trace/safetensors"
 
 // withoutGoMLX build without GoMLX, so that a program that only reads traces
 // builds in seconds.
-var withoutGoMLX = []string{"trace", "trace/safetensors", "speculate", "speculate/prefetch", "viz"}
+var withoutGoMLX = []string{
+	"trace", "trace/convert", "trace/safetensors", "trace/tracetest", "mixtral/tokenizer", "mixtral/mixtraltest",
+	"speculate", "speculate/prefetch", "viz",
+}
 
 // topLevel are the names at the module's top: these and no more.
 var topLevel = []string{
 	"mixtral", "trace", "speculate", "viz", "examples", "testdata",
-	"go.mod", "go.sum", "README.md", "LICENSE", "NOTICE", "NOTICE.md", "CHANGELOG.md", "CONTRIBUTING.md", "staticcheck.conf",
+	"go.mod", "go.sum", "README.md", "BENCHMARKS.md", "LICENSE", "NOTICE", "NOTICE.md", "CHANGELOG.md", "CONTRIBUTING.md", "staticcheck.conf",
 	"imports_test.go", ".ci", ".github", ".gitignore", ".gitattributes",
 }
 
-// networkAllowed are the packages that may import net/http. Each does so only
-// for an address that its caller gives.
-var networkAllowed = []string{"trace/collect"}
+// networkAllowed is the only package of the library that may import net/http.
+const networkAllowed = "mixtral/collect/hub"
 
 // environment are the functions that read environment variables.
 var environment = map[string][]string{
@@ -73,13 +81,13 @@ func owner(dir string) (string, bool) {
 	return "", false
 }
 
-// checkImport says what is wrong with a file of directory dir importing path.
+// checkImport reports what forbids a file of directory dir importing path.
 func checkImport(dir, imported string) error {
 	from, ok := owner(dir)
 	if !ok {
-		return fmt.Errorf("%s is no part of the house", dir)
+		return fmt.Errorf("%s is not part of the house", dir)
 	}
-	if imported == "net/http" && from != "examples" && !slices.Contains(networkAllowed, from) {
+	if imported == "net/http" && from != "examples" && from != networkAllowed {
 		return fmt.Errorf("%s imports %s: the library downloads nothing", dir, imported)
 	}
 	if imported == module {
@@ -95,8 +103,8 @@ func checkImport(dir, imported string) error {
 	to, ok := owner(ours)
 	switch {
 	case !ok:
-		return fmt.Errorf("%s imports %s, which is no part of the house", dir, ours)
-	case to == from, to == shared, from == "examples" && to != "testdata", slices.Contains(house[from], to):
+		return fmt.Errorf("%s imports %s, which is not part of the house", dir, ours)
+	case to == from, from == "examples" && to != "testdata", slices.Contains(house[from], to):
 		return nil
 	}
 	return fmt.Errorf("%s imports %s: of ours it may import %v", dir, ours, house[from])
@@ -113,11 +121,14 @@ func TestRules(t *testing.T) {
 		{"trace/internal/pq", module + "/trace", true},
 		{"trace", module + "/mixtral", false},
 		{"trace/internal/pq", module + "/speculate", false},
-		{"trace", module + "/trace/collect", false},
+		{"trace", module + "/trace/convert", false},
+		{"trace/safetensors", module + "/trace", false},
 		{"trace", "github.com/gomlx/gomlx/graph", false},
 		{"trace", "net/http", false},
-		{"trace/collect", "net/http", true},
-		{"trace/collect", module + "/mixtral", true},
+		{"mixtral/collect", "net/http", false},
+		{"mixtral/collect/hub", "net/http", true},
+		{"mixtral/collect/hub", module + "/mixtral", false},
+		{"mixtral/collect", module + "/mixtral", true},
 		{"mixtral", module + "/trace/safetensors", true},
 		{"mixtral", module + "/speculate", false},
 		{"mixtral", module + "/mixtral/mini", false},
@@ -134,13 +145,11 @@ func TestRules(t *testing.T) {
 		{"other", "fmt", false},
 		{"trace", module, false},
 	} {
-		if err := checkImport(c.dir, c.imported); (err == nil) != c.fine {
-			t.Errorf("%s importing %s: %v", c.dir, c.imported, err)
-		}
+		assert.Equal(t, c.fine, checkImport(c.dir, c.imported) == nil, "%s importing %s", c.dir, c.imported)
 	}
 }
 
-// goFiles calls f for each Go file of the module, tests included, whatever its
+// goFiles calls f for each Go file of the module, tests included, regardless of its
 // build constraints.
 func goFiles(t *testing.T, f func(file string)) {
 	t.Helper()
@@ -159,9 +168,7 @@ func goFiles(t *testing.T, f func(file string)) {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 func isModule(dir string) bool {
@@ -177,36 +184,26 @@ func TestImports(t *testing.T) {
 		files++
 		dir := path.Dir(file)
 		if dir == "." {
-			if file != "imports_test.go" {
-				t.Errorf("%s: the top level has no package", file)
-			}
+			assert.Equal(t, "imports_test.go", file)
 			return
 		}
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
-		if err != nil {
-			t.Error(err)
-			return
-		}
+		require.NoError(t, err)
 		for _, spec := range parsed.Imports {
 			imported, err := strconv.Unquote(spec.Path.Value)
-			if err != nil {
-				t.Error(err)
+			if !assert.NoError(t, err) {
 				continue
 			}
 			if strings.HasSuffix(file, "_test.go") && !apart(dir, imported) {
 				continue
 			}
-			if err := checkImport(dir, imported); err != nil {
-				t.Errorf("%s: %v", file, err)
-			}
+			assert.NoError(t, checkImport(dir, imported), "%s", file)
 		}
 	})
-	if files < 20 {
-		t.Errorf("only %d files were checked", files)
-	}
+	assert.GreaterOrEqual(t, files, 20)
 }
 
-// apart tells whether an import would join mixtral and speculate.
+// apart reports whether an import would join mixtral and speculate.
 func apart(dir, imported string) bool {
 	from, _ := owner(dir)
 	to, _ := owner(strings.TrimPrefix(imported, module+"/"))
@@ -222,10 +219,7 @@ func TestEnvironment(t *testing.T) {
 		}
 		set := token.NewFileSet()
 		parsed, err := parser.ParseFile(set, file, nil, 0)
-		if err != nil {
-			t.Error(err)
-			return
-		}
+		require.NoError(t, err)
 		for _, use := range environmentUses(parsed) {
 			t.Errorf("%s: %s reads the environment", set.Position(use.Pos()), use.Sel.Name)
 		}
@@ -267,12 +261,8 @@ var b, _ = sys.LookupEnv("HOME")
 var c, _ = sys.Open("HOME")
 func init() { fmt.Println(sys.Environ()) }`
 	file, err := parser.ParseFile(token.NewFileSet(), "p.go", text, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if uses := environmentUses(file); len(uses) != 3 {
-		t.Errorf("%d uses found, want 3", len(uses))
-	}
+	require.NoError(t, err)
+	assert.Len(t, environmentUses(file), 3)
 }
 
 // TestWithoutGoMLX asks the go command for everything that the light packages
@@ -280,36 +270,30 @@ func init() { fmt.Println(sys.Environ()) }`
 func TestWithoutGoMLX(t *testing.T) {
 	for _, dir := range withoutGoMLX {
 		if _, err := os.Stat(dir); err != nil {
-			continue // not there yet
+			continue // does not exist yet
 		}
 		deps := goCommand(t, "list", "-deps", "-f", "{{.ImportPath}}", "./"+dir)
-		if len(deps) < 10 {
-			t.Errorf("%s: only %d packages", dir, len(deps))
-		}
+		assert.Greater(t, len(deps), 10, dir)
 		for _, dep := range deps {
-			if strings.HasPrefix(dep, "github.com/gomlx/") {
-				t.Errorf("%s builds on %s", dir, dep)
-			}
+			assert.NotContains(t, dep, "github.com/gomlx/", dir)
 		}
 	}
 }
 
-// goCommand gives the lines that a go command prints.
+// goCommand returns the words that a go command prints.
 func goCommand(t *testing.T, args ...string) []string {
 	t.Helper()
 	cmd := exec.Command("go", args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, &stderr)
-	}
+	require.NoError(t, err, "go %s: %s", strings.Join(args, " "), &stderr)
 	return strings.Fields(string(out))
 }
 
 // TestTopLevel checks the names at the top: those in the repository where this is
 // one, else those of folders that hold Go files. What a program wrote here and
-// git does not know is nobody's business.
+// git does not know is ignored.
 func TestTopLevel(t *testing.T) {
 	names := map[string]bool{}
 	goFiles(t, func(file string) {
@@ -324,9 +308,8 @@ func TestTopLevel(t *testing.T) {
 	} else {
 		t.Logf("no list of files from git (%v): folders with Go files alone are checked", err)
 	}
+	delete(names, "") // the split of no output
 	for name := range names {
-		if name != "" && !slices.Contains(topLevel, name) {
-			t.Errorf("%s: the top level is %v and no more", name, topLevel)
-		}
+		assert.Contains(t, topLevel, name)
 	}
 }
