@@ -29,7 +29,7 @@ const module = "github.com/expertspec/expertspec"
 // one of these (trace/internal/pq) belongs to it and follows its rule.
 var house = map[string][]string{
 	"trace":                     {},
-	"trace/convert":             {"trace"},
+	"trace/convert":             {"trace", "trace/safetensors"},
 	"trace/safetensors":         {},
 	"trace/tracetest":           {"trace"},
 	"mixtral":                   {"trace", "trace/safetensors"},
