@@ -58,7 +58,7 @@ func (c *Cache) Close() {
 	for _, p := range c.parts {
 		p.free()
 	}
-	c.broken = errors.New("mixtral: the cache is closed")
+	c.broken = errors.New("the cache is closed")
 }
 
 func (p *cachePart) free() {
@@ -215,11 +215,11 @@ func (m *Model) storeInPlace(s *step, cache, now compute.Buffer) error {
 func (c *Cache) check(m *Model, docs int) error {
 	switch {
 	case c.m != m:
-		return errors.New("mixtral: the cache belongs to another model")
+		return errors.New("the cache belongs to another model")
 	case c.broken != nil:
 		return c.broken
 	case len(c.lengths) != docs:
-		return fmt.Errorf("mixtral: the cache holds %d documents, the request has %d", len(c.lengths), docs)
+		return fmt.Errorf("the cache holds %d documents, the request has %d", len(c.lengths), docs)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/gomlx/compute"
 	"golang.org/x/sync/errgroup"
@@ -76,6 +77,23 @@ type run struct {
 // Forward computes a batch. It stops early with ctx's error; a Cache given is
 // then unusable. Documents do not affect each other's results beyond rounding.
 func (m *Model) Forward(ctx context.Context, req Request) (*Output, error) {
+	if err := m.begin(); err != nil {
+		return nil, err
+	}
+	defer m.end()
+	out, err := m.forward(ctx, req)
+	return out, prefixed(err)
+}
+
+// prefixed adds the package's name to an error, except to a context's.
+func prefixed(err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("mixtral: %w", err)
+}
+
+func (m *Model) forward(ctx context.Context, req Request) (*Output, error) {
 	if err := m.checkRequest(&req); err != nil {
 		return nil, err
 	}
@@ -87,16 +105,23 @@ func (m *Model) Forward(ctx context.Context, req Request) (*Output, error) {
 	r.lanes = max(1, m.lanes/len(parts))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(m.lanes)
+	var returned atomic.Int32
 	for _, p := range parts {
 		g.Go(func() error {
+			defer func() {
+				if req.Cache == nil {
+					p.free()
+				}
+			}()
 			err := r.group(gctx, p)
-			if req.Cache == nil {
-				p.free()
-			}
+			returned.Add(1)
 			return err
 		})
 	}
 	err := g.Wait()
+	if err == nil && int(returned.Load()) != len(parts) {
+		err = errGoexit
+	}
 	if cause := ctx.Err(); err != nil && cause != nil {
 		err = cause
 	}
@@ -106,7 +131,7 @@ func (m *Model) Forward(ctx context.Context, req Request) (*Output, error) {
 		}
 		if err != nil {
 			req.Cache.Close()
-			req.Cache.broken = fmt.Errorf("mixtral: the cache was lost when a forward pass failed: %w", err)
+			req.Cache.broken = fmt.Errorf("the cache was lost when a forward pass failed: %w", err)
 		}
 	}
 	if err != nil {
@@ -117,20 +142,20 @@ func (m *Model) Forward(ctx context.Context, req Request) (*Output, error) {
 
 func (m *Model) checkRequest(req *Request) error {
 	if len(req.Tokens) == 0 {
-		return errors.New("mixtral: the request has no documents")
+		return errors.New("the request has no documents")
 	}
 	for i, tokens := range req.Tokens {
 		if len(tokens) == 0 {
-			return fmt.Errorf("mixtral: document %d has no tokens", i)
+			return fmt.Errorf("document %d has no tokens", i)
 		}
 		for t, id := range tokens {
 			if id < 0 || int(id) >= m.cfg.VocabSize {
-				return fmt.Errorf("mixtral: document %d, token %d: id %d is not in the vocabulary of %d", i, t, id, m.cfg.VocabSize)
+				return fmt.Errorf("document %d, token %d: id %d is not in the vocabulary of %d", i, t, id, m.cfg.VocabSize)
 			}
 		}
 	}
 	if req.Intervene != nil && m.executor == Whole {
-		return errors.New("mixtral: the whole-graph executor routes on the device, so Intervene cannot change it; load the model with Executor Stepped")
+		return errors.New("the whole-graph executor routes on the device, so Intervene cannot change it; load the model with Executor Stepped")
 	}
 	if req.Cache != nil {
 		return req.Cache.check(m, len(req.Tokens))
@@ -271,38 +296,4 @@ func gather(from []float32, rows []int, d int) []float32 {
 		copy(out[i*d:(i+1)*d], from[row*d:])
 	}
 	return out
-}
-
-// hooks chooses experts and tells the hooks.
-func (r *run) hooks(ctx context.Context, rt *Routing) error {
-	cfg := &r.m.cfg
-	if err := rt.checkFinite(cfg.Experts); err != nil {
-		return fmt.Errorf("mixtral: %w", err)
-	}
-	k := cfg.TopK
-	rt.Experts = make([]int32, len(rt.Position)*k)
-	rt.Weights = make([]float32, len(rt.Position)*k)
-	topK(rt.Logits, cfg.Experts, k, rt.Experts, rt.Weights)
-	if r.req.Intervene == nil && r.req.Observe == nil {
-		return nil
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.req.Intervene != nil {
-		if err := r.req.Intervene(ctx, rt); err != nil {
-			return fmt.Errorf("mixtral: layer %d: hook: %w", rt.Layer, err)
-		}
-		if err := rt.check(cfg.Experts, k); err != nil {
-			return fmt.Errorf("mixtral: %w", err)
-		}
-	}
-	if r.req.Observe != nil {
-		seen := *rt
-		seen.Experts = append([]int32(nil), rt.Experts...)
-		seen.Weights = append([]float32(nil), rt.Weights...)
-		if err := r.req.Observe(ctx, &seen); err != nil {
-			return fmt.Errorf("mixtral: layer %d: hook: %w", rt.Layer, err)
-		}
-	}
-	return nil
 }

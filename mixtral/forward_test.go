@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
+	"runtime"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/expertspec/expertspec/mixtral"
 	"github.com/gomlx/compute"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // sameResults is how far results may differ that rounding alone sets apart.
@@ -207,41 +208,6 @@ func TestIntervene(t *testing.T) {
 	})
 }
 
-func TestHookErrors(t *testing.T) {
-	backends(t, func(name string, b compute.Backend) {
-		ctx := context.Background()
-		m := load(t, checkpoints()["variants/b"], mixtral.Options{Backend: b, Executor: mixtral.Stepped})
-		ids := []int32{5, 6, 7}
-		boom := errors.New("boom")
-		var calls atomic.Int32
-		_, err := m.Forward(ctx, mixtral.Request{Tokens: [][]int32{ids}, Observe: func(_ context.Context, r *mixtral.Routing) error {
-			calls.Add(1)
-			return boom
-		}})
-		if !errors.Is(err, boom) || calls.Load() != 1 {
-			t.Errorf("%s: error %v after %d calls, want boom after 1", name, err, calls.Load())
-		}
-		for want, change := range map[string]func(r *mixtral.Routing){
-			"chose expert 6 of 6":      func(r *mixtral.Routing) { r.Experts[4] = 6 },
-			"chose expert -1 of 6":     func(r *mixtral.Routing) { r.Experts[4] = -1 },
-			"twice":                    func(r *mixtral.Routing) { r.Experts[4] = r.Experts[3] },
-			"the weight NaN":           func(r *mixtral.Routing) { r.Weights[2] = float32(math.NaN()) },
-			"must stay T*K = 9":        func(r *mixtral.Routing) { r.Experts = r.Experts[:8] },
-			"document 0, position 1: ": func(r *mixtral.Routing) { r.Experts[5] = 99 },
-		} {
-			_, err := m.Forward(ctx, mixtral.Request{Tokens: [][]int32{ids}, Intervene: func(_ context.Context, r *mixtral.Routing) error {
-				if r.Layer == 1 {
-					change(r)
-				}
-				return nil
-			}})
-			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "layer 1") {
-				t.Errorf("%s: error %v, want one of layer 1 with %q", name, err, want)
-			}
-		}
-	})
-}
-
 func TestForwardErrors(t *testing.T) {
 	b, err := mixtral.OpenBackend("go")
 	if err != nil {
@@ -252,6 +218,11 @@ func TestForwardErrors(t *testing.T) {
 	hook := func(context.Context, *mixtral.Routing) error { return nil }
 	closed := m.NewCache(1)
 	closed.Close()
+	closedModel := load(t, checkpoints()["variants/b"], mixtral.Options{Backend: b})
+	cacheOfClosed := closedModel.NewCache(1)
+	if err := closedModel.Close(); err != nil {
+		t.Fatal(err)
+	}
 	for want, f := range map[string]func() error{
 		"no documents":             func() error { _, err := m.Forward(t.Context(), mixtral.Request{}); return err },
 		"document 1 has no tokens": func() error { return try(m, mixtral.Request{Tokens: [][]int32{{1}, {}}}) },
@@ -265,16 +236,50 @@ func TestForwardErrors(t *testing.T) {
 			_, err := mixtral.Load(t.Context(), checkpoints()["variants/b"], mixtral.Options{})
 			return err
 		},
+		"mixtral: the model is closed": func() error { return try(closedModel, mixtral.Request{Tokens: [][]int32{{1}}}) },
+		"the model is closed": func() error {
+			return try(closedModel, mixtral.Request{Tokens: [][]int32{{1}}, Cache: cacheOfClosed})
+		},
+		"is closed": func() error {
+			_, err := closedModel.Generate(t.Context(), []int32{1}, mixtral.GenerateOptions{MaxTokens: 1})
+			return err
+		},
 		"MaxTokens is 0": func() error { _, err := m.Generate(t.Context(), []int32{1}, mixtral.GenerateOptions{}); return err },
 		"prompt has no tokens": func() error {
 			_, err := m.Generate(t.Context(), nil, mixtral.GenerateOptions{MaxTokens: 1})
 			return err
 		},
 	} {
-		if err := f(); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v, want %q", err, want)
-		}
+		err := f()
+		assert.ErrorContains(t, err, want)
+		assert.Equal(t, 1, strings.Count(err.Error(), "mixtral: "), "%v", err)
 	}
+}
+
+// Close waits for the calls in progress, and frees once.
+func TestClose(t *testing.T) {
+	b, err := mixtral.OpenBackend("go")
+	require.NoError(t, err)
+	m := load(t, checkpoints()["variants/b"], mixtral.Options{Backend: b})
+	layers, closed := 0, make(chan int)
+	_, err = m.Forward(t.Context(), mixtral.Request{Tokens: [][]int32{{1, 2}}, Observe: func(context.Context, *mixtral.Routing) error {
+		if layers == 0 {
+			go func() {
+				err := m.Close()
+				assert.NoError(t, err)
+				closed <- layers
+			}()
+			for try(m, mixtral.Request{Tokens: [][]int32{{1}}}) == nil {
+				runtime.Gosched()
+			}
+		}
+		layers++
+		return nil
+	}})
+	require.NoError(t, err)
+	assert.Equal(t, m.Config().Layers, <-closed)
+	assert.NoError(t, m.Close())
+	assert.EqualError(t, try(m, mixtral.Request{Tokens: [][]int32{{1}}}), "mixtral: the model is closed")
 }
 
 func try(m *mixtral.Model, req mixtral.Request) error {

@@ -37,11 +37,11 @@ type GenerateOptions struct {
 func (o *GenerateOptions) Validate() error {
 	switch {
 	case o.MaxTokens < 1:
-		return fmt.Errorf("mixtral: GenerateOptions.MaxTokens is %d tokens", o.MaxTokens)
+		return fmt.Errorf("GenerateOptions.MaxTokens is %d tokens", o.MaxTokens)
 	case !(o.Temperature >= 0) || math.IsInf(o.Temperature, 0):
-		return fmt.Errorf("mixtral: GenerateOptions.Temperature is %v", o.Temperature)
+		return fmt.Errorf("GenerateOptions.Temperature is %v", o.Temperature)
 	case !(o.TopP >= 0 && o.TopP <= 1):
-		return fmt.Errorf("mixtral: GenerateOptions.TopP is %v, not within 0 to 1", o.TopP)
+		return fmt.Errorf("GenerateOptions.TopP is %v, not within 0 to 1", o.TopP)
 	}
 	return nil
 }
@@ -49,8 +49,12 @@ func (o *GenerateOptions) Validate() error {
 // Generate continues a prompt of token ids and returns the ids that follow it,
 // decoding one token at a time over a cache. On an error it returns what it had.
 func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions) ([]int32, error) {
-	if err := o.Validate(); err != nil {
+	if err := m.begin(); err != nil {
 		return nil, err
+	}
+	defer m.end()
+	if err := o.Validate(); err != nil {
+		return nil, prefixed(err)
 	}
 	if len(prompt) == 0 {
 		return nil, errors.New("mixtral: the prompt has no tokens")
@@ -67,10 +71,10 @@ func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions)
 	var made []int32
 	next := prompt
 	for {
-		out, err := m.Forward(ctx, Request{Tokens: [][]int32{next}, Cache: cache, Logits: LastLogits,
+		out, err := m.forward(ctx, Request{Tokens: [][]int32{next}, Cache: cache, Logits: LastLogits,
 			Observe: o.Observe, Intervene: o.Intervene, RouterInput: o.RouterInput})
 		if err != nil {
-			return made, err
+			return made, prefixed(err)
 		}
 		id := s.choose(out.Logits[0])
 		if slices.Contains(stop, id) {
@@ -78,7 +82,7 @@ func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions)
 		}
 		made = append(made, id)
 		if o.Token != nil {
-			if err := o.Token(id); err != nil {
+			if err := protect("Token", func() error { return o.Token(id) }); err != nil {
 				return made, err
 			}
 		}

@@ -72,13 +72,13 @@ type Options struct {
 func (o *Options) Validate() error {
 	switch {
 	case o.Backend == nil:
-		return errors.New("mixtral: Options.Backend is nil; see OpenBackend")
+		return errors.New("Options.Backend is nil; see OpenBackend")
 	case o.Executor < Auto || o.Executor > Whole:
-		return fmt.Errorf("mixtral: Options.Executor is %v", o.Executor)
+		return fmt.Errorf("Options.Executor is %v", o.Executor)
 	case o.DType != dtypes.InvalidDType && o.DType != dtypes.Float32 && o.DType != dtypes.BFloat16:
-		return fmt.Errorf("mixtral: Options.DType is %s; use Float32 or BFloat16", o.DType)
+		return fmt.Errorf("Options.DType is %s; use Float32 or BFloat16", o.DType)
 	case o.Chunk < 0:
-		return fmt.Errorf("mixtral: Options.Chunk is %d tokens", o.Chunk)
+		return fmt.Errorf("Options.Chunk is %d tokens", o.Chunk)
 	}
 	return nil
 }
@@ -94,14 +94,16 @@ type Model struct {
 	lanes    int // groups of a batch that run at the same time
 	w        *weights
 	programs programs
-	closing  sync.Once
+	state    sync.Mutex
+	running  int           // calls in progress
+	closed   chan struct{} // closed once Close was called and no call is in progress; nil before
 }
 
 // Load reads the checkpoint in the folder fsys (config.json and safetensors,
 // as a hub ships them) onto the backend. Errors name file and tensor.
 func Load(ctx context.Context, fsys fs.FS, o Options) (*Model, error) {
 	if err := o.Validate(); err != nil {
-		return nil, err
+		return nil, prefixed(err)
 	}
 	ck, err := OpenCheckpoint(fsys)
 	if err != nil {
@@ -146,13 +148,45 @@ func (m *Model) CheckpointHash() string { return m.hash }
 // DType returns the type that the model computes in: float32 or bfloat16.
 func (m *Model) DType() dtypes.DType { return m.dtype }
 
-// Close frees the model's memory on the device. No call may be running or follow.
+// Close waits for calls in progress to return and frees the model's memory on
+// the device. Later calls of Forward and Generate return an error. A hook must
+// not call Close.
 func (m *Model) Close() error {
-	m.closing.Do(func() {
-		m.programs.close()
-		m.w.free()
-	})
+	m.state.Lock()
+	if m.closed == nil {
+		m.closed = make(chan struct{})
+		if m.running == 0 {
+			m.free()
+		}
+	}
+	m.state.Unlock()
+	<-m.closed
 	return nil
+}
+
+// begin counts a call in; end must follow where it returns nil.
+func (m *Model) begin() error {
+	m.state.Lock()
+	defer m.state.Unlock()
+	if m.closed != nil {
+		return errors.New("mixtral: the model is closed")
+	}
+	m.running++
+	return nil
+}
+
+func (m *Model) end() {
+	m.state.Lock()
+	defer m.state.Unlock()
+	if m.running--; m.running == 0 && m.closed != nil {
+		m.free()
+	}
+}
+
+func (m *Model) free() {
+	m.programs.close()
+	m.w.free()
+	close(m.closed)
 }
 
 // stacked reports whether a layer's experts are one buffer.

@@ -72,7 +72,7 @@ type program struct {
 // run executes the program; the caller owns (and frees) the outputs.
 func (p *program) run(inputs ...compute.Buffer) (outputs []compute.Buffer, err error) {
 	if len(inputs) != p.n {
-		return nil, fmt.Errorf("mixtral: program %s takes %d inputs, got %d", p.name, p.n, len(inputs))
+		return nil, fmt.Errorf("program %s takes %d inputs, got %d", p.name, p.n, len(inputs))
 	}
 	err = catch(func() error {
 		outputs, err = p.exec.Execute(inputs, make([]bool, len(inputs)), 0)
@@ -80,7 +80,7 @@ func (p *program) run(inputs ...compute.Buffer) (outputs []compute.Buffer, err e
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("mixtral: running %s: %w", p.name, err)
+		return nil, fmt.Errorf("running %s: %w", p.name, err)
 	}
 	return outputs, nil
 }
@@ -148,7 +148,7 @@ func compileProgram(d *device, name string, params []param, build func(in []*Nod
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("mixtral: compiling %s: %w", name, err)
+		return nil, fmt.Errorf("compiling %s: %w", name, err)
 	}
 	return &program{name: name, exec: exec, n: len(params)}, nil
 }

@@ -1,10 +1,6 @@
 package mixtral
 
-import (
-	"context"
-	"fmt"
-	"math"
-)
+import "math"
 
 // Routing is one MoE layer's decision about a step's tokens. The T rows are in
 // document order and, within a document, by position; padding is left out. Its
@@ -25,12 +21,6 @@ type Routing struct {
 	// unless Request.RouterInput asks for it.
 	Input []float32
 }
-
-// Hook is told of a layer's routing before the layer's experts run (by the
-// whole-graph executor, which observes only: after the step). Calls are
-// serialized; those about one document come in order of layer. An error stops
-// the forward pass, which returns it (wrapped).
-type Hook func(ctx context.Context, r *Routing) error
 
 // topK chooses the k largest logits of each row, largest first and on ties the
 // lower index, and weighs them by the softmax over the chosen. This equals
@@ -71,45 +61,4 @@ func softmax(x []float32) {
 	for i := range x {
 		x[i] = float32(float64(x[i]) / sum)
 	}
-}
-
-// check reports a routing that a hook has left invalid.
-func (r *Routing) check(numExperts, k int) error {
-	if len(r.Experts) != len(r.Position)*k || len(r.Weights) != len(r.Position)*k {
-		return fmt.Errorf("layer %d: a hook changed the number of experts to %d and of weights to %d; they must stay T*K = %d",
-			r.Layer, len(r.Experts), len(r.Weights), len(r.Position)*k)
-	}
-	for t := range r.Position {
-		chosen := r.Experts[t*k:][:k]
-		for i, e := range chosen {
-			if e < 0 || int(e) >= numExperts {
-				return fmt.Errorf("layer %d, document %d, position %d: a hook chose expert %d of %d",
-					r.Layer, r.Document[t], r.Position[t], e, numExperts)
-			}
-			for _, f := range chosen[:i] {
-				if f == e {
-					return fmt.Errorf("layer %d, document %d, position %d: a hook chose expert %d twice",
-						r.Layer, r.Document[t], r.Position[t], e)
-				}
-			}
-			if w := r.Weights[t*k+i]; math.IsNaN(float64(w)) || math.IsInf(float64(w), 0) {
-				return fmt.Errorf("layer %d, document %d, position %d: a hook gave expert %d the weight %v",
-					r.Layer, r.Document[t], r.Position[t], e, w)
-			}
-		}
-	}
-	return nil
-}
-
-// checkFinite reports router logits that are not finite: activations that
-// overflowed, whose routing would be a guess.
-func (r *Routing) checkFinite(numExperts int) error {
-	for i, x := range r.Logits {
-		if x-x != 0 { // NaN or Inf
-			t := i / numExperts
-			return fmt.Errorf("layer %d, document %d, position %d: router logit of expert %d is %v",
-				r.Layer, r.Document[t], r.Position[t], i%numExperts, x)
-		}
-	}
-	return nil
 }

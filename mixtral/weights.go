@@ -164,7 +164,10 @@ func (l *loader) weights() (w *weights, err error) {
 			return
 		}
 		if l.report != nil {
-			l.report(i+1, c.Layers)
+			err = protect("Progress", func() error { l.report(i+1, c.Layers); return nil })
+			if err != nil {
+				return
+			}
 		}
 	}
 	return

@@ -36,6 +36,9 @@ func (r *run) runWhole(ctx context.Context, s *step) error {
 	if len(rows) > 0 {
 		shape.headRows = m.bucket(len(rows))
 	}
+	if shape.headRows == 0 && !shape.observe && !shape.store {
+		return nil // nothing of it is used
+	}
 	p, err := m.programs.get(m.d, shape.key(), func() []param { return m.wholeParams(s, shape) },
 		func(in []*Node) []*Node { return m.wholeGraph(in, shape) })
 	if err != nil {
