@@ -186,7 +186,7 @@ func Fit(ctx context.Context, train Data, o FitOptions, ps ...Predictor) error {
 
 // FromReader returns a trace on disk as Data.
 func FromReader(r *trace.Reader) Data {
-	return Data{Header: r.Header(), Documents: func() iter.Seq2[*trace.Document, error] { return r.Documents(trace.Filter{}) }}
+	return Data{Header: r.Header(), Documents: r.Documents}
 }
 
 // InMemory reads d once and returns it held in memory, where that takes at

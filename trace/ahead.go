@@ -22,7 +22,6 @@ const (
 // consumer, who reads it as if nothing were decoded ahead.
 type ahead struct {
 	r      *Reader
-	filter *Filter
 	ctx    context.Context // done once the consumer stops
 	queue  chan *part
 	slots  chan struct{} // one for each row group that may be under way
@@ -53,9 +52,9 @@ type found struct {
 
 // readAhead is Documents with row groups decoded by as many goroutines as there
 // are processors. All of them have ended when it returns.
-func (r *Reader) readAhead(f *Filter, processors int, yield func(*Document, error) bool) {
+func (r *Reader) readAhead(processors int, yield func(*Document, error) bool) {
 	ctx, cancel := context.WithCancel(context.Background())
-	a := &ahead{r: r, filter: f, ctx: ctx, queue: make(chan *part, 2*processors), slots: make(chan struct{}, processors+1),
+	a := &ahead{r: r, ctx: ctx, queue: make(chan *part, 2*processors), slots: make(chan struct{}, processors+1),
 		budget: int64(processors) * aheadBytes}
 	a.room = semaphore.NewWeighted(a.budget)
 	// Begin with little, for a consumer who looks at the first documents only.
@@ -81,7 +80,7 @@ func (r *Reader) readAhead(f *Filter, processors int, yield func(*Document, erro
 			return
 		}
 		if c == nil {
-			c = p.shard.scan(f)
+			c = p.shard.scan(&r.filter, r.limit)
 		}
 		more, err := a.take(c, p, visit)
 		if err != nil {
@@ -142,7 +141,7 @@ func (a *ahead) take(c *scan, p *part, visit func(*Document, place) bool) (more 
 func (a *ahead) produce() {
 	defer close(a.queue)
 	for _, path := range a.r.paths {
-		s, err := a.r.open(path)
+		s, err := a.r.shard(path)
 		if err != nil {
 			a.send(&part{err: err})
 			return
@@ -166,7 +165,7 @@ func (a *ahead) send(p *part) bool {
 
 // groups has the row groups of a shard decoded.
 func (a *ahead) groups(s *shard) bool {
-	c := s.scan(a.filter)
+	c := s.scan(&a.r.filter, a.r.limit)
 	for c.group = range s.pq.NumRowGroups() {
 		p := &part{shard: s, group: c.group, skip: !c.wanted()}
 		if rows := s.pq.NumRows(c.group); !p.skip && rows > 0 && rows <= a.budget/c.rowBytes() {
@@ -200,7 +199,7 @@ func (a *ahead) decode(p *part) {
 			p.ok, p.docs = false, nil
 		}
 	}()
-	c := p.shard.scan(a.filter)
+	c := p.shard.scan(&a.r.filter, a.r.limit)
 	c.group, c.maxPage, c.stop = p.group, aheadPage, a.ctx.Done()
 	if c.readGroup(func(d *Document, at place) bool {
 		p.docs = append(p.docs, found{d, at})

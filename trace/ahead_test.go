@@ -101,14 +101,15 @@ func cutTrace(t *testing.T) (dir string, docs []*Document) {
 }
 
 // readWith reads with n processors, at most limit documents.
-func readWith(t *testing.T, dir string, f Filter, n, limit int) (docs []*Document, err error) {
+func readWith(t *testing.T, dir string, f Filter, bytes int64, n, limit int) (docs []*Document, err error) {
 	old := runtime.GOMAXPROCS(n)
 	defer runtime.GOMAXPROCS(old)
 	r, err := Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	for d, err := range r.Documents(f) {
+	r.limit = bytes
+	for d, err := range r.Select(f).Documents() {
 		if err != nil {
 			return docs, err
 		}
@@ -126,16 +127,21 @@ func TestReadAhead(t *testing.T) {
 	for _, d := range docs {
 		d.normalize()
 	}
-	for _, f := range []Filter{
-		{}, {NoInput: true}, {Datasets: []string{"set-2", "set-5"}}, {Documents: []string{"document-29", "document-3", "document-69"}},
-		{Documents: []string{"none"}}, {MaxDocumentBytes: 9000}, {MaxDocumentBytes: 100},
+	for _, c := range []struct {
+		Filter
+		bytes int64
+	}{
+		{}, {Filter{NoInput: true}, 0}, {Filter{Datasets: []string{"set-2", "set-5"}}, 0},
+		{Filter{Documents: []string{"document-29", "document-3", "document-69"}}, 0},
+		{Filter{Documents: []string{"none"}}, 0}, {Filter{}, 9000}, {Filter{}, 100},
 	} {
-		want, wantErr := readWith(t, dir, f, 1, -1)
-		if reflect.DeepEqual(f, Filter{}) && (wantErr != nil || !reflect.DeepEqual(want, docs)) {
+		f := c.Filter
+		want, wantErr := readWith(t, dir, f, c.bytes, 1, -1)
+		if reflect.DeepEqual(f, Filter{}) && c.bytes == 0 && (wantErr != nil || !reflect.DeepEqual(want, docs)) {
 			t.Fatalf("read %d documents of %d, %v", len(want), len(docs), wantErr)
 		}
 		for _, n := range []int{2, 5} {
-			got, err := readWith(t, dir, f, n, -1)
+			got, err := readWith(t, dir, f, c.bytes, n, -1)
 			if fmt.Sprint(err) != fmt.Sprint(wantErr) {
 				t.Errorf("%+v, %d processors: error %v, want %v", f, n, err, wantErr)
 			}
@@ -163,8 +169,8 @@ func TestReadAheadCorrupt(t *testing.T) {
 		if err := os.WriteFile(path, b, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		want, wantErr := readWith(t, dir, Filter{}, 1, -1)
-		got, err := readWith(t, dir, Filter{}, 4, -1)
+		want, wantErr := readWith(t, dir, Filter{}, 0, 1, -1)
+		got, err := readWith(t, dir, Filter{}, 0, 4, -1)
 		if fmt.Sprint(err) != fmt.Sprint(wantErr) || !reflect.DeepEqual(got, want) {
 			t.Errorf("%d documents and %v, want %d and %v", len(got), err, len(want), wantErr)
 		}
@@ -182,7 +188,7 @@ func TestReadAheadStop(t *testing.T) {
 	dir, docs := cutTrace(t)
 	before := runtime.NumGoroutine()
 	for limit := 1; limit <= len(docs); limit += 7 {
-		got, err := readWith(t, dir, Filter{}, 4, limit)
+		got, err := readWith(t, dir, Filter{}, 0, 4, limit)
 		if err != nil || len(got) != limit {
 			t.Fatal(len(got), err)
 		}
@@ -198,7 +204,7 @@ func TestReadAheadStop(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
-		for range r.Documents(Filter{}) {
+		for range r.Documents() {
 			panic("mine")
 		}
 	}()

@@ -93,7 +93,7 @@ func BenchmarkRead(b *testing.B) {
 			r := writeBench(b, dir, h, docs, s.float)
 			b.ResetTimer()
 			for b.Loop() {
-				for _, err := range r.Documents(trace.Filter{}) {
+				for _, err := range r.Documents() {
 					if err != nil {
 						b.Fatal(err)
 					}
@@ -110,7 +110,7 @@ func BenchmarkReadDocument(b *testing.B) {
 	h := benchHeader(true, false)
 	r := writeBench(b, b.TempDir(), h, benchDocuments(200, 512, &h), trace.Float32)
 	for b.Loop() {
-		all, err := r.ReadAll(trace.Filter{Datasets: []string{"set-5"}, Documents: []string{"document-105"}})
+		all, err := r.Select(trace.Filter{Datasets: []string{"set-5"}, Documents: []string{"document-105"}}).ReadAll()
 		if err != nil || len(all) != 1 {
 			b.Fatal(len(all), err)
 		}

@@ -36,7 +36,7 @@ func readBytes(path string, b []byte) (*trace.Reader, []*trace.Document, error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := r.ReadAll(trace.Filter{})
+	all, err := r.ReadAll()
 	return r, all, err
 }
 

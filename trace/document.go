@@ -44,29 +44,24 @@ func (d *Document) WeightsAt(m *Model, t, layer int) []float32 {
 	return d.Weights[at : at+m.TopK : at+m.TopK]
 }
 
-// Check holds what Document.Validate checks beyond the shapes.
-type Check struct {
-	// SumToOne demands that the routing weights of a token at a layer add up to
-	// 1 within Tolerance, as they do after a softmax over the selected experts.
-	// Other models normalise over all experts, or not at all.
-	SumToOne  bool
-	Tolerance float64 // of SumToOne; 0: 1e-3
-}
-
-// Validate checks a document against the header h: that all arrays have the
-// shapes of trace.Document; positions are not negative and ascend strictly;
-// phases are known; experts lie in 0..E-1 and differ within a token and layer,
-// with NoExpert only after them; as many as the layer's top-k are the most;
+// Validate checks the document against header h: all arrays have the shapes
+// that Document states; positions are not negative and strictly ascending;
+// phases are known; experts are in 0..E-1 and differ within a token and layer,
+// with NoExpert only after them; there are at most as many as the layer's top-k;
 // weights, logits and router input are finite and weights not negative. The
-// error names document, token and layer.
-func (d *Document) Validate(h *Header, c Check) error {
-	if err := d.validate(h, c); err != nil {
+// error names data set, document, token and layer.
+func (d *Document) Validate(h *Header) error { return d.validate(h, false) }
+
+// validate is Validate; sumToOne also requires the weights of each token and
+// layer to add up to 1.
+func (d *Document) validate(h *Header, sumToOne bool) error {
+	if err := d.check(h, sumToOne); err != nil {
 		return fmt.Errorf("document %q of data set %q: %w", d.ID, d.Dataset, err)
 	}
 	return nil
 }
 
-func (d *Document) validate(h *Header, c Check) error {
+func (d *Document) check(h *Header, sumToOne bool) error {
 	if !utf8.ValidString(d.ID) || !utf8.ValidString(d.Dataset) {
 		return fmt.Errorf("name is not UTF-8")
 	}
@@ -90,7 +85,7 @@ func (d *Document) validate(h *Header, c Check) error {
 			return fmt.Errorf("token %d: id %d in a vocabulary of %d", t, id, h.Model.Vocabulary)
 		}
 	}
-	if err := d.routing(h, c); err != nil {
+	if err := d.routing(h, sumToOne); err != nil {
 		return err
 	}
 	if err := finite("router logit", d.RouterLogits, h.LogitLayers, h.Model.Experts); err != nil {
@@ -132,12 +127,9 @@ func (d *Document) shapes(h *Header) error {
 }
 
 // routing checks experts and weights.
-func (d *Document) routing(h *Header, c Check) error {
+func (d *Document) routing(h *Header, sumToOne bool) error {
+	const tolerance = 1e-3 // of the sum, for weights of 16 bits
 	m := &h.Model
-	tolerance := c.Tolerance
-	if tolerance == 0 {
-		tolerance = 1e-3
-	}
 	topK := m.LayerTopK()
 	for t := range d.Tokens {
 		for l := range m.Layers {
@@ -155,7 +147,7 @@ func (d *Document) routing(h *Header, c Check) error {
 				}
 				sum += float64(w)
 			}
-			if c.SumToOne && n > 0 && !(math.Abs(sum-1) <= tolerance) {
+			if sumToOne && n > 0 && !(math.Abs(sum-1) <= tolerance) {
 				return fmt.Errorf("token %d, layer %d: weights add up to %g", t, l, sum)
 			}
 		}

@@ -38,7 +38,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	model := r.Header().Model
-	for doc, err := range r.Documents(trace.Filter{Datasets: []string{"poems"}}) {
+	for doc, err := range r.Select(trace.Filter{Datasets: []string{"poems"}}).Documents() {
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -113,7 +113,7 @@ func ExampleStatistics() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	layer := s.Result().Overall.Layers[0]
+	layer := s.Summary().Overall.Layers[0]
 	fmt.Println(layer.Counts, layer.Usage.Active, "active")
 	fmt.Printf("entropy %.1f of the maximum\n", layer.Usage.Normalized)
 	fmt.Printf("repeated %.0f %%, at random %.0f %%\n", 100*layer.RepeatedFirst, 100*layer.RandomRepeatedFirst)

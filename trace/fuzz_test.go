@@ -38,7 +38,7 @@ func FuzzShard(f *testing.F) {
 		if err != nil {
 			return
 		}
-		_, _ = s.documents(&Filter{MaxDocumentBytes: 64 << 20}, func(d *Document, _ place) bool {
+		_, _ = s.scan(&Filter{}, 64<<20).documents(func(d *Document, _ place) bool {
 			if err := d.shapes(&s.header); err != nil {
 				t.Error(err)
 			}

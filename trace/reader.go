@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -55,23 +56,60 @@ func fileError(path string, err error) error {
 // Reader reads a trace. It keeps no file open between calls, and may be used
 // by several goroutines at once.
 type Reader struct {
-	header Header
+	header Header // of the trace
+	open   opener
 	paths  []string
 	tokens int64
 	bytes  int64
+	filter Filter // names are nil to select all, not nil and empty to select none
+	limit  int64  // bytes of a document; 0: see scan
 }
 
+// opener opens a file by its path.
+type opener func(path string) (fs.File, error)
+
+// openFile opens a file of the operating system. Anything but a regular file is
+// an error before it is opened, because opening a FIFO blocks.
+func openFile(path string) (fs.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fileError(path, errNotRegular)
+	}
+	return os.Open(path)
+}
+
+var errNotRegular = errors.New("not a regular file")
+
 // Open opens the trace at path, a directory of shards or one shard. It reads
-// the footers of all shards and checks that their headers agree. Files that do
-// not end in .parquet, or start with a dot or an underscore, are left alone.
+// the footers of all shards and checks that their headers agree. Files whose
+// names do not end in .parquet, or begin with a dot or an underscore, are
+// ignored.
 func Open(path string) (*Reader, error) {
 	paths, err := shards(path)
 	if err != nil {
 		return nil, err
 	}
-	r := &Reader{paths: paths}
+	return newReader(openFile, paths)
+}
+
+// OpenFS opens the trace whose shards are in the root directory of fsys, as
+// Open does. Files that do not implement [io.ReaderAt] are read into memory,
+// one at a time.
+func OpenFS(fsys fs.FS) (*Reader, error) {
+	paths, err := shardsFS(fsys)
+	if err != nil {
+		return nil, err
+	}
+	return newReader(fsys.Open, paths)
+}
+
+func newReader(open opener, paths []string) (*Reader, error) {
+	r := &Reader{open: open, paths: paths}
 	for i, p := range paths {
-		s, err := openShard(p)
+		s, err := openShard(open, p)
 		if err != nil {
 			return nil, err
 		}
@@ -100,7 +138,7 @@ func joins(a, b *Header) error {
 	return nil
 }
 
-// shards lists the files of a trace in the order of their names.
+// shards lists the files of the trace at path in the order of their names.
 func shards(path string) ([]string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -109,68 +147,113 @@ func shards(path string) ([]string, error) {
 	if !info.IsDir() {
 		return []string{path}, nil
 	}
-	entries, err := os.ReadDir(path)
+	names, err := shardsFS(os.DirFS(path))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	for i, name := range names {
+		names[i] = filepath.Join(path, name)
+	}
+	return names, nil
+}
+
+// shardsFS lists the shards in the root directory of fsys.
+func shardsFS(fsys fs.FS) ([]string, error) {
+	entries, err := fs.ReadDir(fsys, ".")
 	if err != nil {
 		return nil, err
 	}
-	var paths []string
+	var names []string
 	for _, e := range entries {
 		name := e.Name()
-		if e.IsDir() || !strings.HasSuffix(name, shardSuffix) || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") {
-			continue
+		if !e.IsDir() && strings.HasSuffix(name, shardSuffix) && !strings.HasPrefix(name, ".") && !strings.HasPrefix(name, "_") {
+			names = append(names, name)
 		}
-		paths = append(paths, filepath.Join(path, name))
 	}
-	if len(paths) == 0 {
-		return nil, fmt.Errorf("%s: no trace: no file ends in %s", path, shardSuffix)
+	if len(names) == 0 {
+		return nil, fmt.Errorf("no trace: no file ends in %s", shardSuffix)
 	}
-	return paths, nil
+	return names, nil
 }
 
-// Header returns what all documents share.
-func (r *Reader) Header() Header { return r.header }
+// Header returns what all documents share. Its LogitLayers or InputLayers are
+// nil where Select omits them.
+func (r *Reader) Header() Header {
+	h := r.header
+	if r.filter.NoLogits {
+		h.LogitLayers = nil
+	}
+	if r.filter.NoInput {
+		h.InputLayers = nil
+	}
+	return h
+}
 
 // Paths returns the shards in reading order.
 func (r *Reader) Paths() []string { return slices.Clone(r.paths) }
 
-// Tokens returns the number of tokens, as the footers state it.
+// Tokens returns the number of tokens of all shards, as their footers state it.
 func (r *Reader) Tokens() int64 { return r.tokens }
 
-// Bytes returns the size of all shards on disk.
+// Bytes returns the size of all shards.
 func (r *Reader) Bytes() int64 { return r.bytes }
 
-// Filter selects what to read. The zero value selects everything.
+// Filter selects what a Reader reads. The zero value selects everything.
 type Filter struct {
 	// Datasets and Documents, where not empty, are the names of the data sets
-	// and the ids of the documents to read. By the shards' statistics, row
-	// groups without them are passed over unread.
+	// and the ids of the documents to read. Row groups without them, by the
+	// shards' statistics, are skipped unread.
 	Datasets  []string
 	Documents []string
 	// NoLogits and NoInput leave Document.RouterLogits and RouterInput nil
-	// without reading them. Header is unchanged by it.
+	// without reading them.
 	NoLogits bool
 	NoInput  bool
-	// MaxDocumentBytes bounds the memory of one document's arrays; 0: 512 MiB
-	// and 64 times the size of its shard, which only a hostile or very
-	// repetitive file exceeds.
-	MaxDocumentBytes int64
 }
 
-// Documents reads the trace in order. After an error, which names file, row
-// group and row, there is nothing more. Positions and Phases are nil where they
-// say no more than nil does.
+// Select returns a reader of those documents and columns of r that f selects.
+func (r *Reader) Select(f Filter) *Reader {
+	s := *r
+	s.filter.Datasets = narrow(r.filter.Datasets, f.Datasets)
+	s.filter.Documents = narrow(r.filter.Documents, f.Documents)
+	s.filter.NoLogits = r.filter.NoLogits || f.NoLogits
+	s.filter.NoInput = r.filter.NoInput || f.NoInput
+	return &s
+}
+
+// narrow returns the names that are in both lists, where nil stands for all
+// names, and so does an empty list of a Filter.
+func narrow(names, filter []string) []string {
+	switch {
+	case len(filter) == 0:
+		return names
+	case names == nil:
+		return slices.Clone(filter)
+	}
+	both := []string{}
+	for _, name := range names {
+		if slices.Contains(filter, name) {
+			both = append(both, name)
+		}
+	}
+	return both
+}
+
+// Documents reads the trace in order. An error, which names file, row group and
+// row, ends the iteration. Positions and Phases are nil where they are the
+// defaults that nil stands for.
 //
 // Where GOMAXPROCS is more than one, row groups are decoded ahead on as many
 // goroutines, which end with the iteration; documents that wait take at most
 // 64 MiB for each. Otherwise one document at a time is in memory.
-func (r *Reader) Documents(f Filter) iter.Seq2[*Document, error] {
+func (r *Reader) Documents() iter.Seq2[*Document, error] {
 	return func(yield func(*Document, error) bool) {
 		if n := runtime.GOMAXPROCS(0); n > 1 {
-			r.readAhead(&f, n, yield)
+			r.readAhead(n, yield)
 			return
 		}
 		for _, path := range r.paths {
-			more, err := r.readShard(path, &f, yield)
+			more, err := r.readShard(path, yield)
 			if err != nil {
 				yield(nil, err)
 				return
@@ -182,18 +265,18 @@ func (r *Reader) Documents(f Filter) iter.Seq2[*Document, error] {
 	}
 }
 
-func (r *Reader) readShard(path string, f *Filter, yield func(*Document, error) bool) (more bool, err error) {
-	s, err := r.open(path)
+func (r *Reader) readShard(path string, yield func(*Document, error) bool) (more bool, err error) {
+	s, err := r.shard(path)
 	if err != nil {
 		return false, err
 	}
 	defer s.close()
-	return s.documents(f, func(d *Document, _ place) bool { return yield(d, nil) })
+	return s.scan(&r.filter, r.limit).documents(func(d *Document, _ place) bool { return yield(d, nil) })
 }
 
-// open opens a shard of the trace.
-func (r *Reader) open(path string) (*shard, error) {
-	s, err := openShard(path)
+// shard opens a shard of the trace.
+func (r *Reader) shard(path string) (*shard, error) {
+	s, err := openShard(r.open, path)
 	if err != nil {
 		return nil, err
 	}
@@ -204,10 +287,10 @@ func (r *Reader) open(path string) (*shard, error) {
 	return s, nil
 }
 
-// ReadAll reads all selected documents into memory.
-func (r *Reader) ReadAll(f Filter) ([]*Document, error) {
+// ReadAll reads all documents into memory.
+func (r *Reader) ReadAll() ([]*Document, error) {
 	var all []*Document
-	for d, err := range r.Documents(f) {
+	for d, err := range r.Documents() {
 		if err != nil {
 			return all, err
 		}
@@ -219,18 +302,32 @@ func (r *Reader) ReadAll(f Filter) ([]*Document, error) {
 // shard is one open file of a trace.
 type shard struct {
 	path    string
-	file    *os.File
+	file    fs.File
 	pq      *pq.File
 	header  Header
 	columns map[string]pq.Column
 }
 
-// openShard opens a file and reads its header. Decoding corrupt bytes must
-// never panic; should a library do so, it is turned into an error here.
-func openShard(path string) (s *shard, err error) {
-	f, err := os.Open(path)
+// openShard opens a file and reads its header.
+func openShard(open opener, path string) (s *shard, err error) {
+	f, r, size, err := openReaderAt(open, path)
 	if err != nil {
 		return nil, err
+	}
+	s, err = newShard(r, size)
+	if err != nil {
+		f.Close()
+		return nil, fileError(path, err)
+	}
+	s.path, s.file = path, f
+	return s, nil
+}
+
+// openReaderAt opens a regular file of any file system for random access.
+func openReaderAt(open opener, path string) (f fs.File, r io.ReaderAt, size int64, err error) {
+	f, err = open(path)
+	if err != nil {
+		return nil, nil, 0, err
 	}
 	defer func() {
 		if err != nil {
@@ -239,19 +336,21 @@ func openShard(path string) (s *shard, err error) {
 	}()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, nil, 0, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fileError(path, errors.New("not a regular file"))
+		return nil, nil, 0, fileError(path, errNotRegular)
 	}
-	s, err = newShard(f, info.Size())
-	if err != nil {
-		return nil, fileError(path, err)
+	r, ok := f.(io.ReaderAt)
+	if ok {
+		return f, r, info.Size(), nil
 	}
-	s.path, s.file = path, f
-	return s, nil
+	b, err := io.ReadAll(f)
+	return f, bytes.NewReader(b), int64(len(b)), fileError(path, err)
 }
 
+// newShard reads the header of a shard. Decoding corrupt bytes must never
+// panic; a runtime error of a library is returned as an error.
 func newShard(r io.ReaderAt, size int64) (s *shard, err error) {
 	defer func() { recovered(recover(), &err) }()
 	file, err := pq.Open(r, size)
@@ -269,8 +368,4 @@ func newShard(r io.ReaderAt, size int64) (s *shard, err error) {
 	return &shard{pq: file, header: *h, columns: columns}, nil
 }
 
-func (s *shard) close() {
-	if s.file != nil {
-		s.file.Close()
-	}
-}
+func (s *shard) close() { s.file.Close() }

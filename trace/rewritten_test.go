@@ -29,7 +29,7 @@ func TestReadRewritten(t *testing.T) {
 			if !reflect.DeepEqual(r.Header(), h) {
 				t.Errorf("header %+v", r.Header())
 			}
-			all, err := r.ReadAll(trace.Filter{})
+			all, err := r.ReadAll()
 			if err != nil || len(all) != 23 {
 				t.Fatalf("%d documents, %v", len(all), err)
 			}

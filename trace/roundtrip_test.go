@@ -47,20 +47,13 @@ func TestPlantedRouting(t *testing.T) {
 			if got := r.Header(); !reflect.DeepEqual(got, h) {
 				t.Errorf("header %+v, want %+v", got, h)
 			}
-			index, err := r.Index()
-			if err != nil || len(index) != docs {
-				t.Fatalf("%d documents in the index, %v", len(index), err)
-			}
 			i := 0
-			for d, err := range r.Documents(trace.Filter{}) {
+			for d, err := range r.Documents() {
 				if err != nil {
 					t.Fatal(err)
 				}
 				if want := plantedDocument(i, plantedLen(i), h); !reflect.DeepEqual(d, want) {
 					t.Fatalf("document %d:\n%+v\nwant\n%+v", i, d, want)
-				}
-				if e := index[i]; e.Key != d.Key() || e.Tokens != int64(d.Len()) {
-					t.Errorf("index %+v of document %v", e, d.Key())
 				}
 				i++
 			}
@@ -84,7 +77,7 @@ func TestNoWeights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := r.ReadAll(trace.Filter{})
+	all, err := r.ReadAll()
 	if err != nil || len(all) != 3 || !reflect.DeepEqual(all[2], plantedDocument(2, plantedLen(2), h)) {
 		t.Errorf("%v, %v", all, err)
 	}
@@ -98,7 +91,7 @@ func TestFilter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := r.ReadAll(trace.Filter{Datasets: []string{"set-1", "set-3"}, NoLogits: true, NoInput: true})
+	all, err := r.Select(trace.Filter{Datasets: []string{"set-1", "set-3"}, NoLogits: true, NoInput: true}).ReadAll()
 	if err != nil || len(all) != 8 {
 		t.Fatalf("%d documents, %v", len(all), err)
 	}
@@ -109,7 +102,7 @@ func TestFilter(t *testing.T) {
 			t.Errorf("document %d differs", doc)
 		}
 	}
-	all, err = r.ReadAll(trace.Filter{Documents: []string{"doc-017", "doc-009", "none"}})
+	all, err = r.Select(trace.Filter{Documents: []string{"doc-017", "doc-009", "none"}}).ReadAll()
 	if err != nil || len(all) != 2 || !reflect.DeepEqual(all[1], plantedDocument(17, plantedLen(17), h)) {
 		t.Errorf("%v, %v", all, err)
 	}
@@ -164,7 +157,7 @@ func TestEmptyTrace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := r.ReadAll(trace.Filter{})
+	all, err := r.ReadAll()
 	if len(all) != 0 || err != nil || !reflect.DeepEqual(r.Header(), h) {
 		t.Errorf("%v, %v", all, err)
 	}

@@ -47,19 +47,19 @@ type place struct {
 	row   int64
 }
 
-// scan starts reading the shard.
-func (s *shard) scan(f *Filter) *scan {
-	c := &scan{shard: s, filter: f, limit: f.MaxDocumentBytes}
-	if c.limit == 0 {
-		c.limit = 512<<20 + 64*s.pq.Size()
+// scan starts reading the shard. The limit bounds the memory of one document's
+// arrays in bytes; 0 stands for 512 MiB and 64 times the size of the shard, which
+// only a hostile or very repetitive file exceeds.
+func (s *shard) scan(f *Filter, limit int64) *scan {
+	if limit == 0 {
+		limit = 512<<20 + 64*s.pq.Size()
 	}
-	return c
+	return &scan{shard: s, filter: f, limit: limit}
 }
 
 // documents calls visit with the selected documents until it returns false.
-func (s *shard) documents(f *Filter, visit func(*Document, place) bool) (more bool, err error) {
-	c := s.scan(f)
-	for c.group = range s.pq.NumRowGroups() {
+func (c *scan) documents(visit func(*Document, place) bool) (more bool, err error) {
+	for c.group = range c.pq.NumRowGroups() {
 		if !c.wanted() {
 			more = c.finish(visit)
 		} else if more, err = c.one(c.group, visit); err != nil {
@@ -129,7 +129,7 @@ func (c *scan) wanted() bool {
 }
 
 func (c *scan) inBounds(column string, names []string) bool {
-	if len(names) == 0 {
+	if names == nil {
 		return true
 	}
 	low, high, ok := c.pq.Bounds(c.group, c.columns[column])
@@ -141,7 +141,7 @@ func (c *scan) inBounds(column string, names []string) bool {
 
 // selected says whether a document is to be read.
 func (c *scan) selected(dataset, id string) bool {
-	in := func(names []string, s string) bool { return len(names) == 0 || slices.Contains(names, s) }
+	in := func(names []string, s string) bool { return names == nil || slices.Contains(names, s) }
 	return in(c.filter.Datasets, dataset) && in(c.filter.Documents, id)
 }
 

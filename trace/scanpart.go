@@ -16,7 +16,7 @@ func (c *scan) readPart(k, rest int) error {
 	logits := len(c.header.LogitLayers) * m.Experts
 	input := len(c.header.InputLayers) * m.Hidden
 	if (int64(d.Len())+int64(k))*c.rowBytes() > c.limit {
-		return fmt.Errorf("document %q needs more than %d bytes of memory (Filter.MaxDocumentBytes)", d.ID, c.limit)
+		return fmt.Errorf("document %q needs more than %d bytes of memory, which its shard of %d bytes does not justify", d.ID, c.limit, c.pq.Size())
 	}
 	if err := c.readInts(c.position, colPosition, &d.Positions, k, rest, 1); err != nil {
 		return err

@@ -16,7 +16,7 @@ type StatisticsOptions struct {
 	// of a layer; nil: K and 2K.
 	CacheSizes []int
 	// MaxPairBytes bounds the memory of transition and co-activation counts,
-	// which grow with L*E*E; beyond it they are left out, and Result.Skipped says
+	// which grow with L*E*E; beyond it they are left out, and Summary.Skipped says
 	// so. 0: 1 GiB.
 	MaxPairBytes int64
 }

@@ -108,7 +108,7 @@ func TestRandomRouter(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := s.Result()
+	r := s.Summary()
 	near := func(name string, got, want, within float64) {
 		t.Helper()
 		if !(math.Abs(got-want) <= within) {
@@ -179,7 +179,7 @@ func TestPlantedStatistics(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := s.Result()
+	r := s.Summary()
 	m := &h.Model
 	for l := range plantedL {
 		got := r.Overall.Layers[l]
@@ -330,7 +330,7 @@ func TestStatisticsJSON(t *testing.T) {
 	if err := s.Add(bad); err == nil || !strings.Contains(err.Error(), "token 0, layer 1") {
 		t.Error(err)
 	}
-	r := s.Result()
+	r := s.Summary()
 	if !reflect.DeepEqual(r.Skipped, []string{"transitions", "coactivation"}) || r.Transitions != nil || r.Documents != 3 {
 		t.Errorf("%+v", r)
 	}
@@ -338,7 +338,7 @@ func TestStatisticsJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var again trace.Result
+	var again trace.Summary
 	if err := json.Unmarshal(b, &again); err != nil || !reflect.DeepEqual(&again, r) {
 		t.Error("JSON does not come back", err)
 	}

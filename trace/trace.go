@@ -59,7 +59,7 @@ type Source struct {
 	Program    string            `json:"program"` // name and version
 	Checkpoint string            `json:"checkpoint,omitempty"`
 	DType      string            `json:"dtype,omitempty"`
-	Seed       int64             `json:"seed"`
+	Seed       uint64            `json:"seed"`
 	Extra      map[string]string `json:"extra,omitempty"`
 }
 

@@ -8,13 +8,16 @@ import (
 
 // ValidateOptions says what Validate checks and how much it reports.
 type ValidateOptions struct {
-	Check
-	// MaxProblems bounds Report.Problems; 0: 100. All problems are counted.
+	// SumToOne requires that the routing weights of a token at a layer add up to
+	// 1 within 0.001, as they do after a softmax over the selected experts. Other
+	// models normalize over all experts, or not at all.
+	SumToOne bool
+	// MaxProblems bounds ValidationReport.Problems; 0: 100. All problems are counted.
 	MaxProblems int
 }
 
-// Report is what Validate found.
-type Report struct {
+// ValidationReport is what Validate found.
+type ValidationReport struct {
 	Header    Header
 	Shards    int
 	Documents int
@@ -29,7 +32,7 @@ type Report struct {
 // row groups cover their data sets and documents. Problems of the data are in
 // the report; a shard that cannot be read to its end is one of them. The error
 // is about the path itself. Memory grows by some bytes a document.
-func Validate(path string, opts ValidateOptions) (*Report, error) {
+func Validate(path string, opts ValidateOptions) (*ValidationReport, error) {
 	paths, err := shards(path)
 	if err != nil {
 		return nil, err
@@ -43,7 +46,7 @@ func Validate(path string, opts ValidateOptions) (*Report, error) {
 
 type validator struct {
 	opts   ValidateOptions
-	report Report
+	report ValidationReport
 	header *Header
 	seen   map[Key]string // where a document was first seen
 }
@@ -70,7 +73,7 @@ func (v *validator) trouble(path string, err error) {
 
 func (v *validator) shard(path string) {
 	v.report.Shards++
-	s, err := openShard(path)
+	s, err := openShard(openFile, path)
 	if err != nil {
 		v.trouble(path, err)
 		return
@@ -82,7 +85,7 @@ func (v *validator) shard(path string) {
 	} else if err := joins(v.header, &s.header); err != nil {
 		v.trouble(path, err)
 	}
-	_, err = s.documents(&Filter{}, func(d *Document, at place) bool {
+	_, err = s.scan(&Filter{}, 0).documents(func(d *Document, at place) bool {
 		v.document(s, d, at)
 		return true
 	})
@@ -101,7 +104,7 @@ func (v *validator) document(s *shard, d *Document, at place) {
 	} else {
 		v.seen[d.Key()] = place
 	}
-	if err := d.Validate(&s.header, v.opts.Check); err != nil {
+	if err := d.validate(&s.header, v.opts.SumToOne); err != nil {
 		v.problem(&Error{File: s.path, RowGroup: at.group, Row: at.row, Err: err})
 	}
 	for _, x := range []struct{ column, name string }{{colDataset, d.Dataset}, {colDocument, d.ID}} {
@@ -115,7 +118,7 @@ func (v *validator) document(s *shard, d *Document, at place) {
 
 // Err returns nil for a report without problems, and otherwise an error that
 // joins them.
-func (r *Report) Err() error {
+func (r *ValidationReport) Err() error {
 	errs := make([]error, len(r.Problems))
 	for i, p := range r.Problems {
 		errs[i] = p

@@ -12,7 +12,7 @@ import (
 func TestValidateDocument(t *testing.T) {
 	h := plantedHeader()
 	d := plantedDocument(1, 9, h)
-	if err := d.Validate(&h, trace.Check{}); err != nil {
+	if err := d.Validate(&h); err != nil {
 		t.Fatal(err)
 	}
 	at := (4*plantedL+3)*plantedK + 1 // token 4, layer 3, second choice
@@ -38,17 +38,14 @@ func TestValidateDocument(t *testing.T) {
 	} {
 		d := plantedDocument(1, 9, h)
 		c.breaks(d)
-		err := d.Validate(&h, trace.Check{})
+		err := d.Validate(&h)
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), `data set "set-0"`) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
 	d.Weights[at] += .25
-	if err := d.Validate(&h, trace.Check{}); err != nil {
+	if err := d.Validate(&h); err != nil {
 		t.Error(err)
-	}
-	if err := d.Validate(&h, trace.Check{SumToOne: true}); err == nil || !strings.Contains(err.Error(), "add up to") {
-		t.Errorf("weights: %v", err)
 	}
 }
 
@@ -56,11 +53,11 @@ func TestStackTopK(t *testing.T) {
 	h := trace.Header{Model: trace.Model{Layers: 3, Experts: 4, TopK: 2, Stacks: []trace.Stack{
 		{Name: "encoder", Layers: 2, TopK: 1}, {Name: "decoder", Layers: 1, Blocks: []int{3}}}}}
 	d := trace.Document{ID: "x", Tokens: []int32{5}, Experts: []int32{3, -1, 0, -1, 1, 2}, Weights: []float32{1, 0, 1, 0, .5, .5}}
-	if err := d.Validate(&h, trace.Check{SumToOne: true}); err != nil {
+	if err := d.Validate(&h); err != nil {
 		t.Error(err)
 	}
 	d.Experts[1] = 2
-	if err := d.Validate(&h, trace.Check{}); err == nil || !strings.Contains(err.Error(), "layer 0: 2 experts with top-k 1") {
+	if err := d.Validate(&h); err == nil || !strings.Contains(err.Error(), "layer 0: 2 experts with top-k 1") {
 		t.Error(err)
 	}
 }

@@ -83,12 +83,12 @@ type Writer struct {
 	tokens    int    // of the open row group
 	dataset   string // of the open row group
 	written   int    // shards
-	tally     Tally
+	tally     WriterTotals
 	err       error
 }
 
-// Tally counts what was written.
-type Tally struct {
+// WriterTotals counts what was written.
+type WriterTotals struct {
 	Shards    int
 	Documents int
 	Tokens    int64
@@ -130,7 +130,7 @@ func (w *Writer) resume() error {
 		if !w.opts.Append {
 			return fmt.Errorf("%s: %w", path, fs.ErrExist)
 		}
-		s, err := openShard(path)
+		s, err := openShard(openFile, path)
 		if err != nil {
 			return err
 		}
@@ -155,8 +155,8 @@ func (w *Writer) temp(n int) string {
 	return filepath.Join(w.dir, fmt.Sprintf(".%s-%05d%s%s", w.opts.Prefix, n, shardSuffix, tempSuffix))
 }
 
-// Tally returns what was written so far, without shards found by Append.
-func (w *Writer) Tally() Tally { return w.tally }
+// WriterTotals returns what was written so far, without shards found by Append.
+func (w *Writer) Totals() WriterTotals { return w.tally }
 
 // Write appends a document. The document is checked by Document.Validate, and
 // that this Writer has not written its name before; one that fails is left out
@@ -167,7 +167,7 @@ func (w *Writer) Write(d *Document) error {
 	if w.err != nil {
 		return w.err
 	}
-	if err := d.Validate(&w.header, Check{}); err != nil {
+	if err := d.Validate(&w.header); err != nil {
 		return err
 	}
 	if w.opts.Float == Float16 {

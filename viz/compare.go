@@ -12,7 +12,7 @@ import (
 // Side is one of two traces that are compared. Name tells it from the other.
 type Side struct {
 	Name    string
-	Routing *trace.Result
+	Routing *trace.Summary
 	// Results are those of an evaluation; nil: none.
 	Results *speculate.Results
 	// Prefetch are costs of running the model with most experts elsewhere, by
@@ -76,7 +76,7 @@ func ComparisonTable(a, b Side) Table {
 			t.Rows = append(t.Rows, []any{name, x, y})
 		}
 	}
-	mean := func(f func(*trace.LayerResult) float64) func(Side) float64 {
+	mean := func(f func(*trace.LayerSummary) float64) func(Side) float64 {
 		return func(s Side) float64 {
 			sum := 0.0
 			for i := range s.Routing.Overall.Layers {
@@ -93,15 +93,15 @@ func ComparisonTable(a, b Side) Table {
 	row("share of experts a token uses", "%", func(s Side) float64 {
 		return 100 * float64(s.Routing.Model.TopK) / float64(s.Routing.Model.Experts)
 	})
-	row("active experts", "%", mean(func(l *trace.LayerResult) float64 { return 100 * float64(l.Usage.Active) / float64(len(l.Counts)) }))
-	row("entropy of use", "bits", mean(func(l *trace.LayerResult) float64 { return l.Usage.Entropy }))
-	row("entropy of use, of its maximum", "%", mean(func(l *trace.LayerResult) float64 { return 100 * l.Usage.Normalized }))
-	row("Gini coefficient", "", mean(func(l *trace.LayerResult) float64 { return l.Usage.Gini }))
-	row("coefficient of variation", "", mean(func(l *trace.LayerResult) float64 { return l.Usage.CV }))
-	row("same first choice as the token before", "%", mean(func(l *trace.LayerResult) float64 { return 100 * l.RepeatedFirst }))
-	row("same first choice, at random", "%", mean(func(l *trace.LayerResult) float64 { return 100 * l.RandomRepeatedFirst }))
-	row("an expert in common with the token before", "%", mean(func(l *trace.LayerResult) float64 { return 100 * l.RepeatedAny }))
-	row("an expert in common, at random", "%", mean(func(l *trace.LayerResult) float64 { return 100 * l.RandomRepeatedAny }))
+	row("active experts", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * float64(l.Usage.Active) / float64(len(l.Counts)) }))
+	row("entropy of use", "bits", mean(func(l *trace.LayerSummary) float64 { return l.Usage.Entropy }))
+	row("entropy of use, of its maximum", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * l.Usage.Normalized }))
+	row("Gini coefficient", "", mean(func(l *trace.LayerSummary) float64 { return l.Usage.Gini }))
+	row("coefficient of variation", "", mean(func(l *trace.LayerSummary) float64 { return l.Usage.CV }))
+	row("same first choice as the token before", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedFirst }))
+	row("same first choice, at random", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * l.RandomRepeatedFirst }))
+	row("an expert in common with the token before", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedAny }))
+	row("an expert in common, at random", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * l.RandomRepeatedAny }))
 	row("information about the next layer's first choice", "bits", func(s Side) float64 { return meanInformation(s.Routing) })
 	row("the same, of its maximum", "%", func(s Side) float64 {
 		return 100 * meanInformation(s.Routing) / math.Log2(float64(s.Routing.Model.Experts))
@@ -113,7 +113,7 @@ func ComparisonTable(a, b Side) Table {
 	return t
 }
 
-func meanInformation(r *trace.Result) float64 {
+func meanInformation(r *trace.Summary) float64 {
 	sum := 0.0
 	for _, t := range r.Transitions {
 		sum += t.FirstMutualInformation
@@ -167,7 +167,7 @@ func compareLayers(a, b Side) Panels {
 		}
 		return Curve{name, s}
 	}
-	layers := func(title, axis string, f func(*trace.LayerResult) float64) Lines {
+	layers := func(title, axis string, f func(*trace.LayerSummary) float64) Lines {
 		l := Lines{Info: Info{Name: "panel", Title: title}, XAxis: "share of the depth (%)", YAxis: axis, Height: 250}
 		for _, s := range []Side{a, b} {
 			ls := s.Routing.Overall.Layers
@@ -191,9 +191,9 @@ func compareLayers(a, b Side) Panels {
 		Info: Info{Name: "comparison-layers", Title: "Layer by layer",
 			Caption: "Entropy of the usage as a share of its maximum; Gini coefficient; repeated first choice above chance, (observed − random) / (1 − random); mutual information of the first choices of a layer and the next."},
 		Figures: []Figure{
-			layers("Evenness of use", "entropy, of its maximum (%)", func(l *trace.LayerResult) float64 { return 100 * l.Usage.Normalized }),
-			layers("Gini coefficient", "Gini coefficient", func(l *trace.LayerResult) float64 { return l.Usage.Gini }),
-			layers("Repeated first choice", "above chance (%)", func(l *trace.LayerResult) float64 { return over(l.RepeatedFirst, l.RandomRepeatedFirst) }),
+			layers("Evenness of use", "entropy, of its maximum (%)", func(l *trace.LayerSummary) float64 { return 100 * l.Usage.Normalized }),
+			layers("Gini coefficient", "Gini coefficient", func(l *trace.LayerSummary) float64 { return l.Usage.Gini }),
+			layers("Repeated first choice", "above chance (%)", func(l *trace.LayerSummary) float64 { return over(l.RepeatedFirst, l.RandomRepeatedFirst) }),
 			info,
 		},
 	}

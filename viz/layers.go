@@ -32,7 +32,7 @@ const maxCells = 40000
 
 // TransitionMaps map for layers and the next the chance of an expert given the
 // first choice before it, in percent. Large models show some of the layers.
-func TransitionMaps(r *trace.Result) (figs []Figure, options []string) {
+func TransitionMaps(r *trace.Summary) (figs []Figure, options []string) {
 	e := max(1, r.Model.Experts)
 	for _, i := range some(len(r.Transitions), maxCells/(e*e)) {
 		t := r.Transitions[i]
@@ -62,7 +62,7 @@ func TransitionMaps(r *trace.Result) (figs []Figure, options []string) {
 }
 
 // Information draws the mutual information of successive layers, in bits.
-func Information(r *trace.Result) Lines {
+func Information(r *trace.Summary) Lines {
 	l := Lines{
 		Info: Info{Name: "information", Title: "What a layer says about the next",
 			Caption: "Mutual information of the choices at a layer and the next. Entropy of a choice: at most log2 E bits."},
@@ -81,7 +81,7 @@ func Information(r *trace.Result) Lines {
 }
 
 // Flows are Sankey diagrams of the first choices through runs of four layers.
-func Flows(r *trace.Result) (figs []Figure, options []string) {
+func Flows(r *trace.Summary) (figs []Figure, options []string) {
 	const run = 3
 	n := len(r.Transitions)
 	starts := []int{}
@@ -115,7 +115,7 @@ func Flows(r *trace.Result) (figs []Figure, options []string) {
 
 // CoactivationMaps map for layers the share of tokens that chose both of two
 // experts, in percent. Large models show some of the layers.
-func CoactivationMaps(r *trace.Result) (figs []Figure, options []string) {
+func CoactivationMaps(r *trace.Summary) (figs []Figure, options []string) {
 	if r.Model.TopK < 2 || r.Tokens == 0 {
 		return nil, nil
 	}

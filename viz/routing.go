@@ -9,7 +9,7 @@ import (
 
 // UsageMap maps the share of each expert among the choices of each layer, in
 // percent: [E,L].
-func UsageMap(g *trace.GroupResult, name, title string) HeatMap {
+func UsageMap(g *trace.GroupSummary, name, title string) HeatMap {
 	h := HeatMap{
 		Info:    Info{Name: name, Title: title, Caption: "Share of each expert among all choices of a layer; every column adds up to 100 %."},
 		RowAxis: "expert", ColumnAxis: "layer", Value: "share of choices", Unit: "%",
@@ -29,7 +29,7 @@ func UsageMap(g *trace.GroupResult, name, title string) HeatMap {
 }
 
 // UsagePanels sets the usage maps of all data sets side by side.
-func UsagePanels(r *trace.Result) Panels {
+func UsagePanels(r *trace.Summary) Panels {
 	p := Panels{
 		Info:    Info{Name: "usage-by-dataset", Title: "Expert usage by data set", Caption: "All in one range of colours."},
 		Columns: 4, Shared: true,
@@ -44,7 +44,7 @@ func UsagePanels(r *trace.Result) Panels {
 func datasetName(s string) string { return orElse(s, "(unnamed)") }
 
 // byLayer is a curve of one value a layer; NaN leaves a layer out.
-func byLayer(name string, layers []trace.LayerResult, value func(*trace.LayerResult) float64) Curve {
+func byLayer(name string, layers []trace.LayerSummary, value func(*trace.LayerSummary) float64) Curve {
 	var s Series
 	for i := range layers {
 		s.X, s.Y = append(s.X, float64(layers[i].Layer)), append(s.Y, value(&layers[i]))
@@ -54,35 +54,35 @@ func byLayer(name string, layers []trace.LayerResult, value func(*trace.LayerRes
 
 // Balance draws by layer how evenly the experts are used: entropy, Gini
 // coefficient, coefficient of variation and the number of experts in use.
-func Balance(r *trace.Result) Panels {
+func Balance(r *trace.Summary) Panels {
 	e := r.Model.Experts
 	layers := r.Overall.Layers
-	line := func(title, axis string, refs []Reference, all, first func(*trace.LayerResult) float64) Lines {
+	line := func(title, axis string, refs []Reference, all, first func(*trace.LayerSummary) float64) Lines {
 		return Lines{
 			Info: Info{Name: "panel", Title: title}, XAxis: "layer", YAxis: axis, IntegerX: true, References: refs, Height: 240,
 			Curves: []Curve{byLayer("all choices", layers, all), byLayer("first choice", layers, first)},
 		}
 	}
 	active := line("Active experts", "experts in use", []Reference{{float64(e), "all E"}},
-		func(l *trace.LayerResult) float64 { return float64(l.Usage.Active) }, func(l *trace.LayerResult) float64 { return float64(l.FirstUsage.Active) })
+		func(l *trace.LayerSummary) float64 { return float64(l.Usage.Active) }, func(l *trace.LayerSummary) float64 { return float64(l.FirstUsage.Active) })
 	active.YRange = [2]float64{0, float64(max(e, 1))}
 	return Panels{
 		Info: Info{Name: "balance", Title: "Balance of the experts by layer",
 			Caption: "Entropy of the usage, at most log2 E bits; Gini coefficient and coefficient of variation, 0 where all experts are used alike; experts chosen at least once."},
 		Figures: []Figure{
 			line("Entropy", "entropy (bits)", []Reference{{math.Log2(float64(max(e, 1))), "even, log2 E"}},
-				func(l *trace.LayerResult) float64 { return l.Usage.Entropy }, func(l *trace.LayerResult) float64 { return l.FirstUsage.Entropy }),
+				func(l *trace.LayerSummary) float64 { return l.Usage.Entropy }, func(l *trace.LayerSummary) float64 { return l.FirstUsage.Entropy }),
 			line("Gini coefficient", "Gini coefficient", []Reference{{0, "even"}},
-				func(l *trace.LayerResult) float64 { return l.Usage.Gini }, func(l *trace.LayerResult) float64 { return l.FirstUsage.Gini }),
+				func(l *trace.LayerSummary) float64 { return l.Usage.Gini }, func(l *trace.LayerSummary) float64 { return l.FirstUsage.Gini }),
 			line("Coefficient of variation", "coefficient of variation", []Reference{{0, "even"}},
-				func(l *trace.LayerResult) float64 { return l.Usage.CV }, func(l *trace.LayerResult) float64 { return l.FirstUsage.CV }),
+				func(l *trace.LayerSummary) float64 { return l.Usage.CV }, func(l *trace.LayerSummary) float64 { return l.FirstUsage.CV }),
 			active,
 		},
 	}
 }
 
 // EntropyMap maps the normalised entropy of the usage by data set and layer.
-func EntropyMap(r *trace.Result) HeatMap {
+func EntropyMap(r *trace.Summary) HeatMap {
 	h := HeatMap{
 		Info: Info{Name: "entropy-by-dataset", Title: "Evenness of use by data set",
 			Caption: "Entropy of the usage as a share of its maximum, log2 E: 100 % where all experts are used alike. Short data sets are a little too low."},
@@ -116,22 +116,22 @@ var mixtralRepeats = []struct {
 // Repeats draws by layer how often a token goes to the expert of the token
 // before it. Models of 8 experts stand beside Mixtral 8x7B (Table 5 of arXiv
 // 2401.04088), whose layers 0, 15 and 31 are put at the same share of the depth.
-func Repeats(r *trace.Result) Figure {
+func Repeats(r *trace.Summary) Figure {
 	layers := r.Overall.Layers
 	p := Panels{
 		Info: Info{Name: "repeats", Title: "Repeated assignment by layer",
 			Caption: "Share of consecutive tokens with the same first choice, and with at least one expert in common. Dashed: a router that draws at random."},
 	}
-	percent := func(f func(*trace.LayerResult) float64) func(*trace.LayerResult) float64 {
-		return func(l *trace.LayerResult) float64 { return 100 * f(l) }
+	percent := func(f func(*trace.LayerSummary) float64) func(*trace.LayerSummary) float64 {
+		return func(l *trace.LayerSummary) float64 { return 100 * f(l) }
 	}
 	first := Lines{
 		Info: Info{Name: "panel", Title: "Same first choice"}, XAxis: "layer", YAxis: "repeated (%)", IntegerX: true,
-		Curves: []Curve{byLayer("this trace", layers, percent(func(l *trace.LayerResult) float64 { return l.RepeatedFirst }))},
+		Curves: []Curve{byLayer("this trace", layers, percent(func(l *trace.LayerSummary) float64 { return l.RepeatedFirst }))},
 	}
 	both := Lines{
 		Info: Info{Name: "panel", Title: "An expert in common"}, XAxis: "layer", YAxis: "repeated (%)", IntegerX: true,
-		Curves: []Curve{byLayer("this trace", layers, percent(func(l *trace.LayerResult) float64 { return l.RepeatedAny }))},
+		Curves: []Curve{byLayer("this trace", layers, percent(func(l *trace.LayerSummary) float64 { return l.RepeatedAny }))},
 	}
 	if len(layers) > 0 {
 		v, w := 100*layers[0].RandomRepeatedFirst, 100*layers[0].RandomRepeatedAny
@@ -153,7 +153,7 @@ func Repeats(r *trace.Result) Figure {
 
 // Proportions map the share of each expert by data set at the first, the middle
 // and the last layer, as Figure 7 of arXiv 2401.04088 does.
-func Proportions(r *trace.Result) Panels {
+func Proportions(r *trace.Summary) Panels {
 	p := Panels{
 		Info: Info{Name: "proportions", Title: "Data sets and their experts",
 			Caption: "Share of each expert among the choices of a data set, at the first, the middle and the last layer. Rows that differ are domains that the router tells apart."},
@@ -187,7 +187,7 @@ func Proportions(r *trace.Result) Panels {
 
 // Positions draws what changes along the document: repeats, entropy of the
 // usage and, where logits were recorded, of the router.
-func Positions(r *trace.Result) Panels {
+func Positions(r *trace.Summary) Panels {
 	p := Panels{
 		Info: Info{Name: "positions", Title: "Along the document",
 			Caption: "Means over layers, in ranges of positions that double: 1, 2-3, 4-7 and so on, drawn at their middle (position 0 is left out). Ranges of few tokens have too low an entropy of use."},
@@ -222,7 +222,7 @@ func Positions(r *trace.Result) Panels {
 
 // Locality draws the local routing consistency of arXiv 2505.16056: how well
 // one set of experts serves a window of tokens.
-func Locality(r *trace.Result) Panels {
+func Locality(r *trace.Summary) Panels {
 	p := Panels{
 		Info: Info{Name: "locality", Title: "Consistency within windows of tokens",
 			Caption: "Segment routing best performance (left): how well a router that keeps its experts for a whole window can do, as an F1 score. Segment cache best hit rate (right): the share of choices that a cache of the window's most used experts serves (arXiv 2505.16056)."},
@@ -237,10 +237,10 @@ func Locality(r *trace.Result) Panels {
 		if seg.Windows == 0 {
 			continue
 		}
-		srp.Curves = append(srp.Curves, byLayer(fmt.Sprintf("%d tokens", seg.Segment), layers, func(l *trace.LayerResult) float64 { return l.Local[i].SRP }))
+		srp.Curves = append(srp.Curves, byLayer(fmt.Sprintf("%d tokens", seg.Segment), layers, func(l *trace.LayerSummary) float64 { return l.Local[i].SRP }))
 		for k, c := range seg.Cache {
 			hit.Curves = append(hit.Curves, byLayer(fmt.Sprintf("%d tokens, %d experts", seg.Segment, c.Experts), layers,
-				func(l *trace.LayerResult) float64 { return 100 * l.Local[i].Cache[k].HitRate }))
+				func(l *trace.LayerSummary) float64 { return 100 * l.Local[i].Cache[k].HitRate }))
 		}
 	}
 	p.Figures = []Figure{srp, hit}
@@ -249,13 +249,13 @@ func Locality(r *trace.Result) Panels {
 
 // Certainty draws by layer the mean routing weight of each choice and, where
 // logits were recorded, the entropy of the router.
-func Certainty(r *trace.Result) Panels {
+func Certainty(r *trace.Summary) Panels {
 	p := Panels{Info: Info{Name: "certainty", Title: "How sure the router is",
 		Caption: "Mean routing weight of each choice; entropy of the softmax over all router logits, mean over tokens."}}
 	layers := r.Overall.Layers
 	var weights Lines
 	for k := range r.Model.TopK {
-		c := byLayer(fmt.Sprintf("choice %d", k+1), layers, func(l *trace.LayerResult) float64 {
+		c := byLayer(fmt.Sprintf("choice %d", k+1), layers, func(l *trace.LayerSummary) float64 {
 			if k >= len(l.MeanWeights) {
 				return math.NaN()
 			}
@@ -266,7 +266,7 @@ func Certainty(r *trace.Result) Panels {
 	weights.Info, weights.XAxis, weights.YAxis, weights.IntegerX = Info{Name: "panel", Title: "Routing weights"}, "layer", "mean routing weight", true
 	entropy := Lines{Info: Info{Name: "panel", Title: "Entropy of the router"}, XAxis: "layer", YAxis: "entropy (bits)", IntegerX: true,
 		References: []Reference{{math.Log2(float64(max(1, r.Model.Experts))), "even, log2 E"}},
-		Curves: []Curve{byLayer("", layers, func(l *trace.LayerResult) float64 {
+		Curves: []Curve{byLayer("", layers, func(l *trace.LayerSummary) float64 {
 			if l.RouterEntropy == nil {
 				return math.NaN()
 			}

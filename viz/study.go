@@ -16,7 +16,7 @@ type Study struct {
 	Title string
 	Lead  string
 	// Routing is needed, the rest is not.
-	Routing *trace.Result
+	Routing *trace.Summary
 	// Results are those of an evaluation of predictors.
 	Results *speculate.Results
 	// Journeys are documents to read token by token.
@@ -68,7 +68,7 @@ func NewReport(s Study) (Report, error) {
 func whole(n int64) string { return thousands(strconv.FormatInt(n, 10)) }
 
 // Facts are the numbers of the summary; results may be nil.
-func Facts(r *trace.Result, results *speculate.Results) []Fact {
+func Facts(r *trace.Summary, results *speculate.Results) []Fact {
 	var entropy, gini, first, random float64
 	n := float64(max(1, len(r.Overall.Layers)))
 	for _, l := range r.Overall.Layers {
@@ -117,14 +117,14 @@ func best(r *speculate.Results) (Fact, bool) {
 }
 
 // Origin says where a trace comes from.
-func Origin(r *trace.Result) []Fact {
+func Origin(r *trace.Summary) []Fact {
 	f := []Fact{{"model", orElse(r.Model.Name, "unnamed"), fmt.Sprintf("%d MoE layers, %d experts, top-%d", r.Model.Layers, r.Model.Experts, r.Model.TopK)}}
 	for _, x := range []Fact{{"program", r.Source.Program, ""}, {"checkpoint", r.Source.Checkpoint, ""}, {"numeric type", r.Source.DType, ""}} {
 		if x.Value != "" {
 			f = append(f, x)
 		}
 	}
-	f = append(f, Fact{"seed", strconv.FormatInt(r.Source.Seed, 10), ""})
+	f = append(f, Fact{"seed", strconv.FormatUint(r.Source.Seed, 10), ""})
 	if len(r.Skipped) > 0 {
 		f = append(f, Fact{"left out", strings.Join(r.Skipped, ", "), "too large for memory"})
 	}
@@ -134,7 +134,7 @@ func Origin(r *trace.Result) []Fact {
 // maxDatasets bounds the data sets that are drawn.
 const maxDatasets = 48
 
-func usageSection(r *trace.Result) Section {
+func usageSection(r *trace.Summary) Section {
 	s := Section{ID: "usage", Title: "Usage", Text: []string{
 		"How often each expert is chosen. An even spread uses the model's capacity; experts that stand out for one data set are its specialists."}}
 	s.Blocks = append(s.Blocks, Figures{List: []Figure{UsageMap(&r.Overall, "usage", "Expert usage by layer")}}, Figures{List: []Figure{Balance(r)}})
@@ -158,11 +158,11 @@ func usageSection(r *trace.Result) Section {
 }
 
 // DatasetTable is a row for each data set, means over layers.
-func DatasetTable(r *trace.Result) Table {
+func DatasetTable(r *trace.Summary) Table {
 	t := Table{Info: Info{Name: "datasets", Title: "Data sets", Caption: "Means over layers."}, Columns: []Column{
 		{Name: "data set"}, {Name: "documents"}, {Name: "tokens"}, {Name: "evenness of use", Unit: "%", Digits: 1}, {Name: "Gini", Digits: 3},
 		{Name: "same first choice", Unit: "%", Digits: 1}, {Name: "an expert in common", Unit: "%", Digits: 1}}}
-	groups := append([]trace.GroupResult{}, r.Datasets...)
+	groups := append([]trace.GroupSummary{}, r.Datasets...)
 	if len(groups) > 1 {
 		groups = append(groups, r.Overall)
 		groups[len(groups)-1].Dataset = "all"
@@ -181,7 +181,7 @@ func DatasetTable(r *trace.Result) Table {
 	return t
 }
 
-func journeySection(r *trace.Result, docs []Journey) Section {
+func journeySection(r *trace.Summary, docs []Journey) Section {
 	return Section{ID: "tokens", Title: "Token journey", Text: []string{
 		"Pick a document and a layer: each token takes the colour and the number of its expert there. Pick a token: its way through all layers is drawn below, and kept beside others if you ask for it."},
 		Blocks: []Block{Journeys{Info: Info{Name: "journey", Title: "Read a document by its experts",
@@ -189,7 +189,7 @@ func journeySection(r *trace.Result, docs []Journey) Section {
 			Layers: r.Model.Layers, Experts: r.Model.Experts, TopK: r.Model.TopK, Documents: docs}}}
 }
 
-func layerSection(r *trace.Result) Section {
+func layerSection(r *trace.Summary) Section {
 	s := Section{ID: "layers", Title: "From layer to layer", Text: []string{
 		"What the choice at one layer says about the next, and which experts are chosen together."}}
 	add := func(label string, figs []Figure, options []string) {
@@ -212,7 +212,7 @@ func layerSection(r *trace.Result) Section {
 	return s
 }
 
-func courseSection(r *trace.Result) Section {
+func courseSection(r *trace.Summary) Section {
 	s := Section{ID: "course", Title: "From token to token", Text: []string{
 		"How much neighbouring tokens share: what a cache of experts lives on."}}
 	s.Blocks = append(s.Blocks, Figures{List: []Figure{Repeats(r)}})

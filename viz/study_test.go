@@ -43,7 +43,7 @@ func planted(t *testing.T, docs, tokens int) (trace.Header, []*trace.Document) {
 	return h, out
 }
 
-func statistics(t *testing.T, h trace.Header, docs []*trace.Document) *trace.Result {
+func statistics(t *testing.T, h trace.Header, docs []*trace.Document) *trace.Summary {
 	t.Helper()
 	s, err := trace.NewStatistics(h, trace.StatisticsOptions{})
 	if err != nil {
@@ -54,7 +54,7 @@ func statistics(t *testing.T, h trace.Header, docs []*trace.Document) *trace.Res
 			t.Fatal(err)
 		}
 	}
-	return s.Result()
+	return s.Summary()
 }
 
 func evaluate(t *testing.T, h trace.Header, docs []*trace.Document) *speculate.Results {
@@ -151,9 +151,9 @@ func TestTransitionsAreThePlanted(t *testing.T) {
 }
 
 func TestRepeatsShowMixtral(t *testing.T) {
-	r := &trace.Result{Model: trace.Model{Layers: 32, Experts: 8, TopK: 2}}
+	r := &trace.Summary{Model: trace.Model{Layers: 32, Experts: 8, TopK: 2}}
 	for l := range 32 {
-		r.Overall.Layers = append(r.Overall.Layers, trace.LayerResult{Layer: l, RepeatedFirst: 0.2, RandomRepeatedFirst: 0.125, RandomRepeatedAny: 0.464})
+		r.Overall.Layers = append(r.Overall.Layers, trace.LayerSummary{Layer: l, RepeatedFirst: 0.2, RandomRepeatedFirst: 0.125, RandomRepeatedAny: 0.464})
 	}
 	first := Repeats(r).(Panels).Figures[0].(Lines)
 	if len(first.Curves) != 4 || first.References[0].Value != 12.5 {
@@ -431,7 +431,7 @@ func TestLargeReport(t *testing.T) {
 	for i := range 3 * 128 * 2 {
 		d.Experts, d.Weights = append(d.Experts, int32(i*37%1024)), append(d.Weights, 0.5)
 	}
-	for name, r := range map[string]*trace.Result{"5,000 data sets": statistics(t, h, docs), "128 layers, 1,024 experts": statistics(t, large, []*trace.Document{d})} {
+	for name, r := range map[string]*trace.Summary{"5,000 data sets": statistics(t, h, docs), "128 layers, 1,024 experts": statistics(t, large, []*trace.Document{d})} {
 		c, err := Compare(Side{Name: "a", Routing: r}, Side{Name: "b", Routing: r})
 		if err != nil {
 			t.Fatal(err)

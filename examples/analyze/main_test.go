@@ -74,7 +74,7 @@ func TestAnalyze(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	var s trace.Result
+	var s trace.Summary
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)

@@ -21,7 +21,7 @@ type source struct{ path, datasets, phase, part, name string }
 type side struct {
 	name     string
 	header   trace.Header
-	stats    *trace.Result
+	stats    *trace.Summary
 	journeys []viz.Journey
 	results  *speculate.Results
 	prefetch []viz.PrefetchCost
@@ -46,7 +46,7 @@ func read(ctx context.Context, src source, pieces func([]int32) []string, progre
 	}
 	filter := trace.Filter{Datasets: list(src.datasets), NoInput: true}
 	s.read = func() iter.Seq2[*trace.Document, error] {
-		return only(every(r.Documents(filter), src.part), &s.header, trace.Phase(src.phase))
+		return only(every(r.Select(filter).Documents(), src.part), &s.header, trace.Phase(src.phase))
 	}
 	stats, err := trace.NewStatistics(s.header, trace.StatisticsOptions{})
 	if err != nil {
@@ -75,7 +75,7 @@ func read(ctx context.Context, src source, pieces func([]int32) []string, progre
 	if tokens == 0 {
 		return nil, fmt.Errorf("%s: no tokens of these data sets and this phase", src.path)
 	}
-	s.stats, s.journeys = stats.Result(), sample.Journeys()
+	s.stats, s.journeys = stats.Summary(), sample.Journeys()
 	return s, nil
 }
 

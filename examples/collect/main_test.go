@@ -71,7 +71,7 @@ func TestStatuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	docs, err := r.ReadAll(trace.Filter{})
+	docs, err := r.ReadAll()
 	if err != nil || len(docs) != 2 || docs[0].Dataset != "texts" {
 		t.Errorf("%v, %+v", err, docs)
 	}

@@ -158,7 +158,7 @@ func convertTrace(ctx context.Context, o options, out io.Writer) (*convert.Repor
 	if s, err = statistics(o.out); err != nil {
 		return report, err
 	}
-	table(out, s.Result())
+	table(out, s.Summary())
 	return report, nil
 }
 
@@ -181,7 +181,7 @@ func statistics(dir string) (*trace.Statistics, error) {
 	if err != nil {
 		return nil, err
 	}
-	for d, err := range r.Documents(trace.Filter{NoInput: true}) {
+	for d, err := range r.Select(trace.Filter{NoInput: true}).Documents() {
 		if err != nil {
 			return nil, err
 		}
@@ -193,7 +193,7 @@ func statistics(dir string) (*trace.Statistics, error) {
 }
 
 // table prints a line for each layer.
-func table(out io.Writer, r *trace.Result) {
+func table(out io.Writer, r *trace.Summary) {
 	fmt.Fprintf(out, "\n%5s %7s %7s %7s %7s %9s %9s %7s\n", "layer", "active", "entropy", "Gini", "CV", "repeat 1", "repeat any", "SRP16")
 	for _, l := range r.Overall.Layers {
 		fmt.Fprintf(out, "%5d %7d %7.3f %7.3f %7.3f %8.1f%% %9.1f%% %7.3f\n", l.Layer, l.Usage.Active, l.Usage.Normalized,

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"iter"
 	"os"
 	"path/filepath"
 
@@ -25,10 +24,7 @@ const (
 
 // study splits the trace by document, fits predictors on one part, calibrates on the second and measures on the third.
 func study(ctx context.Context, o *options, backend compute.Backend, reader *trace.Reader, p *progress) (*studied, error) {
-	data := speculate.Data{Header: reader.Header(), Documents: func() iter.Seq2[*trace.Document, error] {
-		return reader.Documents(trace.Filter{})
-	}}
-	parts, err := speculate.Split(data, speculate.Fractions{Valid: .2, Test: .2}, uint64(o.seed))
+	parts, err := speculate.Split(speculate.FromReader(reader), speculate.Fractions{Valid: .2, Test: .2}, uint64(o.seed))
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +81,7 @@ func report(dir string, reader *trace.Reader, tokenizer *mixtral.Tokenizer, s *s
 	}
 	var journeys []viz.Journey
 	shown := map[string]int{} // journeys of a data set
-	for doc, err := range reader.Documents(trace.Filter{NoInput: true}) {
+	for doc, err := range reader.Select(trace.Filter{NoInput: true}).Documents() {
 		if err != nil {
 			return err
 		}
@@ -102,7 +98,7 @@ func report(dir string, reader *trace.Reader, tokenizer *mixtral.Tokenizer, s *s
 		journeys = append(journeys, j)
 	}
 	rep, err := viz.NewReport(viz.Study{
-		Title: "mini-mixtral on ten domains", Routing: statistics.Result(), Results: s.results, Journeys: journeys, Training: s.training,
+		Title: "mini-mixtral on ten domains", Routing: statistics.Summary(), Results: s.results, Journeys: journeys, Training: s.training,
 		Extra: []viz.Section{s.calibration},
 	})
 	if err != nil {

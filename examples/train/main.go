@@ -12,7 +12,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"iter"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -280,15 +279,7 @@ func open(dir string, f trace.Filter) (speculate.Data, error) {
 	if err != nil {
 		return speculate.Data{}, err
 	}
-	d := speculate.FromReader(r)
-	if f.NoInput {
-		d.Header.InputLayers = nil
-	}
-	if f.NoLogits {
-		d.Header.LogitLayers = nil
-	}
-	d.Documents = func() iter.Seq2[*trace.Document, error] { return r.Documents(f) }
-	return d, nil
+	return speculate.FromReader(r.Select(f)), nil
 }
 
 // leaveOut does what -leave-out each says.

@@ -86,7 +86,7 @@ func files(t testing.TB, dir string) map[string]string {
 // documentsOf goes through a trace.
 func documentsOf(t testing.TB, dir string) iter.Seq[*trace.Document] {
 	return func(yield func(*trace.Document) bool) {
-		for d, err := range must(trace.Open(dir)).Documents(trace.Filter{}) {
+		for d, err := range must(trace.Open(dir)).Documents() {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -125,7 +125,7 @@ func TestTraceIsTheRouting(t *testing.T) {
 	}
 	r := must(trace.Open(dir))
 	n := 0
-	for d, err := range r.Documents(trace.Filter{}) {
+	for d, err := range r.Documents() {
 		if err != nil {
 			t.Fatal(err)
 		}

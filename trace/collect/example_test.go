@@ -52,7 +52,7 @@ func ExampleRun() {
 		log.Fatal(err)
 	}
 	h := t.Header()
-	for d, err := range t.Documents(trace.Filter{}) {
+	for d, err := range t.Documents() {
 		if err != nil {
 			log.Fatal(err)
 		}

@@ -101,7 +101,7 @@ func checkPartial(t *testing.T, dir string) int {
 	if len(shards) == 0 {
 		return 0
 	}
-	rep, err := trace.Validate(dir, trace.ValidateOptions{Check: trace.Check{SumToOne: true}})
+	rep, err := trace.Validate(dir, trace.ValidateOptions{SumToOne: true})
 	if err != nil {
 		t.Fatal(err)
 	}

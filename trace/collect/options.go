@@ -127,7 +127,7 @@ func (o *Options) header(m *mixtral.Model) trace.Header {
 			Experts: c.Experts, TopK: c.TopK, Hidden: c.HiddenSize, Vocabulary: c.VocabSize,
 		},
 		Source: trace.Source{
-			Program: o.Program, Checkpoint: m.CheckpointHash(), DType: m.DType().String(), Seed: o.Seed,
+			Program: o.Program, Checkpoint: m.CheckpointHash(), DType: m.DType().String(), Seed: uint64(o.Seed),
 			Extra: map[string]string{},
 		},
 	}

@@ -151,7 +151,7 @@ func Read(ctx context.Context, from, path, dir string, o Options, w trace.Writer
 			return r, ctx.Err()
 		}
 		if err == nil {
-			if err = d.Validate(&src.header, trace.Check{}); err != nil {
+			if err = d.Validate(&src.header); err != nil {
 				err = leftOut{&Error{File: path, Err: err}}
 			} else if err = out.Write(d); err == nil && visit != nil {
 				err = visit(d)
@@ -197,5 +197,5 @@ func header(o Options, m trace.Model, extra map[string]string) trace.Header {
 	if o.Vocabulary != 0 {
 		m.Vocabulary = o.Vocabulary
 	}
-	return trace.Header{Model: m, Source: trace.Source{Program: o.Program, Seed: o.Seed, Extra: extra}}
+	return trace.Header{Model: m, Source: trace.Source{Program: o.Program, Seed: uint64(o.Seed), Extra: extra}}
 }

@@ -43,12 +43,12 @@ func read(t *testing.T, from, path string, o convert.Options) (*convert.Report, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := r.ReadAll(trace.Filter{})
+	all, err := r.ReadAll()
 	if err != nil || len(all) != report.Documents {
 		t.Fatalf("%d documents, %d reported, %v", len(all), report.Documents, err)
 	}
-	valid, err := trace.Validate(dir, trace.ValidateOptions{Check: trace.Check{
-		SumToOne: !report.Header.NoWeights && from != "esft" && from != "bigmoe"}})
+	valid, err := trace.Validate(dir, trace.ValidateOptions{
+		SumToOne: !report.Header.NoWeights && from != "esft" && from != "bigmoe"})
 	if err != nil || valid.Err() != nil {
 		t.Errorf("%v %v", err, valid.Err())
 	}

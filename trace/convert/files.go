@@ -128,7 +128,7 @@ func newFolder(path string) error {
 // each calls f with every document of a trace and counts them.
 func each(ctx context.Context, r *trace.Reader, filter trace.Filter, f func(d *trace.Document) error) (*Report, error) {
 	report := &Report{Header: r.Header()}
-	for d, err := range r.Documents(filter) {
+	for d, err := range r.Select(filter).Documents() {
 		if err == nil {
 			err = ctx.Err()
 		}

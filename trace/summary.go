@@ -4,38 +4,38 @@ import (
 	"slices"
 )
 
-// Result holds the statistics of a trace. Entropies and mutual information are
+// Summary holds the statistics of a trace. Entropies and mutual information are
 // in bits; shares and rates are fractions of 1. In JSON it has the names that
 // stand beside its fields.
-type Result struct {
+type Summary struct {
 	Model     Model  `json:"model"`
 	Source    Source `json:"source"`
 	Documents int64  `json:"documents"`
 	Tokens    int64  `json:"tokens"`
 	// Overall is over all data sets, Datasets by data set, sorted by name.
-	Overall  GroupResult   `json:"overall"`
-	Datasets []GroupResult `json:"datasets"`
+	Overall  GroupSummary   `json:"overall"`
+	Datasets []GroupSummary `json:"datasets"`
 	// Transitions lead from each layer to the next, [L-1].
-	Transitions []TransitionResult `json:"transitions,omitempty"`
+	Transitions []TransitionSummary `json:"transitions,omitempty"`
 	// Coactivation counts the tokens that chose both of two experts, [L][E][E],
 	// symmetric with a diagonal of 0.
 	Coactivation [][][]int64 `json:"coactivation,omitempty"`
 	// Positions are over all layers and data sets.
-	Positions []PositionResult `json:"positions"`
+	Positions []PositionSummary `json:"positions"`
 	// Skipped names what was left out for StatisticsOptions.MaxPairBytes.
 	Skipped []string `json:"skipped,omitempty"`
 }
 
-// GroupResult is about one data set, or all.
-type GroupResult struct {
-	Dataset   string        `json:"dataset"` // "" for all
-	Documents int64         `json:"documents"`
-	Tokens    int64         `json:"tokens"`
-	Layers    []LayerResult `json:"layers"` // [L]
+// GroupSummary is about one data set, or all.
+type GroupSummary struct {
+	Dataset   string         `json:"dataset"` // "" for all
+	Documents int64          `json:"documents"`
+	Tokens    int64          `json:"tokens"`
+	Layers    []LayerSummary `json:"layers"` // [L]
 }
 
-// LayerResult is about one layer.
-type LayerResult struct {
+// LayerSummary is about one layer.
+type LayerSummary struct {
 	Layer int `json:"layer"`
 	// Counts and FirstCounts are how often each expert was chosen, [E], by any
 	// choice and as the first; Share is Counts as proportions (Figure 7 of the
@@ -58,8 +58,8 @@ type LayerResult struct {
 	MeanWeights []float64 `json:"mean_weights,omitempty"`
 	// RouterEntropy is the mean entropy of softmax(router logits) over tokens,
 	// in bits; nil where the layer's logits are not recorded.
-	RouterEntropy *float64         `json:"router_entropy_bits,omitempty"`
-	Local         []LocalityResult `json:"local,omitempty"`
+	RouterEntropy *float64          `json:"router_entropy_bits,omitempty"`
+	Local         []LocalitySummary `json:"local,omitempty"`
 }
 
 // Usage describes how evenly counts fall on the experts.
@@ -82,9 +82,9 @@ func NewUsage[N Count](counts []N) Usage {
 	return u
 }
 
-// LocalityResult is the local routing consistency over windows of Segment
+// LocalitySummary is the local routing consistency over windows of Segment
 // tokens (Liang et al., arXiv 2505.16056).
-type LocalityResult struct {
+type LocalitySummary struct {
 	Segment int   `json:"segment"` // m, tokens
 	Windows int64 `json:"windows"`
 	// SRP is the segment routing best performance: the best F1 score of a
@@ -93,18 +93,18 @@ type LocalityResult struct {
 	SRP       float64 `json:"srp"`
 	Activated float64 `json:"srp_activated"`
 	// Cache holds the segment cache best hit rates.
-	Cache []CacheResult `json:"cache"`
+	Cache []CacheSummary `json:"cache"`
 }
 
-// CacheResult is the share of choices that a cache of the window's most chosen
+// CacheSummary is the share of choices that a cache of the window's most chosen
 // experts serves.
-type CacheResult struct {
+type CacheSummary struct {
 	Experts int     `json:"experts"`
 	HitRate float64 `json:"hit_rate"`
 }
 
-// TransitionResult leads from one layer to the next, for the same token.
-type TransitionResult struct {
+// TransitionSummary leads from one layer to the next, for the same token.
+type TransitionSummary struct {
 	From int `json:"from"` // layer; to From+1
 	// Counts are of all pairs of choices, FirstCounts of first choices, [E][E]:
 	// row the expert at From, column the expert at From+1.
@@ -117,8 +117,8 @@ type TransitionResult struct {
 	FirstMutualInformation float64 `json:"first_mutual_information_bits"`
 }
 
-// PositionResult is about the positions From..To.
-type PositionResult struct {
+// PositionSummary is about the positions From..To.
+type PositionSummary struct {
 	From   int32 `json:"from"`
 	To     int32 `json:"to"`
 	Tokens int64 `json:"tokens"`
@@ -130,12 +130,12 @@ type PositionResult struct {
 	RouterEntropy *float64 `json:"router_entropy_bits,omitempty"`
 }
 
-// Result returns the statistics of what was added so far.
-func (s *Statistics) Result() *Result {
-	r := &Result{Model: s.header.Model, Source: s.header.Source, Skipped: slices.Clone(s.skipped)}
+// Summary returns the statistics of what was added so far.
+func (s *Statistics) Summary() *Summary {
+	r := &Summary{Model: s.header.Model, Source: s.header.Source, Skipped: slices.Clone(s.skipped)}
 	all := s.newGroup()
 	names := slices.Sorted(slices.Values(s.order))
-	r.Datasets = make([]GroupResult, 0, len(names))
+	r.Datasets = make([]GroupSummary, 0, len(names))
 	for _, name := range names {
 		g := s.groups[name]
 		all.merge(g)
@@ -151,7 +151,7 @@ func (s *Statistics) Result() *Result {
 				continue
 			}
 			at, to := (l-1)*n*n, l*n*n
-			r.Transitions = append(r.Transitions, TransitionResult{
+			r.Transitions = append(r.Transitions, TransitionSummary{
 				From: l - 1, Counts: matrix(s.transition, l-1, n), FirstCounts: matrix(s.first, l-1, n),
 				MutualInformation:      MutualInformation(s.transition[at:to], n),
 				FirstMutualInformation: MutualInformation(s.first[at:to], n),
@@ -202,17 +202,17 @@ func (g *group) merge(o *group) {
 	}
 }
 
-func (s *Statistics) group(name string, g *group) GroupResult {
-	r := GroupResult{Dataset: name, Documents: g.documents, Tokens: g.tokens}
+func (s *Statistics) group(name string, g *group) GroupSummary {
+	r := GroupSummary{Dataset: name, Documents: g.documents, Tokens: g.tokens}
 	for l := range g.layers {
 		r.Layers = append(r.Layers, s.layer(l, &g.layers[l]))
 	}
 	return r
 }
 
-func (s *Statistics) layer(l int, sums *layerSums) LayerResult {
+func (s *Statistics) layer(l int, sums *layerSums) LayerSummary {
 	m := &s.header.Model
-	r := LayerResult{
+	r := LayerSummary{
 		Layer:               l,
 		Counts:              slices.Clone(sums.counts),
 		FirstCounts:         slices.Clone(sums.first),
@@ -240,17 +240,17 @@ func (s *Statistics) layer(l int, sums *layerSums) LayerResult {
 	}
 	for _, local := range sums.local {
 		f1, activated := local.srp()
-		x := LocalityResult{Segment: local.m, Windows: local.windows, SRP: f1, Activated: activated}
+		x := LocalitySummary{Segment: local.m, Windows: local.windows, SRP: f1, Activated: activated}
 		for i, c := range local.caches {
-			x.Cache = append(x.Cache, CacheResult{Experts: c, HitRate: ratio(local.hits[i], local.choices)})
+			x.Cache = append(x.Cache, CacheSummary{Experts: c, HitRate: ratio(local.hits[i], local.choices)})
 		}
 		r.Local = append(r.Local, x)
 	}
 	return r
 }
 
-func (b *bucket) result(i, experts int) PositionResult {
-	r := PositionResult{
+func (b *bucket) result(i, experts int) PositionSummary {
+	r := PositionSummary{
 		Tokens:        b.tokens,
 		RepeatedFirst: ratio(b.repeatFirst, b.pairs),
 		RepeatedAny:   ratio(b.repeatAny, b.pairs),
