@@ -7,6 +7,7 @@ import (
 
 	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/mixtral/mini"
+	"github.com/expertspec/expertspec/trace"
 )
 
 // Run the embedded model on a text and look at every routing decision.
@@ -124,4 +125,42 @@ func ExampleHook() {
 	// Output:
 	// without expert 0 of layer 3: logit of token 5 is -7.53
 	// without expert 1 of layer 3: logit of token 5 is -7.55
+}
+
+// Record what a model routes while it generates. Each segment could be given to
+// a speculate.Session, written to a trace, or joined.
+func ExampleRecorder() {
+	ctx := context.Background()
+	backend, err := mixtral.OpenBackend("go")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer backend.Finalize()
+	model, err := mixtral.Load(ctx, mini.FS(), mixtral.Options{Backend: backend})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer model.Close()
+	header := trace.Header{Model: model.Config().TraceModel("mini")}
+	recorder, err := mixtral.NewRecorder(header)
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = model.Generate(ctx, []int32{1, 400, 900, 1300}, mixtral.GenerateOptions{
+		MaxTokens: 3,
+		Observe:   recorder.Observe,
+		Token: func(int32) error {
+			d := recorder.Take(0) // what was computed since the last token
+			last := d.Len() - 1
+			fmt.Printf("%d tokens, the last in %s, experts of its layer 5: %v\n", d.Len(), d.Phase(last), d.ExpertsAt(&header.Model, last, 5))
+			return nil
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// 4 tokens, the last in prefill, experts of its layer 5: [7 3]
+	// 1 tokens, the last in decode, experts of its layer 5: [5 2]
+	// 1 tokens, the last in decode, experts of its layer 5: [7 1]
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/expertspec/expertspec/trace"
 	"github.com/gomlx/compute"
 	"golang.org/x/sync/errgroup"
 )
@@ -57,10 +58,15 @@ type step struct {
 	first  []int   // tokens of each document before the step, [B]
 	lens   []int   // tokens of each in the step, [B]; 0: it has no more
 	rows   []int   // the rows of B*T that are not padding
-	part   *cachePart
-	lanes  int            // parts of the step that run at the same time
-	past   bool           // the step sees part's contents
-	starts compute.Buffer // first, int32 [B]
+	// Of each of rows, what Routing says of it.
+	document []int
+	position []int32
+	token    []int32
+	phase    []trace.Phase
+	part     *cachePart
+	lanes    int            // parts of the step that run at the same time
+	past     bool           // the step sees part's contents
+	starts   compute.Buffer // first, int32 [B]
 }
 
 func (s *step) rowsTotal() int { return s.b * s.t }
@@ -236,10 +242,18 @@ func (r *run) step(p *cachePart, from, longest int) (*step, error) {
 	starts := make([]int32, s.b)
 	need := 0
 	for b, n := range s.lens {
-		from := s.first[b] - r.cached(p.docs[b])
-		copy(s.tokens[b*s.t:], r.req.Tokens[p.docs[b]][from:from+n])
+		doc, cached := p.docs[b], r.cached(p.docs[b])
+		from, phase := s.first[b]-cached, trace.Prefill
+		if cached > 0 && len(r.req.Tokens[doc]) == 1 {
+			phase = trace.Decode
+		}
+		copy(s.tokens[b*s.t:], r.req.Tokens[doc][from:from+n])
 		for t := range n {
 			s.rows = append(s.rows, b*s.t+t)
+			s.document = append(s.document, doc)
+			s.position = append(s.position, int32(s.first[b]+t))
+			s.token = append(s.token, s.tokens[b*s.t+t])
+			s.phase = append(s.phase, phase)
 		}
 		starts[b] = int32(s.first[b])
 		need = max(need, s.first[b]+s.t) // DynamicUpdateSlice writes padding too
@@ -270,20 +284,14 @@ func (m *Model) bucket(n int) int {
 }
 
 // routing makes the Routing of a layer from the padded logits [B*T,E] and,
-// where asked for, the padded router input [B*T,D].
+// where requested, the padded router input [B*T,D].
 func (r *run) routing(s *step, layer int, logits, input []float32) *Routing {
 	cfg := &r.m.cfg
-	n := len(s.rows)
-	out := &Routing{
-		Layer: layer, Document: make([]int, n), Position: make([]int32, n),
+	return &Routing{
+		Layer: layer, Layers: cfg.Layers,
+		Document: s.document, Position: s.position, Token: s.token, Phase: s.phase,
 		Logits: gather(logits, s.rows, cfg.Experts), Input: gather(input, s.rows, cfg.HiddenSize),
 	}
-	for i, row := range s.rows {
-		b := row / s.t
-		out.Document[i] = s.docs[b]
-		out.Position[i] = int32(s.first[b] + row%s.t)
-	}
-	return out
 }
 
 // gather copies rows of width d; nil stays nil.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/trace"
 	"github.com/gomlx/compute"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -149,6 +150,9 @@ func TestRoutingRows(t *testing.T) {
 				for i, d := range r.Document {
 					if want := next[[2]int{r.Layer, d}]; r.Position[i] != want {
 						return fmt.Errorf("layer %d, document %d: position %d, want %d", r.Layer, d, r.Position[i], want)
+					}
+					if want := batch[d][r.Position[i]]; r.Token[i] != want || r.Phase[i] != trace.Prefill {
+						return fmt.Errorf("layer %d, document %d, position %d: token %d in %s, want %d in prefill", r.Layer, d, r.Position[i], r.Token[i], r.Phase[i], want)
 					}
 					next[[2]int{r.Layer, d}]++
 				}

@@ -1,24 +1,35 @@
 package mixtral
 
-import "math"
+import (
+	"math"
 
-// Routing is one MoE layer's decision about a step's tokens. The T rows are in
-// document order and, within a document, by position; padding is left out. Its
-// slices are valid during the hook's call only.
+	"github.com/expertspec/expertspec/trace"
+)
+
+// Routing is the decision of one MoE layer about the T tokens of a step, of all
+// documents that the step computes, without padding. The rows are in order of
+// document and, within one, of position. A hook must not keep the slices, and
+// may change Experts and Weights alone.
 type Routing struct {
-	Layer int // 0-based MoE layer
-	// Document is, for each row, the index of its document in the request, [T].
+	// Layer is the 0-based MoE layer, of Layers, L.
+	Layer, Layers int
+	// Document is the index in the request of each row's document, [T].
 	Document []int
-	// Position is, for each row, its 0-based position in its document, [T].
+	// Position is each row's 0-based position in its document, [T].
 	Position []int32
-	// Logits are the router logits, float32, [T,E].
+	// Token is each row's token id, [T].
+	Token []int32
+	// Phase is each row's phase, [T]: Decode for a document that has one token in
+	// the request and earlier ones in its Cache, else Prefill.
+	Phase []trace.Phase
+	// Logits are the router logits, [T,E].
 	Logits []float32
-	// Experts are the chosen experts, first choice first, [T,K].
+	// Experts are the selected experts, first choice first, [T,K].
 	Experts []int32
-	// Weights are the routing weights, the softmax over the chosen, [T,K].
+	// Weights are the routing weights, the softmax over the selected, [T,K].
 	Weights []float32
-	// Input is the router's input, the normalised hidden state, [T,D]; nil
-	// unless Request.RouterInput asks for it.
+	// Input is the router's input, the normalized hidden state, [T,D]; nil unless
+	// Request.RouterInput is set.
 	Input []float32
 }
 
