@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"math"
 
 	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/mixtral/mini"
@@ -91,40 +92,56 @@ func ExampleModel_Generate() {
 	// Answer: Tom has
 }
 
-// Take an expert away from a layer: an ablation.
-func ExampleHook() {
+// Ablate an expert in each of the three ways, and look at the next-token logits.
+func ExampleAblate() {
 	ctx := context.Background()
 	backend, err := mixtral.OpenBackend("go")
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer backend.Finalize()
-	model, err := mixtral.Load(ctx, mini.FS(), mixtral.Options{Backend: backend, Executor: mixtral.Stepped})
+	model, err := mixtral.Load(ctx, mini.FS(), mixtral.Options{Backend: backend})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer model.Close()
-	without := func(expert int32) mixtral.Hook {
-		return func(_ context.Context, r *mixtral.Routing) error {
-			for i, e := range r.Experts {
-				if r.Layer == 3 && e == expert {
-					r.Weights[i] = 0
-				}
-			}
-			return nil
-		}
-	}
-	ids := []int32{1, 400, 900, 1300}
-	for expert := range int32(2) {
-		out, err := model.Forward(ctx, mixtral.Request{Tokens: [][]int32{ids}, Logits: mixtral.LastLogits, Intervene: without(expert)})
+	logit := func(intervene mixtral.Hook) float32 {
+		out, err := model.Forward(ctx, mixtral.Request{
+			Tokens: [][]int32{{1, 400, 900, 1300}}, Logits: mixtral.LastLogits, Intervene: intervene,
+		})
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Printf("without expert %d of layer 3: logit of token 5 is %.2f\n", expert, out.Logits[0][5])
+		return out.Logits[0][5]
 	}
+	fmt.Printf("as it is:                %.2f\n", logit(nil))
+	fmt.Printf("expert 7 without weight: %.2f\n", logit(mixtral.Ablate(5, 7, mixtral.ZeroWeight)))
+	fmt.Printf("the other renormalized:  %.2f\n", logit(mixtral.Ablate(5, 7, mixtral.Renormalize)))
+	fmt.Printf("next best in its place:  %.2f\n", logit(mixtral.Ablate(5, 7, mixtral.NextBest)))
+	fmt.Printf("at two layers:           %.2f\n", logit(mixtral.Chain(mixtral.MaskExperts(5, 7, 3), mixtral.Force(6, []int{0, 1}, nil))))
 	// Output:
-	// without expert 0 of layer 3: logit of token 5 is -7.53
-	// without expert 1 of layer 3: logit of token 5 is -7.55
+	// as it is:                -7.53
+	// expert 7 without weight: -8.01
+	// the other renormalized:  -7.81
+	// next best in its place:  -7.99
+	// at two layers:           -7.82
+}
+
+// Change routing by a hook of one's own: round weights to eighths.
+func ExampleHook() {
+	round := func(_ context.Context, r *mixtral.Routing) error {
+		for i, w := range r.Weights {
+			r.Weights[i] = float32(math.Round(float64(w)*8)) / 8
+		}
+		return nil
+	}
+	r := &mixtral.Routing{Experts: []int32{4, 6}, Weights: []float32{.7, .3}} // of one token
+	if err := round(context.Background(), r); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(r.Weights)
+	// Output:
+	// [0.75 0.25]
 }
 
 // Record what a model routes while it generates. Each segment could be given to

@@ -2,6 +2,7 @@ package mixtral
 
 import (
 	"math"
+	"slices"
 
 	"github.com/expertspec/expertspec/trace"
 )
@@ -31,6 +32,8 @@ type Routing struct {
 	// Input is the router's input, the normalized hidden state, [T,D]; nil unless
 	// Request.RouterInput is set.
 	Input []float32
+
+	gone []bool // experts that interventions of this package removed, [E]; nil: none
 }
 
 // topK chooses the k largest logits of each row, largest first and on ties the
@@ -60,15 +63,14 @@ func topK(logits []float32, numExperts, k int, experts []int32, weights []float3
 	}
 }
 
-// softmax replaces x, largest first, by its softmax.
+// softmax replaces x by its softmax.
 func softmax(x []float32) {
-	first, sum := x[0], 1.0
-	for i := range x[1:] {
-		e := math.Exp(float64(x[i+1] - first))
-		x[i+1] = float32(e)
+	top, sum := slices.Max(x), 0.0
+	for i, v := range x {
+		e := math.Exp(float64(v - top))
+		x[i] = float32(e)
 		sum += e
 	}
-	x[0] = 1
 	for i := range x {
 		x[i] = float32(float64(x[i]) / sum)
 	}
