@@ -69,7 +69,14 @@ func (p part) elements() int {
 // *safetensors.Error, or *FieldError for config.json. NaN and infinite weights
 // are found when they are read. Close the checkpoint after use.
 func OpenCheckpoint(fsys fs.FS) (*Checkpoint, error) {
+	if err := checkFolder(fsys); err != nil {
+		return nil, err
+	}
 	text, err := readSmall(fsys, configFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &safetensors.Error{File: configFile, Err: fmt.Errorf(
+			"%w: this is not the folder of a model, which contains %s and %s", fs.ErrNotExist, configFile, singleFile)}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -88,9 +95,34 @@ func OpenCheckpoint(fsys fs.FS) (*Checkpoint, error) {
 func OpenCheckpointDir(dir string) (*Checkpoint, error) {
 	c, err := OpenCheckpoint(os.DirFS(dir))
 	if err != nil {
-		return nil, fmt.Errorf("checkpoint %s: %w", dir, err)
+		return nil, inFolder(dir, err)
 	}
 	return c, nil
+}
+
+// inFolder adds a model folder's name to an error.
+func inFolder(dir string, err error) error { return fmt.Errorf("model folder %s: %w", dir, err) }
+
+// checkFolder reports a file system whose root is missing or not a folder.
+func checkFolder(fsys fs.FS) error {
+	info, err := fs.Stat(fsys, ".")
+	if err != nil {
+		return withoutPath(err)
+	}
+	if !info.IsDir() {
+		return errors.New("not a directory")
+	}
+	return nil
+}
+
+// withoutPath removes operation and path from an error, which is about to get a
+// name that says more.
+func withoutPath(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
 }
 
 func (c *Checkpoint) open(fsys fs.FS) error {
@@ -99,8 +131,8 @@ func (c *Checkpoint) open(fsys fs.FS) error {
 		if _, e := fs.Stat(fsys, indexFile); e == nil {
 			err = c.openShards(fsys)
 		} else if errors.Is(e, fs.ErrNotExist) {
-			return &safetensors.Error{File: singleFile, Err: errors.New(
-				"neither it nor " + indexFile + " is there (weights in other formats are not read)")}
+			return &safetensors.Error{File: singleFile, Err: fmt.Errorf(
+				"%w, nor does %s; weights in other formats are not read", fs.ErrNotExist, indexFile)}
 		} else {
 			err = e
 		}
@@ -276,11 +308,7 @@ func readSmall(fsys fs.FS, name string) ([]byte, error) {
 		text, err = fs.ReadFile(fsys, name)
 	}
 	if err != nil {
-		var path *fs.PathError
-		if errors.As(err, &path) {
-			err = path.Err
-		}
-		return nil, &safetensors.Error{File: name, Err: err}
+		return nil, &safetensors.Error{File: name, Err: withoutPath(err)}
 	}
 	return text, nil
 }

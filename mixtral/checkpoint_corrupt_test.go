@@ -37,12 +37,12 @@ var spoilt = []struct {
 	spoil func(f *fake)
 	want  string
 }{
-	{"no config", func(f *fake) { f.spoil = func(m fstest.MapFS) { delete(m, "config.json") } }, `config.json: file does not exist`},
+	{"no config", func(f *fake) { f.spoil = func(m fstest.MapFS) { delete(m, "config.json") } }, `config.json: file does not exist: this is not the folder of a model`},
 	{"config of no JSON", func(f *fake) { f.spoil = func(m fstest.MapFS) { m["config.json"].Data = []byte("{") } }, `config.json: bad JSON`},
 	{"architecture", func(f *fake) { f.config["architectures"] = []string{"LlamaForCausalLM"} }, `config.json: architectures: `},
 	{"activation", func(f *fake) { f.config["hidden_act"] = "relu" }, `config.json: hidden_act: "relu"`},
 	{"rope scaling", func(f *fake) { f.config["rope_scaling"] = map[string]any{"type": "dynamic", "factor": 2} }, `config.json: rope_scaling.type: "dynamic"`},
-	{"no weights", func(f *fake) { f.spoil = func(m fstest.MapFS) { delete(m, singleFile) } }, `model.safetensors: neither it nor model.safetensors.index.json is there`},
+	{"no weights", func(f *fake) { f.spoil = func(m fstest.MapFS) { delete(m, singleFile) } }, `model.safetensors: file does not exist, nor does model.safetensors.index.json; weights in other formats`},
 	{"weights are a folder", func(f *fake) {
 		f.spoil = func(m fstest.MapFS) { delete(m, singleFile); m[singleFile+"/x"] = &fstest.MapFile{} }
 	}, `model.safetensors: is a directory`},

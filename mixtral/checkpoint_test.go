@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,6 +21,8 @@ import (
 
 	"github.com/expertspec/expertspec/trace/safetensors"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // The checkpoints that transformers wrote or read.
@@ -324,9 +327,39 @@ func TestCheckpointClosed(t *testing.T) {
 	if !errors.Is(err, fs.ErrClosed) || !strings.Contains(err.Error(), `model.safetensors: tensor "model.norm.weight"`) {
 		t.Errorf("reading after Close: %v", err)
 	}
-	if _, err := OpenCheckpointDir("no/such/folder"); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "no/such/folder") {
-		t.Errorf("no folder: %v", err)
+}
+
+// A missing folder, a file, a folder that is no model, and a model without
+// weights are different errors, which name the folder once.
+func TestModelFolderErrors(t *testing.T) {
+	b, err := OpenBackend("go")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	file, empty, half := filepath.Join(dir, "file"), filepath.Join(dir, "empty"), filepath.Join(dir, "half")
+	require.NoError(t, os.WriteFile(file, nil, 0o644))
+	require.NoError(t, os.Mkdir(empty, 0o755))
+	require.NoError(t, os.Mkdir(half, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(half, configFile), []byte(`{"model_type": "mixtral"}`), 0o644))
+	missing := filepath.Join(dir, "missing")
+	for _, c := range []struct {
+		dir, want string
+		notExist  bool
+	}{
+		{missing, "no such file or directory", true},
+		{file, "not a directory", false},
+		{empty, "config.json: file does not exist: this is not the folder of a model, which contains config.json and model.safetensors", true},
+		{half, "model.safetensors: file does not exist, nor does model.safetensors.index.json; weights in other formats are not read", true},
+	} {
+		_, err := LoadDir(t.Context(), c.dir, Options{Backend: b})
+		assert.EqualError(t, err, "model folder "+c.dir+": "+c.want)
+		assert.Equal(t, c.notExist, errors.Is(err, fs.ErrNotExist), "%v", err)
+		_, err = OpenCheckpointDir(c.dir)
+		assert.EqualError(t, err, "model folder "+c.dir+": "+c.want)
+		_, err = Load(t.Context(), os.DirFS(c.dir), Options{Backend: b})
+		assert.EqualError(t, err, c.want)
 	}
+	_, err = LoadDir(t.Context(), missing, Options{})
+	assert.ErrorContains(t, err, "mixtral: Options.Backend is nil")
 }
 
 // openDir opens a checkpoint for a test.

@@ -134,9 +134,16 @@ func Load(ctx context.Context, fsys fs.FS, o Options) (*Model, error) {
 	return m, nil
 }
 
-// LoadDir is Load of a folder on disk.
+// LoadDir is Load of a folder on disk, whose name is in errors about it.
 func LoadDir(ctx context.Context, dir string, o Options) (*Model, error) {
-	return Load(ctx, os.DirFS(dir), o)
+	if err := o.Validate(); err != nil {
+		return nil, prefixed(err)
+	}
+	m, err := Load(ctx, os.DirFS(dir), o)
+	if err != nil {
+		return nil, inFolder(dir, err)
+	}
+	return m, nil
 }
 
 // Config returns the model's shape.
