@@ -2,6 +2,7 @@ package trace
 
 import (
 	"bufio"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/gofrs/flock"
 
 	"github.com/expertspec/expertspec/trace/internal/pq"
 )
@@ -72,11 +75,12 @@ type Writer struct {
 	header Header
 	opts   WriterOptions
 
-	next  int // number of the next shard
-	file  *os.File
-	buf   *bufio.Writer
-	pq    *pq.Writer
-	specs []pq.Spec
+	locked *flock.Flock // nil: on a file system without locks
+	next   int          // number of the next shard
+	file   *os.File     // the open shard, under its temporary name
+	buf    *bufio.Writer
+	pq     *pq.Writer
+	specs  []pq.Spec
 
 	seen      map[[16]byte]struct{}
 	documents int    // of the open shard
@@ -115,7 +119,14 @@ func Create(dir string, h Header, opts WriterOptions) (*Writer, error) {
 		return nil, err
 	}
 	w := &Writer{dir: dir, header: h, opts: opts, seen: map[[16]byte]struct{}{}, specs: specs(&h, opts.Float, opts.Split)}
-	return w, w.resume()
+	if err := w.lock(); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(w.resume(), w.clean()); err != nil {
+		w.unlock()
+		return nil, err
+	}
+	return w, nil
 }
 
 // resume numbers the next shard after those that stand.
@@ -140,19 +151,11 @@ func (w *Writer) resume() error {
 		}
 		w.written++
 	}
-	err := os.Remove(w.temp(w.next))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return nil
 }
 
 func (w *Writer) path(n int) string {
 	return filepath.Join(w.dir, fmt.Sprintf("%s-%05d%s", w.opts.Prefix, n, shardSuffix))
-}
-
-func (w *Writer) temp(n int) string {
-	return filepath.Join(w.dir, fmt.Sprintf(".%s-%05d%s%s", w.opts.Prefix, n, shardSuffix, tempSuffix))
 }
 
 // WriterTotals returns what was written so far, without shards found by Append.
@@ -247,7 +250,9 @@ func (w *Writer) begin() error {
 	if w.next >= maxShards {
 		return fmt.Errorf("%s: more than %d shards", w.dir, maxShards)
 	}
-	f, err := os.OpenFile(w.temp(w.next), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+	// A name of its own, so that no other writer's file is ever renamed or removed.
+	name := fmt.Sprintf(".%s-%05d%s.%s%s", w.opts.Prefix, w.next, shardSuffix, rand.Text()[:8], tempSuffix)
+	f, err := os.OpenFile(filepath.Join(w.dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return err
 	}
@@ -271,19 +276,18 @@ func (w *Writer) finish() error {
 	if err := w.file.Sync(); err != nil {
 		return err
 	}
-	size := w.pq.Offset()
-	err := w.file.Close()
-	w.file, w.pq = nil, nil
-	if err != nil {
+	size, temp := w.pq.Offset(), w.file.Name()
+	if err := w.file.Close(); err != nil {
 		return err
 	}
 	path := w.path(w.next)
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", path, fs.ErrExist)
 	}
-	if err := os.Rename(w.temp(w.next), path); err != nil {
+	if err := os.Rename(temp, path); err != nil {
 		return err
 	}
+	w.file, w.pq = nil, nil
 	if err := syncDir(w.dir); err != nil {
 		return err
 	}
@@ -345,6 +349,7 @@ func (w *Writer) Close() error {
 		return err
 	}
 	w.err = errClosed
+	w.unlock()
 	return nil
 }
 
@@ -359,7 +364,8 @@ func (w *Writer) Abort() {
 func (w *Writer) discard() {
 	if w.file != nil {
 		w.file.Close()
-		os.Remove(w.temp(w.next))
+		os.Remove(w.file.Name())
 	}
 	w.file, w.pq = nil, nil
+	w.unlock()
 }
