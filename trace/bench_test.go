@@ -151,3 +151,19 @@ func BenchmarkWrite(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkVerify verifies the checksums of a shard that is in the page cache.
+func BenchmarkVerify(b *testing.B) {
+	for _, s := range benchShapes[:3] {
+		b.Run(s.name, func(b *testing.B) {
+			h := benchHeader(s.logits, s.input)
+			r := writeBench(b, b.TempDir(), h, benchDocuments(200, 512, &h), s.float)
+			b.SetBytes(r.Bytes())
+			for b.Loop() {
+				if err := trace.VerifyShard(r.Paths()[0]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

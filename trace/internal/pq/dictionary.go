@@ -30,13 +30,16 @@ func (c *Cursor) loadDictionary(h *format.PageHeader) error {
 				return err
 			}
 		}
+		if len(b) > 0 {
+			return fmt.Errorf("%w: %d bytes follow the dictionary's %d strings", ErrCorrupt, len(b), n)
+		}
 		return nil
 	}
 	size := c.size()
 	if size == 0 {
 		return fmt.Errorf("%w: dictionary of %v", ErrUnsupported, c.col.Type)
 	}
-	if n < 0 || n > len(b)/size {
+	if n < 0 || n*size != len(b) {
 		return fmt.Errorf("%w: dictionary of %d values in %d bytes", ErrCorrupt, n, len(b))
 	}
 	if c.col.Type == format.Int32 || c.col.Type == format.Int64 {
