@@ -9,6 +9,8 @@ import (
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/prefetch"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // roundTrace is one document of L=3 layers, E=5, K=1: layer l of token t at expert (t+l)%4.
@@ -26,20 +28,15 @@ func TestExpertCache(t *testing.T) {
 	ctx := context.Background()
 	data := roundTrace(10)
 	points, err := prefetch.HitRates(ctx, data, prefetch.Config{}, []int{9, 12})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	r, err := prefetch.Simulate(ctx, data, prefetch.Config{Capacity: 4, Load: 3e-3, Compute: 2e-3, Predictor: speculate.Oracle{},
 		Horizon: speculate.Horizon{Layers: 1}, Prefetch: 2, Events: 1000})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	study := CacheStudy{Layers: 3, Names: []string{"LRU"}, Rates: [][]prefetch.Point{points}, Labels: []string{"ahead"}, Costs: []*prefetch.Result{r},
 		Timeline: r, From: 1, To: 2}
 	s, err := ExpertCache(study)
-	if err != nil || len(s.Blocks) != 3 {
-		t.Fatalf("%d blocks, %v", len(s.Blocks), err)
-	}
+	require.NoError(t, err)
+	require.Len(t, s.Blocks, 3)
 	lines := s.Blocks[0].(Figures).List[0].(Lines)
 	if got, want := fmt.Sprint(lines.Curves[0].Points), "{[3 4] [0 60] [] []}"; got != want {
 		t.Errorf("curve %s, want %s", got, want)
@@ -54,24 +51,15 @@ func TestExpertCache(t *testing.T) {
 		got = append(got, fmt.Sprintf("%s %s %.0f-%.0f", e.Kind, e.Label, e.Start, e.End))
 	}
 	want := "copy on demand 0.1 0-3; wait  0-3; compute 0 3-5; prefetch 1.2 3-6; wait  5-6; compute 1 6-8; prefetch 2.3 6-9; wait  8-9; compute 2 9-11"
-	if strings.Join(got, "; ") != want {
-		t.Errorf("events %s, want %s", strings.Join(got, "; "), want)
-	}
+	assert.Equal(t, want, strings.Join(got, "; "))
 	for _, b := range s.Blocks {
 		if f, ok := b.(Figures); ok {
-			if err := f.List[0].Check(); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, f.List[0].Check())
 		}
 	}
-	if e := PrefetchTimeline("none", r, 20, 21); len(e.Events) != 0 {
-		t.Errorf("%d events of token 20 of 10", len(e.Events))
-	}
-	if c := CostOf("ahead", 0.25, r); c != (PrefetchCost{"ahead", 0.25, 0, 3}) {
-		t.Errorf("cost %+v", c)
-	}
+	assert.Empty(t, PrefetchTimeline("none", r, 20, 21).Events)
+	assert.Equal(t, (PrefetchCost{"ahead", 0.25, 0, 3}), CostOf("ahead", 0.25, r))
 	study.Names = nil
-	if _, err := ExpertCache(study); err == nil {
-		t.Error("a curve without a name is drawn")
-	}
+	_, err = ExpertCache(study)
+	assert.Error(t, err, "a curve without a name is drawn")
 }

@@ -6,6 +6,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestChromiumLooks(t *testing.T) {
@@ -14,13 +17,9 @@ func TestChromiumLooks(t *testing.T) {
 	stats, results := statistics(t, h, docs), evaluate(t, h, docs)
 	c, err := Compare(Side{Name: "whole", Routing: stats, Results: results, Prefetch: []PrefetchCost{{"LRU", 0.25, 0.6, 3.1}}},
 		Side{Name: "half", Routing: statistics(t, h, docs[:6]), Results: results, Prefetch: []PrefetchCost{{"LRU", 0.25, 0.5, 4}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	study, err := NewReport(Study{Routing: stats, Results: results, First: []Section{c}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for name, r := range map[string]Report{"sample": sampleReport(), "study": study} {
 		file := writeReport(t, r)
 		b.mu.Lock()
@@ -39,15 +38,11 @@ func TestChromiumLooks(t *testing.T) {
 			}
 			var overflow int
 			b.eval(`document.documentElement.scrollWidth - innerWidth`, &overflow)
-			if overflow > 0 {
-				t.Errorf("%s, %d wide: the page is %d pixels wider than the window", name, v.w, overflow)
-			}
+			assert.LessOrEqual(t, overflow, 0, "%s, %d wide: the page is %d pixels wider than the window", name, v.w, overflow)
 			b.checkOverlap(v.w)
 			// The check itself: a label put onto another is found.
 			b.eval(`(() => { const t = [...document.querySelectorAll("main svg text")].find(t => t.getBoundingClientRect().width > 20); t.after(t.cloneNode(true)); })()`, nil)
-			if len(b.overlaps()) == 0 {
-				t.Error("two labels at one place are not found")
-			}
+			assert.NotEmpty(t, b.overlaps())
 		}
 		b.checkQuiet(file)
 	}
@@ -59,9 +54,7 @@ func TestChromiumPicture(t *testing.T) {
 		t.Skip("needs -picture REPORT and -shots DIR")
 	}
 	file, err := filepath.Abs(*picture)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	b := startBrowser(t)
 	b.open(file, 1100, 1700, false)
 	b.eval(`(() => {
@@ -149,9 +142,7 @@ func TestChromiumActs(t *testing.T) {
 		t.Helper()
 		var got any
 		b.eval(expr, &got)
-		if fmt.Sprint(got) != want {
-			t.Errorf("%s: %v, want %s", what, got, want)
-		}
+		assert.Equal(t, want, fmt.Sprint(got), "%s: %v, want %s", what, got, want)
 	}
 	// Tables sort, numbers as numbers, both ways, and back.
 	cell := `document.querySelector("#table-recall-table tbody tr td").textContent`
@@ -188,9 +179,7 @@ func TestChromiumActs(t *testing.T) {
 	check("another layer", token(5)+".dataset.e", expert(0, 5, layer, 0))
 	after := ""
 	b.eval(`getComputedStyle(`+token(5)+`).backgroundColor`, &after)
-	if before == after {
-		t.Errorf("token 5 keeps its colour %s at layer %d", before, layer)
-	}
+	assert.NotEqual(t, after, before, "token 5 keeps its colour %s at layer %d", before, layer)
 	set("choice", "1", "change")
 	check("second choice", token(9)+".dataset.e", expert(0, 9, layer, 1))
 	set("choice", "0", "change")
@@ -264,8 +253,6 @@ func TestChromiumEmpty(t *testing.T) {
 	b.shot("empty", true)
 	var n int
 	b.eval(`document.querySelectorAll(".tokens span").length`, &n)
-	if n != 1+9 {
-		t.Errorf("%d tokens, want 10", n)
-	}
+	assert.Equal(t, 1+9, n)
 	b.checkQuiet(file)
 }

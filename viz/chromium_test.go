@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
 var (
@@ -47,24 +49,16 @@ func startBrowser(t *testing.T) *browser {
 		t.Skip("needs -chromium PATH")
 	}
 	inR, inW, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	outR, outW, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	profile, err := os.MkdirTemp("", "viz-chromium-*")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	cmd := exec.Command(*chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 		"--hide-scrollbars", "--remote-debugging-pipe", "--user-data-dir="+profile)
 	cmd.ExtraFiles = []*os.File{inR, outW} // descriptors 3 and 4
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Start())
 	inR.Close()
 	outW.Close()
 	b := &browser{t: t, in: inW, waiting: map[int]chan message{}}
@@ -261,8 +255,6 @@ func (b *browser) axe() {
 func writeReport(t *testing.T, r Report) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "report.html")
-	if err := r.Save(file, ""); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Save(file, ""))
 	return file
 }

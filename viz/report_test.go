@@ -5,68 +5,48 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"io"
-	"math"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func embedded(t *testing.T, html string) map[string]map[string]json.RawMessage {
 	t.Helper()
 	_, rest, ok := strings.Cut(html, `<script type="application/json" id="data">`)
-	if !ok {
-		t.Fatal("no data in the report")
-	}
+	require.True(t, ok, "no data in the report")
 	raw, _, _ := strings.Cut(rest, "</script>")
 	var data map[string]map[string]json.RawMessage
-	if err := json.Unmarshal([]byte(raw), &data); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.Unmarshal([]byte(raw), &data))
 	return data
 }
 
 func TestReport(t *testing.T) {
 	var a, b bytes.Buffer
 	r := sampleReport()
-	if err := r.WriteHTML(&a); err != nil {
-		t.Fatal(err)
-	}
-	if err := sampleReport().WriteHTML(&b); err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(a.Bytes(), b.Bytes()) {
-		t.Error("two reports of the same data differ")
-	}
-	if a.Len() > 5e6 {
-		t.Errorf("the report of the quickstart's size has %d bytes, above 5 MB", a.Len())
-	}
+	require.NoError(t, r.WriteHTML(&a))
+	require.NoError(t, sampleReport().WriteHTML(&b))
+	assert.Equal(t, b.Bytes(), a.Bytes())
+	assert.LessOrEqual(t, a.Len(), 5e6)
 	// Planted routing comes back at the same token, layer and choice.
 	data := embedded(t, a.String())
 	var j journeysJSON
-	if err := json.Unmarshal(data["journeys"]["journey"], &j); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.Unmarshal(data["journeys"]["journey"], &j))
 	src := r.Sections[1].Blocks[0].(Journeys)
 	for _, d := range []int{0, 57, 99} {
 		raw, err := base64.StdEncoding.DecodeString(j.Documents[d].Experts)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, at := range [][3]int{{0, 0, 0}, {3, 15, 1}, {255, 7, 1}} {
 			want, _ := src.Documents[d].Choice(at[0], at[1], at[2])
-			if got := int(raw[(at[0]*16+at[1])*2+at[2]]); got != want {
-				t.Errorf("document %d, token, layer, choice %v: expert %d, want %d", d, at, got, want)
-			}
+			assert.Equal(t, want, int(raw[(at[0]*16+at[1])*2+at[2]]), "document %d, token, layer, choice %v", d, at)
 		}
 	}
 	var f figureJSON
-	if err := json.Unmarshal(data["figures"]["usage-1"], &f); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.Unmarshal(data["figures"]["usage-1"], &f))
 	want := r.Sections[0].Blocks[0].(Figures).List[0].(HeatMap).Data.At(3, 11)
-	if got := float64(f.Cells[0].Values[3*16+11]); math.Abs(got-want) > 1e-4*want {
-		t.Errorf("expert 3, layer 11: %g, want %g", got, want)
-	}
+	assert.InDelta(t, want, float64(f.Cells[0].Values[3*16+11]), 1e-4*want)
 }
 
 // TestHostileText: whatever a data set holds, the page has the same elements.
@@ -85,13 +65,10 @@ func TestHostileText(t *testing.T) {
 			}}},
 		}
 		var b strings.Builder
-		if err := r.WriteHTML(&b); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.WriteHTML(&b))
 		embedded(t, b.String())
-		if _, data, _ := strings.Cut(b.String(), `id="data">`); strings.ContainsAny(data, "\u2028\u2029") {
-			t.Errorf("%q: a line separator stands in the script", s)
-		}
+		_, data, _ := strings.Cut(b.String(), `id="data">`)
+		assert.False(t, strings.ContainsAny(data, "\u2028\u2029"), "%q: a line separator stands in the script", s)
 		for _, tag := range []string{"<script", "</script", "<img", "<b>", "<style", "onerror=", "<!--", "<svg", "javascript:"} {
 			n = n*7 + strings.Count(strings.ToLower(b.String()), tag)
 		}
@@ -103,13 +80,9 @@ func TestHostileText(t *testing.T) {
 		`</svg><svg onload=alert(1)>`, "\u2028\u2029\u202e", "\x00\x01\xff\xfe", `]]>`, `${alert(1)}`, `{{.Title}}`, `</title>`, `&lt;b&gt;`,
 	} {
 		n, html := shape(s)
-		if n != plain && !strings.Contains(s, "onerror") && !strings.Contains(s, "onload") {
-			t.Errorf("%q changes the elements of the page", s)
-		}
+		assert.False(t, n != plain && !strings.Contains(s, "onerror") && !strings.Contains(s, "onload"), "%q changes the elements of the page", s)
 		for _, bad := range []string{"<img src=x", "<b>x</b>", "<script>alert", "<svg onload", "\x00"} {
-			if strings.Contains(html, bad) {
-				t.Errorf("%q: %q stands in the page", s, bad)
-			}
+			assert.NotContains(t, html, bad)
 		}
 	}
 }
@@ -127,9 +100,7 @@ func TestReportRefuses(t *testing.T) {
 		{Sections: []Section{{ID: "a", Blocks: []Block{Journeys{Info: Info{Name: "j"}, Layers: 1, TopK: 1, Experts: 2, Documents: []Journey{
 			{Layers: 2, TopK: 1, Pieces: []string{"x"}, Experts: []int32{1, 1}}}}}}}},
 	} {
-		if err := r.WriteHTML(io.Discard); err == nil {
-			t.Errorf("case %d was taken", i)
-		}
+		assert.Error(t, r.WriteHTML(io.Discard), "case %d was taken", i)
 	}
 }
 
@@ -149,17 +120,11 @@ func TestJourneysBounded(t *testing.T) {
 	}
 	p := &page{used: map[string]bool{}, jour: map[string]journeysJSON{}}
 	h, err := j.block(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(h.Note, "4 of 9 documents") {
-		t.Error(h.Note)
-	}
+	require.NoError(t, err)
+	assert.Contains(t, h.Note, "4 of 9 documents")
 	raw, err := base64.StdEncoding.DecodeString(p.jour["j"].Documents[1].Experts)
-	if err != nil || len(raw) != 2*11 {
-		t.Fatalf("%d bytes for 11 tokens of 300 experts, %v", len(raw), err)
-	}
-	if got, want := int(raw[6])|int(raw[7])<<8, int(docs[1].Experts[3]); got != want {
-		t.Errorf("expert %d, want %d", got, want)
-	}
+	require.NoError(t, err)
+	require.Len(t, raw, 2*11)
+	got, want := int(raw[6])|int(raw[7])<<8, int(docs[1].Experts[3])
+	assert.Equal(t, want, got)
 }

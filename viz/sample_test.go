@@ -8,6 +8,9 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 var gallery = flag.String("gallery", "", "write every sample figure to this folder, to look at")
@@ -242,21 +245,14 @@ func TestGallery(t *testing.T) {
 	if *gallery == "" {
 		t.Skip("needs -gallery DIR")
 	}
-	if err := sampleReport().Save(*gallery+"/report.html", ""); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, sampleReport().Save(*gallery+"/report.html", ""))
 	for _, f := range sampleFigures() {
-		if _, err := Save(*gallery, f, Style{}); err != nil {
-			t.Error(err)
-		}
+		_, err := Save(*gallery, f, Style{})
+		assert.NoError(t, err)
 		for name, s := range map[string]Style{"dark": {Dark: true}, "narrow": {Width: 358}} {
 			w, err := os.Create(*gallery + "/" + f.Describe().Name + "." + name + ".png")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := WritePNG(w, f, s); err != nil {
-				t.Error(err)
-			}
+			require.NoError(t, err)
+			assert.NoError(t, WritePNG(w, f, s))
 			w.Close()
 		}
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // planted is a trace of 5 layers, 7 experts, top-3, in two data sets: the first
@@ -46,13 +48,9 @@ func planted(t *testing.T, docs, tokens int) (trace.Header, []*trace.Document) {
 func statistics(t *testing.T, h trace.Header, docs []*trace.Document) *trace.Summary {
 	t.Helper()
 	s, err := trace.NewStatistics(h, trace.StatisticsOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, d := range docs {
-		if err := s.Add(d); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, s.Add(d))
 	}
 	return s.Summary()
 }
@@ -60,17 +58,11 @@ func statistics(t *testing.T, h trace.Header, docs []*trace.Document) *trace.Sum
 func evaluate(t *testing.T, h trace.Header, docs []*trace.Document) *speculate.Results {
 	t.Helper()
 	ps, err := speculate.Baselines(speculate.ShapeOf(h.Model), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	hs := append(speculate.LayersAhead(1, 2), speculate.Horizon{KnownID: true})
-	if err := speculate.Fit(context.Background(), speculate.Slice(h, docs[:len(docs)/2]), speculate.FitOptions{Horizons: hs}, ps...); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, speculate.Fit(context.Background(), speculate.Slice(h, docs[:len(docs)/2]), speculate.FitOptions{Horizons: hs}, ps...))
 	r, err := speculate.Evaluate(context.Background(), speculate.Slice(h, docs[len(docs)/2:]), speculate.EvaluateOptions{Horizons: hs, Resamples: 50, Seed: 1}, ps...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	r.Costs = map[string]speculate.Cost{"frequency": {Parameters: 35, Microseconds: 0.1}}
 	return r
 }
@@ -90,28 +82,24 @@ func TestUsageMapIsTheTrace(t *testing.T) {
 		}
 	}
 	m := UsageMap(&r.Overall, "usage", "")
-	if rows, cols := m.Data.Dims(); rows != 7 || cols != 5 {
-		t.Fatalf("%d x %d, want experts 7 x layers 5", rows, cols)
-	}
+	rows, cols := m.Data.Dims()
+	require.Equal(t, 7, rows)
+	require.Equal(t, 5, cols)
 	for e := range 7 {
 		for l := range 5 {
-			if got, want := m.Data.At(e, l), 100*float64(count[e][l])/float64(4*31*3); math.Abs(got-want) > 1e-9 {
-				t.Errorf("expert %d, layer %d: %g %%, want %g", e, l, got, want)
-			}
+			got, want := m.Data.At(e, l), 100*float64(count[e][l])/float64(4*31*3)
+			assert.InDelta(t, want, got, 1e-9, "expert %d, layer %d: %g %%, want %g", e, l, got, want)
 		}
 	}
-	if m.Reference.Value != 100.0/7 {
-		t.Errorf("even is %g", m.Reference.Value)
-	}
+	assert.Equal(t, 100.0/7, m.Reference.Value)
 }
 
 func TestTransitionsAreThePlanted(t *testing.T) {
 	h, docs := planted(t, 2, 60)
 	r := statistics(t, h, docs)
 	figs, options := TransitionMaps(r)
-	if len(figs) != 4 || strings.Join(options, "|") != "0 to 1|1 to 2|2 to 3|3 to 4" {
-		t.Fatalf("%d maps: %q", len(figs), options)
-	}
+	require.Len(t, figs, 4)
+	require.Equal(t, "0 to 1|1 to 2|2 to 3|3 to 4", strings.Join(options, "|"))
 	for _, f := range figs { // expert e is always followed by e+1
 		for i := range 7 {
 			for j := range 7 {
@@ -119,35 +107,30 @@ func TestTransitionsAreThePlanted(t *testing.T) {
 				if j == (i+1)%7 {
 					want = 100
 				}
-				if got := f.(HeatMap).Data.At(i, j); got != want {
-					t.Errorf("%s: %d to %d: %g %%, want %g", f.Describe().Name, i, j, got, want)
-				}
+				assert.Equal(t, want, f.(HeatMap).Data.At(i, j), "%s", f.Describe().Name)
 			}
 		}
 	}
 	flows, _ := Flows(r)
 	s := flows[0].(Sankey)
-	if len(s.Stages) != 4 || len(s.Flows) != 3 {
-		t.Fatalf("%d stages and %d flows", len(s.Stages), len(s.Flows))
-	}
+	require.Len(t, s.Stages, 4)
+	require.Len(t, s.Flows, 3)
 	sum := 0.0
 	for i := range 7 {
 		for j := range 7 {
 			sum += s.Flows[2].At(i, j)
 		}
 	}
-	if sum != 120 {
-		t.Errorf("%g tokens flow, want 120", sum)
-	}
+	assert.Equal(t, float64(120), sum)
 	info := Information(r).Curves[0].Points
-	if _, y := info.XY(0); math.Abs(y-math.Log2(7)) > 0.01 {
-		t.Errorf("a layer says %g bits about the next, want log2 7", y)
-	}
+	_, y := info.XY(0)
+	assert.InDelta(t, math.Log2(7), y, 0.01)
 	together, _ := CoactivationMaps(r)
 	m := together[2].(HeatMap).Data
-	if !math.IsNaN(m.At(3, 3)) || m.At(0, 3) != 0 || m.At(2, 3) < 20 || m.At(2, 3) != m.At(3, 2) {
-		t.Errorf("chosen together: %g %g %g %g", m.At(3, 3), m.At(0, 3), m.At(2, 3), m.At(3, 2))
-	}
+	assert.True(t, math.IsNaN(m.At(3, 3)), "chosen together: %g %g %g %g", m.At(3, 3), m.At(0, 3), m.At(2, 3), m.At(3, 2))
+	assert.Equal(t, float64(0), m.At(0, 3))
+	assert.GreaterOrEqual(t, m.At(2, 3), float64(20))
+	assert.Equal(t, m.At(3, 2), m.At(2, 3))
 }
 
 func TestRepeatsShowMixtral(t *testing.T) {
@@ -156,19 +139,14 @@ func TestRepeatsShowMixtral(t *testing.T) {
 		r.Overall.Layers = append(r.Overall.Layers, trace.LayerSummary{Layer: l, RepeatedFirst: 0.2, RandomRepeatedFirst: 0.125, RandomRepeatedAny: 0.464})
 	}
 	first := Repeats(r).(Panels).Figures[0].(Lines)
-	if len(first.Curves) != 4 || first.References[0].Value != 12.5 {
-		t.Fatalf("%d curves, random %v", len(first.Curves), first.References)
-	}
+	require.Len(t, first.Curves, 4)
+	require.Equal(t, 12.5, first.References[0].Value)
 	for i, want := range []string{"Mixtral 8x7B, ArXiv [0 15 31] [14 27.9 22.7]", "Mixtral 8x7B, Github [0 15 31] [14.9 28.1 19.7]", "Mixtral 8x7B, Wikipedia [0 15 31] [14.4 23.6 25.3]"} {
 		s := first.Curves[i+1].Points.(Series)
-		if got := fmt.Sprint(first.Curves[i+1].Name, " ", s.X, " ", s.Y); got != want {
-			t.Errorf("got %s, want %s", got, want)
-		}
+		assert.Equal(t, want, fmt.Sprint(first.Curves[i+1].Name, " ", s.X, " ", s.Y))
 	}
 	r.Model.Experts = 64
-	if n := len(Repeats(r).(Panels).Figures[0].(Lines).Curves); n != 1 {
-		t.Errorf("%d curves for 64 experts, where Mixtral's values mean nothing", n)
-	}
+	assert.Equal(t, 1, len(Repeats(r).(Panels).Figures[0].(Lines).Curves))
 }
 
 func TestPredictionIsTheResults(t *testing.T) {
@@ -179,31 +157,24 @@ func TestPredictionIsTheResults(t *testing.T) {
 		s := c.Points.(Series)
 		for i, x := range s.X {
 			want, ok := r.Recall(c.Name, speculate.Horizon{Layers: int(x)})
-			if !ok || math.Abs(s.Y[i]-100*want) > 1e-9 {
-				t.Errorf("%s at %g: %g, want %g", c.Name, x, s.Y[i], 100*want)
-			}
+			require.True(t, ok, "%s at %g: %g, want %g", c.Name, x, s.Y[i], 100*want)
+			assert.InDelta(t, 100*want, s.Y[i], 1e-9, "%s at %g: %g, want %g", c.Name, x, s.Y[i], 100*want)
 		}
 	}
-	if f.References[0].Value != 300.0/7 {
-		t.Errorf("chance is %g, want 3/7", f.References[0].Value)
-	}
+	assert.Equal(t, 300.0/7, f.References[0].Value)
 	layers := RecallByLayer(r, speculate.Horizon{Layers: 2}).Curves[0].Points
-	if x, _ := layers.XY(0); x != 2 || layers.Len() != 3 {
-		t.Errorf("two layers ahead the first layer is %g of %d", x, layers.Len())
-	}
+	x, _ := layers.XY(0)
+	assert.Equal(t, float64(2), x)
+	assert.Equal(t, 3, layers.Len())
 	sec := Prediction(r)
 	for _, b := range sec.Blocks {
 		table, ok := b.(Table)
 		if !ok {
 			continue
 		}
-		if err := table.Check(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, table.Check())
 		for _, row := range table.Rows {
-			if row[0] == "oracle" {
-				t.Error("the oracle takes part")
-			}
+			assert.NotEqualValues(t, "oracle", row[0])
 		}
 	}
 }
@@ -214,9 +185,8 @@ func TestSkill(t *testing.T) {
 	if got := skill(r, "p", 1); got != 0.5 { // (.625 - .25) / .75
 		t.Errorf("skill %g, want .5", got)
 	}
-	if !math.IsNaN(skill(nil, "p", 1)) || !math.IsNaN(skill(r, "q", 1)) {
-		t.Error("an unknown recall has a skill")
-	}
+	assert.True(t, math.IsNaN(skill(nil, "p", 1)), "an unknown recall has a skill")
+	assert.True(t, math.IsNaN(skill(r, "q", 1)), "an unknown recall has a skill")
 }
 
 func TestNewReport(t *testing.T) {
@@ -224,58 +194,37 @@ func TestNewReport(t *testing.T) {
 	stats, results := statistics(t, h, docs), evaluate(t, h, docs)
 	sample := Sampler{Model: h.Model, PerDataset: 3, MaxTokens: 17}
 	for _, d := range docs {
-		if err := sample.Add(d); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, sample.Add(d))
 	}
-	if n := len(sample.Journeys()); n != 6 {
-		t.Errorf("%d documents kept, want 3 of each data set", n)
-	}
-	if n := len(sample.Journeys()[5].Pieces); n != 17 {
-		t.Errorf("a document of %d tokens is kept, want 17", n)
-	}
+	assert.Equal(t, 6, len(sample.Journeys()))
+	assert.Equal(t, 17, len(sample.Journeys()[5].Pieces))
 	half := statistics(t, h, docs[:6])
 	c, err := Compare(Side{Name: "whole", Routing: stats, Results: results, Prefetch: []PrefetchCost{{"LRU", 0.25, 0.6, 3.1}}},
 		Side{Name: "half </script>", Routing: half, Results: results, Prefetch: []PrefetchCost{{"LRU", 0.25, 0.5, 4}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	study := Study{Routing: stats, Results: results, Journeys: sample.Journeys(), First: []Section{c}, Training: []Lines{TrainingCurves("loss", "Loss", Curve{"a", Series{X: []float64{1, 2}, Y: []float64{3, 2}}})}}
 	var a, b bytes.Buffer
 	for _, w := range []io.Writer{&a, &b} {
 		r, err := NewReport(study)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := r.WriteHTML(w); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
+		require.NoError(t, r.WriteHTML(w))
 	}
-	if !bytes.Equal(a.Bytes(), b.Bytes()) {
-		t.Error("two reports of one study differ")
-	}
+	assert.Equal(t, b.Bytes(), a.Bytes())
 	for _, want := range []string{"Routing of planted", "480", "12 documents, 2 data sets", "Recall by distance", "Cost of prefetch", "half &lt;/script&gt;"} {
-		if !strings.Contains(a.String(), want) {
-			t.Errorf("%q is not in the report", want)
-		}
+		assert.Contains(t, a.String(), want)
 	}
-	if n := strings.Count(a.String(), "</script>"); n != 2 {
-		t.Errorf("%d ends of scripts, want 2", n)
-	}
+	assert.Equal(t, 2, strings.Count(a.String(), "</script>"))
 }
 
 func TestCompareRefuses(t *testing.T) {
 	h, docs := planted(t, 2, 9)
 	r := statistics(t, h, docs)
-	if _, err := Compare(Side{Name: "a", Routing: r}, Side{Name: "b"}); err == nil {
-		t.Error("a side without statistics was compared")
-	}
-	if _, err := Compare(Side{Name: "a", Routing: r}, Side{Name: "a", Routing: r}); err == nil {
-		t.Error("two sides of one name were compared")
-	}
-	if _, err := NewReport(Study{}); err == nil {
-		t.Error("a report of nothing was made")
-	}
+	_, err := Compare(Side{Name: "a", Routing: r}, Side{Name: "b"})
+	assert.Error(t, err, "a side without statistics was compared")
+	_, err = Compare(Side{Name: "a", Routing: r}, Side{Name: "a", Routing: r})
+	assert.Error(t, err, "two sides of one name were compared")
+	_, err = NewReport(Study{})
+	assert.Error(t, err, "a report of nothing was made")
 }
 
 // TestReportOfSmallModels: one layer, one expert, top-1, one token; 128 experts.
@@ -294,37 +243,23 @@ func TestReportOfSmallModels(t *testing.T) {
 		}
 		r := statistics(t, h, []*trace.Document{d})
 		j, err := JourneyOf(d, h.Model, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		s := Study{Routing: r, Journeys: []Journey{j}}
 		cmp, err := Compare(Side{Name: "a", Routing: r}, Side{Name: "b", Routing: r})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		s.First = []Section{cmp}
 		rep, err := NewReport(s)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		var b bytes.Buffer
-		if err := rep.WriteHTML(&b); err != nil {
-			t.Errorf("%+v: %v", c, err)
-		}
+		assert.NoError(t, rep.WriteHTML(&b), "%+v", c)
 		page := strings.Replace(b.String(), strings.TrimSpace(reportJS), "", 1)
-		if i := strings.Index(page, "NaN"); i >= 0 {
-			t.Errorf("%+v: NaN in the report: %s", c, page[max(0, i-100):i+20])
-		}
+		assert.Less(t, strings.Index(page, "NaN"), 0, "%+v", c)
 	}
 	// No document at all.
 	h := trace.Header{Model: trace.Model{Layers: 2, Stacks: []trace.Stack{{Name: "decoder", Layers: 2}}, Experts: 3, TopK: 1}}
 	rep, err := NewReport(Study{Routing: statistics(t, h, nil)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := rep.WriteHTML(io.Discard); err != nil {
-		t.Error(err)
-	}
+	require.NoError(t, err)
+	assert.NoError(t, rep.WriteHTML(io.Discard))
 }
 
 func TestSome(t *testing.T) {
@@ -332,27 +267,21 @@ func TestSome(t *testing.T) {
 		n, limit int
 		want     string
 	}{{0, 3, "[]"}, {1, 3, "[0]"}, {3, 3, "[0 1 2]"}, {16, 3, "[0 8 15]"}, {32, 3, "[0 16 31]"}, {9, 1, "[0]"}, {5, 0, "[]"}, {27, 4, "[0 9 17 26]"}} {
-		if got := fmt.Sprint(some(c.n, c.limit)); got != c.want {
-			t.Errorf("some(%d, %d) is %s, want %s", c.n, c.limit, got, c.want)
-		}
+		assert.Equal(t, c.want, fmt.Sprint(some(c.n, c.limit)))
 	}
 }
 
 func BenchmarkReport(b *testing.B) {
 	r := sampleReport()
 	for b.Loop() {
-		if err := r.WriteHTML(io.Discard); err != nil {
-			b.Fatal(err)
-		}
+		require.NoError(b, r.WriteHTML(io.Discard))
 	}
 }
 
 func BenchmarkPNG(b *testing.B) {
 	f := sampleUsage(1, 8, 16)
 	for b.Loop() {
-		if err := WritePNG(io.Discard, f, Style{}); err != nil {
-			b.Fatal(err)
-		}
+		require.NoError(b, WritePNG(io.Discard, f, Style{}))
 	}
 }
 
@@ -364,13 +293,9 @@ func TestGoldenData(t *testing.T) {
 	h, docs := planted(t, 8, 40)
 	stats, results := statistics(t, h, docs), evaluate(t, h, docs)
 	c, err := Compare(Side{Name: "whole", Routing: stats, Results: results}, Side{Name: "half", Routing: statistics(t, h, docs[:3]), Results: results})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	r, err := NewReport(Study{Routing: stats, Results: results, First: []Section{c}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var got bytes.Buffer
 	for _, s := range r.Sections {
 		for _, b := range s.Blocks {
@@ -395,27 +320,21 @@ func TestGoldenData(t *testing.T) {
 				if len(x.Rows) > 12 {
 					x.Rows = x.Rows[:12]
 				}
-				if err := x.WriteCSV(&got); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, x.WriteCSV(&got))
 			}
 		}
 	}
 	const file = "testdata/study.txt"
 	if *update {
-		if err := os.WriteFile(file, got.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(file, got.Bytes(), 0o644))
 	}
 	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	a, b := strings.Split(got.String(), "\n"), strings.Split(string(want), "\n")
 	for i := range max(len(a), len(b)) {
-		if i >= len(a) || i >= len(b) || a[i] != b[i] {
-			t.Fatalf("%s:%d: the figures say otherwise (run with -update where that is meant):\n%q", file, i+1, a[min(i, len(a)-1)])
-		}
+		require.Less(t, i, len(a), "%s:%d: the figures say otherwise (run with -update where that is meant):\n%q", file, i+1, a[min(i, len(a)-1)])
+		require.Less(t, i, len(b), "%s:%d: the figures say otherwise (run with -update where that is meant):\n%q", file, i+1, a[min(i, len(a)-1)])
+		require.Equal(t, b[i], a[i], "%s:%d: the figures say otherwise (run with -update where that is meant):\n%q", file, i+1, a[min(i, len(a)-1)])
 	}
 }
 
@@ -433,20 +352,12 @@ func TestLargeReport(t *testing.T) {
 	}
 	for name, r := range map[string]*trace.Summary{"5,000 data sets": statistics(t, h, docs), "128 layers, 1,024 experts": statistics(t, large, []*trace.Document{d})} {
 		c, err := Compare(Side{Name: "a", Routing: r}, Side{Name: "b", Routing: r})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		rep, err := NewReport(Study{Routing: r, First: []Section{c}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		var b bytes.Buffer
-		if err := rep.WriteHTML(&b); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		if b.Len() > 20e6 {
-			t.Errorf("%s: a report of %d bytes", name, b.Len())
-		}
+		assert.NoError(t, rep.WriteHTML(&b), "%s", name)
+		assert.LessOrEqual(t, b.Len(), 20e6, "%s: a report of %d bytes", name, b.Len())
 		t.Logf("%s: %d bytes", name, b.Len())
 	}
 }
@@ -459,19 +370,12 @@ func TestCalibration(t *testing.T) {
 		if i%5 == 0 {
 			a.Actual = []int32{2, 3, -1}
 		}
-		if err := c.Observe(a); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, c.Observe(a))
 	}
 	f := c.Figure(h)
-	if len(f.Curves) != 1 || f.Curves[0].Name != "p" {
-		t.Fatalf("curves %v", f.Curves)
-	}
+	require.Len(t, f.Curves, 1)
+	require.Equal(t, "p", f.Curves[0].Name)
 	s := f.Curves[0].Points.(Series)
-	if fmt.Sprintf("%.3f %.3f", s.X, s.Y) != "[0.300 0.900] [0.000 0.800]" {
-		t.Errorf("confidence %v, true %v", s.X, s.Y)
-	}
-	if len(c.Figure(speculate.Horizon{Layers: 1}).Curves) != 0 {
-		t.Error("a curve at a horizon that was not asked")
-	}
+	assert.Equal(t, "[0.300 0.900] [0.000 0.800]", fmt.Sprintf("%.3f %.3f", s.X, s.Y))
+	assert.Empty(t, c.Figure(speculate.Horizon{Layers: 1}).Curves)
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"gonum.org/v1/gonum/mat"
 	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
@@ -29,39 +31,30 @@ func TestToneContrast(t *testing.T) {
 			case "ink", "soft":
 				want = 4.5
 			}
-			if c := contrast(s.tone(v.name).c, ground); c < want {
-				t.Errorf("dark %v: %s on the ground has a contrast of %.2f, below %.1f", s.Dark, v.name, c, want)
-			}
+			assert.GreaterOrEqual(t, contrast(s.tone(v.name).c, ground), want, "dark %v", s.Dark)
 		}
 		for _, n := range []int{1, 2, 3, 8, 60, 128} {
 			for e := range n {
-				if c := contrast(s.tone("ink").c, expertGround(e, n, s.Dark)); c < 4.5 {
-					t.Errorf("dark %v: text on expert %d of %d has a contrast of %.2f", s.Dark, e, n, c)
-				}
+				assert.GreaterOrEqual(t, contrast(s.tone("ink").c, expertGround(e, n, s.Dark)), 4.5, "dark %v", s.Dark)
 			}
 		}
 	}
 	// Values in cells.
 	for i := range 101 {
 		for _, stops := range [][]uint32{viridis, blueOrange} {
-			if c := ramp(stops, float64(i)/100); contrast(textOn(c).c, c) < 4.5 {
-				t.Errorf("text on %s has a contrast of %.2f", hexString(c), contrast(textOn(c).c, c))
-			}
+			c := ramp(stops, float64(i)/100)
+			assert.GreaterOrEqual(t, contrast(textOn(c).c, c), 4.5, "text on %s has a contrast of %.2f", hexString(c), contrast(textOn(c).c, c))
 		}
 	}
 	// Read without colour: lightness rises along the map.
 	for i := 1; i < len(viridis); i++ {
-		if luminance(rgb(viridis[i])) <= luminance(rgb(viridis[i-1])) {
-			t.Errorf("viridis darkens at stop %d", i)
-		}
+		assert.Greater(t, luminance(rgb(viridis[i])), luminance(rgb(viridis[i-1])))
 	}
 }
 
 // TestWCAG checks our luminance and contrast against published values.
 func TestWCAG(t *testing.T) {
-	if c := contrast(rgb(0), rgb(0xffffff)); math.Abs(c-21) > 1e-9 {
-		t.Error("black on white:", c)
-	}
+	assert.InDelta(t, 21, contrast(rgb(0), rgb(0xffffff)), 1e-9)
 	if c := contrast(rgb(0x767676), rgb(0xffffff)); math.Abs(c-4.54) > 0.005 { // the well-known lightest grey of AA
 		t.Error("#767676 on white:", c)
 	}
@@ -86,21 +79,16 @@ func TestTicks(t *testing.T) {
 		for _, k := range c.got {
 			labels = append(labels, k.label)
 		}
-		if got := strings.Join(labels, " "); got != c.want {
-			t.Errorf("got %q, want %q", got, c.want)
-		}
+		assert.Equal(t, c.want, strings.Join(labels, " "))
 	}
 }
 
 func checkSVG(t *testing.T, f Figure, s Style) string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := WriteSVG(&b, f, s); err != nil {
-		t.Fatalf("%s: %v", f.Describe().Name, err)
-	}
-	if strings.Contains(b.String(), "NaN") || strings.Contains(b.String(), "Inf") {
-		t.Errorf("%s: a coordinate is not a number", f.Describe().Name)
-	}
+	require.NoError(t, WriteSVG(&b, f, s), "%s", f.Describe().Name)
+	assert.NotContains(t, b.String(), "NaN", "%s: a coordinate is not a number", f.Describe().Name)
+	assert.NotContains(t, b.String(), "Inf", "%s: a coordinate is not a number", f.Describe().Name)
 	d := xml.NewDecoder(&b)
 	d.Strict = true
 	var texts []string
@@ -109,9 +97,7 @@ func checkSVG(t *testing.T, f Figure, s Style) string {
 		if err == io.EOF {
 			break
 		}
-		if err != nil {
-			t.Fatalf("%s: %v", f.Describe().Name, err)
-		}
+		require.NoError(t, err, "%s: %v", f.Describe().Name, err)
 		if c, ok := tok.(xml.CharData); ok {
 			texts = append(texts, strings.TrimSpace(string(c)))
 		}
@@ -124,34 +110,20 @@ func TestFiguresDraw(t *testing.T) {
 		for _, s := range []Style{{}, {Dark: true}, {Width: 358, NoTitle: true}} {
 			checkSVG(t, f, s)
 		}
-		if err := f.Table().Check(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, f.Table().Check())
 		var a, b bytes.Buffer
-		if err := WriteSVG(&a, f, Style{}); err != nil {
-			t.Fatal(err)
-		}
-		if err := WriteSVG(&b, f, Style{}); err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(a.Bytes(), b.Bytes()) {
-			t.Errorf("%s: two pictures of one figure differ", f.Describe().Name)
-		}
+		require.NoError(t, WriteSVG(&a, f, Style{}))
+		require.NoError(t, WriteSVG(&b, f, Style{}))
+		assert.Equal(t, b.Bytes(), a.Bytes(), "%s: two pictures of one figure differ", f.Describe().Name)
 	}
 }
 
 func TestPNGSize(t *testing.T) {
 	var b bytes.Buffer
-	if err := WritePNG(&b, sampleUsage(1, 5, 3), Style{Width: 300, Density: 1.5}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, WritePNG(&b, sampleUsage(1, 5, 3), Style{Width: 300, Density: 1.5}))
 	img, err := png.Decode(&b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if w := img.Bounds().Dx(); w != 450 {
-		t.Errorf("%d pixels wide, want 450", w)
-	}
+	require.NoError(t, err)
+	assert.Equal(t, 450, img.Bounds().Dx())
 }
 
 // TestSmallAndLarge draws what has nothing, one and many of everything.
@@ -209,20 +181,16 @@ func TestSmallAndLarge(t *testing.T) {
 			c.f = f
 		}
 		for _, s := range []Style{{}, {Width: 240}} {
-			if got := checkSVG(t, c.f, s); !strings.Contains(strings.Join(strings.FieldsFunc(got, func(r rune) bool { return r == '|' || r == ' ' }), " "), c.text) {
-				t.Errorf("case %d: %q is not in the picture: %.300s", i, c.text, got)
-			}
+			assert.Contains(t, strings.Join(strings.FieldsFunc(checkSVG(t, c.f, s), func(r rune) bool { return r == '|' || r == ' ' }), " "), c.text)
 		}
-		if err := WritePNG(io.Discard, c.f, Style{Density: 0.5}); err != nil {
-			t.Errorf("case %d: %v", i, err)
-		}
+		assert.NoError(t, WritePNG(io.Discard, c.f, Style{Density: 0.5}))
 	}
 }
 
 func TestRefused(t *testing.T) {
 	ok := Info{Name: "a"}
 	j := Journey{Layers: 2, TopK: 1, Pieces: []string{"x"}, Experts: []int32{0, 5}}
-	for i, c := range []struct {
+	for _, c := range []struct {
 		f    Figure
 		s    Style
 		want string
@@ -245,32 +213,21 @@ func TestRefused(t *testing.T) {
 		{Paths{Info: ok, Routing: j, Tokens: make([]int, 9)}, Style{}, "at most 8"},
 	} {
 		err := WriteSVG(io.Discard, c.f, c.s)
-		if err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("case %d: got %v, want %q", i, err, c.want)
-		}
+		assert.ErrorContains(t, err, c.want)
 	}
-	if _, err := JourneyOf(&trace.Document{ID: "d", Experts: make([]int32, 7)}, trace.Model{Layers: 3, TopK: 2}, nil); err == nil {
-		t.Error("7 experts for 3 layers of top-2 were taken")
-	}
+	_, err := JourneyOf(&trace.Document{ID: "d", Experts: make([]int32, 7)}, trace.Model{Layers: 3, TopK: 2}, nil)
+	assert.Error(t, err, "7 experts for 3 layers of top-2 were taken")
 }
 
 // TestTableCSV reads the numbers back with encoding/csv.
 func TestTableCSV(t *testing.T) {
 	tab := Table{Columns: []Column{{Name: "a"}, {Name: "b", Unit: "%"}}, Rows: [][]any{{"x,\"y\"\n", 0.1}, {"z", math.NaN()}, {"w", 3}}}
 	var b bytes.Buffer
-	if err := tab.WriteCSV(&b); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, tab.WriteCSV(&b))
 	got, err := csv.NewReader(&b).ReadAll()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := [][]string{{"a", "b (%)"}, {"x,\"y\"\n", "0.1"}, {"z", ""}, {"w", "3"}}; fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if err := (Table{Columns: tab.Columns, Rows: [][]any{{"x"}}}).WriteCSV(io.Discard); err == nil {
-		t.Error("a short row was written")
-	}
+	require.NoError(t, err)
+	assert.Equal(t, fmt.Sprint([][]string{{"a", "b (%)"}, {"x,\"y\"\n", "0.1"}, {"z", ""}, {"w", "3"}}), fmt.Sprint(got))
+	assert.Error(t, (Table{Columns: tab.Columns, Rows: [][]any{{"x"}}}).WriteCSV(io.Discard), "a short row was written")
 }
 
 // TestTextInside: no label of a picture begins or ends outside it, whatever the
