@@ -29,7 +29,7 @@ func TestReport(t *testing.T) {
 	require.NoError(t, r.WriteHTML(&a))
 	require.NoError(t, sampleReport().WriteHTML(&b))
 	assert.Equal(t, b.Bytes(), a.Bytes())
-	assert.LessOrEqual(t, a.Len(), 5e6)
+	assert.LessOrEqual(t, a.Len(), 5_000_000)
 	// Planted routing comes back at the same token, layer and choice.
 	data := embedded(t, a.String())
 	var j journeysJSON

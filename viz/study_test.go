@@ -357,7 +357,7 @@ func TestLargeReport(t *testing.T) {
 		require.NoError(t, err)
 		var b bytes.Buffer
 		assert.NoError(t, rep.WriteHTML(&b), "%s", name)
-		assert.LessOrEqual(t, b.Len(), 20e6, "%s: a report of %d bytes", name, b.Len())
+		assert.LessOrEqual(t, b.Len(), 20_000_000, "%s: a report of %d bytes", name, b.Len())
 		t.Logf("%s: %d bytes", name, b.Len())
 	}
 }
