@@ -2,6 +2,7 @@ package mixtral
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -14,13 +15,15 @@ import (
 //
 //   - "go": GoMLX's pure Go backend, on any machine. It is opened as
 //     "go:ops_sequential", since its default mode deadlocks with many
-//     independent large products; "go:..." passes other options on.
-//   - "xla:cpu", "xla:cuda": an installed XLA plugin (see go-xla's installer).
-//   - "xla:/abs/plugin.so": the XLA plugin of that file. Options follow after
-//     commas, as in "xla:cuda,tf32=false".
+//     independent large products; "go:..." sets other options.
+//   - "xla:cpu", "xla:cuda": an installed XLA plugin, that is, a file such as
+//     pjrt_c_api_cpu_plugin.so in ~/.local/lib/go-xla (and nvidia below it),
+//     /usr/local/lib/go-xla, or the folders of PJRT_PLUGIN_LIBRARY_PATH, if set.
+//   - "xla:/path/to/plugin.so": the XLA plugin of that file, an absolute path.
+//     Options follow after commas, as in "xla:cuda,tf32=false".
 //
-// Nothing is downloaded. A program built without cgo has no XLA: an error says so.
-// The caller finalizes the backend when all that uses it is closed.
+// Nothing is downloaded. XLA requires a program built with cgo on Linux or macOS.
+// The caller finalizes the backend when all models on it are closed.
 func OpenBackend(name string) (compute.Backend, error) {
 	kind, config, _ := strings.Cut(name, ":")
 	switch kind {
@@ -43,8 +46,14 @@ func checkPlugin(name, config string) error {
 	if plugin == "" {
 		return fmt.Errorf("backend %q: name a plugin: xla:cpu, xla:cuda or xla:/path/to/plugin.so", name)
 	}
-	if strings.ContainsRune(plugin, filepath.Separator) && !filepath.IsAbs(plugin) {
+	if !strings.ContainsRune(plugin, filepath.Separator) {
+		return nil
+	}
+	if !filepath.IsAbs(plugin) {
 		return fmt.Errorf("backend %q: the plugin's path must be absolute", name)
+	}
+	if _, err := os.Stat(plugin); err != nil {
+		return fmt.Errorf("backend %q: %w", name, withoutPath(err))
 	}
 	return nil
 }

@@ -356,7 +356,8 @@ func TestOpenBackendErrors(t *testing.T) {
 		"go:nonsense":       "nonsense",
 		"xla":               "name a plugin",
 		"xla:./plugin.so":   "must be absolute",
-		"xla:/no/plugin.so": `backend "xla:/no/plugin.so"`,
+		"xla:/no/plugin.so": `backend "xla:/no/plugin.so": no such file or directory`,
+		"xla:none":          "put pjrt_c_api_none_plugin.so into ~/.local/lib/go-xla or into a folder of PJRT_PLUGIN_LIBRARY_PATH, or use xla:/path",
 	} {
 		b, err := mixtral.OpenBackend(name)
 		if err == nil || !strings.Contains(err.Error(), want) || b != nil {
