@@ -1,13 +1,7 @@
 // Command analyze reads a trace, or two, and writes statistics, figures and a
-// report.
+// report:
 //
-//	analyze -trace DIR -out DIR
-//	analyze -trace DIR -against DIR -out DIR
-//	analyze -trace DIR -phase prefill -against DIR -against-phase decode -out DIR
-//	analyze -trace DIR -part 1/2 -against DIR -against-part 2/2 -out DIR
-//	analyze -trace DIR -json FILE
-//
-// Exit status: 0 done, 1 failed, 2 wrong usage.
+//	$ go run ./examples/analyze -trace trace -out analysis
 package main
 
 import (
@@ -18,13 +12,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"strings"
 	"time"
 
-	"github.com/expertspec/expertspec/mixtral"
-	"github.com/expertspec/expertspec/mixtral/mini"
+	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
 	"github.com/expertspec/expertspec/viz"
@@ -43,83 +34,72 @@ type options struct {
 	seed                         uint64
 }
 
-var errUsage = errors.New("wrong usage")
+const help = `
+analyze reads a trace, or two, and writes statistics, figures and a report.
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	switch err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); {
-	case err == nil || errors.Is(err, flag.ErrHelp):
-	case errors.Is(err, errUsage):
-		fmt.Fprintln(os.Stderr, "analyze:", err)
-		os.Exit(2)
-	default:
-		fmt.Fprintln(os.Stderr, "analyze:", err)
-		os.Exit(1)
-	}
+	analyze -trace DIR -out DIR
+	analyze -trace DIR -against DIR -out DIR
+	analyze -trace DIR -phase prefill -against DIR -against-phase decode -out DIR
+	analyze -trace DIR -part 1/2 -against DIR -against-part 2/2 -out DIR
+	analyze -trace DIR -json FILE`
+
+func main() { new(options).program().Main() }
+
+func (o *options) program() cli.Program {
+	return cli.Program{Name: "analyze", Help: help, Flags: o.flags, Check: o.check, Run: o.run,
+		Interrupted: func() string { return "the output is incomplete; run it again" }}
 }
 
-func parse(args []string, stderr io.Writer) (o options, err error) {
-	f := flag.NewFlagSet("analyze", flag.ContinueOnError)
-	f.SetOutput(stderr)
-	f.StringVar(&o.trace, "trace", "", "`folder` of the trace")
+func (o *options) flags(f *flag.FlagSet) {
+	f.StringVar(&o.trace, "trace", "", "`folder` of the trace (required)")
 	f.StringVar(&o.against, "against", "", "`folder` of a second trace to compare with; may be the first again")
-	f.StringVar(&o.datasets, "datasets", "", "`names` of the first trace's data sets to read, by commas (default all)")
-	f.StringVar(&o.againstDatasets, "against-datasets", "", "`names` of the second trace's data sets to read, by commas (default all)")
+	f.StringVar(&o.datasets, "datasets", "", "`names` of the first trace's data sets to read, separated by commas (default all)")
+	f.StringVar(&o.againstDatasets, "against-datasets", "", "`names` of the second trace's data sets to read, separated by commas (default all)")
 	f.StringVar(&o.phase, "phase", "", "tokens of the first trace to read: prefill or decode (default both)")
 	f.StringVar(&o.againstPhase, "against-phase", "", "tokens of the second trace to read: prefill or decode (default both)")
-	f.StringVar(&o.part, "part", "", "documents of the first trace to read: `i/n`, the i-th (from 1) of every n, as 1/2 (default all)")
+	f.StringVar(&o.part, "part", "", "documents of the first trace to read: `i/n`, the i-th (from 1) of every n, for example 1/2 (default all)")
 	f.StringVar(&o.againstPart, "against-part", "", "documents of the second trace to read: `i/n` (default all)")
 	f.StringVar(&o.name, "name", "", "`name` of the first trace in the report (default its model)")
 	f.StringVar(&o.againstName, "against-name", "", "`name` of the second trace in the report (default its model)")
 	f.StringVar(&o.results, "results", "", "`file` of an evaluation of the first trace, as evaluate -json writes it")
 	f.StringVar(&o.out, "out", "", "`folder` for report.html, figures/ and statistics.json")
-	f.StringVar(&o.json, "json", "", "`file` for the first trace's statistics alone")
-	f.StringVar(&o.tokenize, "tokenizer", "", "tokenizer.json `file` that gives tokens their text; mini: the embedded model's (default: token ids)")
+	f.StringVar(&o.json, "json", "", "`file` for the first trace's statistics only")
+	f.StringVar(&o.tokenize, "tokenizer", "", "tokenizer.json `file` for the texts of tokens; mini: the embedded model's (default: token ids are shown)")
 	f.BoolVar(&o.figures, "figures", true, "write every figure as PNG, SVG and CSV beside the report")
-	f.IntVar(&o.baselines, "baselines", 200000, "`tokens` of each trace, at most, on which counting predictors are fitted and scored; 0: none. Left out with -results, for that trace")
+	f.IntVar(&o.baselines, "baselines", 200000, "`tokens` of each trace, at most, on which counting predictors are fitted and scored; 0: none. Omitted with -results, for that trace")
 	f.IntVar(&o.cache, "cache", 8000, "`tokens` of each trace, at most, on half of which a cache of experts is simulated; 0: none")
 	f.DurationVar(&o.load, "load", time.Millisecond, "`time` to copy one expert into device memory, in that simulation")
 	f.DurationVar(&o.compute, "compute", time.Millisecond, "`time` to compute one layer, in that simulation")
-	f.Uint64Var(&o.seed, "seed", 1, "`number` that chooses documents for fitting and scoring")
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return o, err
-		}
-		return o, fmt.Errorf("%w: %w", errUsage, err)
-	}
-	phase := func(s string) bool { return s == "" || s == string(trace.Prefill) || s == string(trace.Decode) }
-	switch {
-	case f.NArg() > 0:
-		err = fmt.Errorf("%w: unexpected argument %q", errUsage, f.Arg(0))
-	case o.trace == "":
-		err = fmt.Errorf("%w: -trace is missing", errUsage)
-	case o.out == "" && o.json == "":
-		err = fmt.Errorf("%w: -out or -json is missing: where to write", errUsage)
-	case !phase(o.phase) || !phase(o.againstPhase):
-		err = fmt.Errorf("%w: a phase is prefill or decode", errUsage)
-	case !validPart(o.part) || !validPart(o.againstPart):
-		err = fmt.Errorf("%w: a part is i/n with 1 <= i <= n, as 1/2", errUsage)
-	case o.baselines < 0:
-		err = fmt.Errorf("%w: -baselines is %d tokens", errUsage, o.baselines)
-	case o.cache < 0:
-		err = fmt.Errorf("%w: -cache is %d tokens", errUsage, o.cache)
-	case !validTimes(o):
-		err = fmt.Errorf("%w: -load is %v and -compute %v: want 1µs to 1h", errUsage, o.load, o.compute)
-	}
-	return o, err
+	f.Uint64Var(&o.seed, "seed", 1, "`seed` of the choice of documents for fitting and scoring")
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	o, err := parse(args, stderr)
-	if err != nil {
-		return err
+func (o *options) check(*flag.FlagSet) error {
+	phase := func(s string) bool { return s == "" || s == string(trace.Prefill) || s == string(trace.Decode) }
+	switch {
+	case o.trace == "":
+		return errors.New("-trace is required")
+	case o.out == "" && o.json == "":
+		return errors.New("-out or -json is required")
+	case !phase(o.phase) || !phase(o.againstPhase):
+		return errors.New("a phase is prefill or decode")
+	case !validPart(o.part) || !validPart(o.againstPart):
+		return errors.New("a part is i/n with 1 <= i <= n, for example 1/2")
+	case o.baselines < 0:
+		return fmt.Errorf("-baselines is %d tokens", o.baselines)
+	case o.cache < 0:
+		return fmt.Errorf("-cache is %d tokens", o.cache)
+	case !validTimes(*o):
+		return fmt.Errorf("-load is %v and -compute %v; must be 1µs to 1h", o.load, o.compute)
 	}
+	return nil
+}
+
+func (o *options) run(ctx context.Context, s cli.Streams) error {
 	pieces, err := loadPieces(o.tokenize)
 	if err != nil {
 		return err
 	}
-	a, err := read(ctx, source{o.trace, o.datasets, o.phase, o.part, o.name}, pieces, stderr)
+	a, err := read(ctx, source{o.trace, o.datasets, o.phase, o.part, o.name}, pieces, s.Err)
 	if err != nil {
 		return err
 	}
@@ -127,44 +107,38 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		if err := writeJSON(o.json, a.stats); err != nil {
 			return err
 		}
-		fmt.Fprintln(stdout, "statistics:", o.json)
+		fmt.Fprintln(s.Out, "statistics:", o.json)
 	}
 	if o.out == "" {
 		return nil
 	}
-	if a.results, err = evaluation(ctx, o, a, o.results); err != nil {
+	if a.results, err = evaluation(ctx, *o, a, o.results); err != nil {
 		return err
 	}
-	if err := a.cacheStudy(ctx, o); err != nil {
+	if err := a.cacheStudy(ctx, *o); err != nil {
 		return err
 	}
 	var b *side
 	if o.against != "" {
-		if b, err = read(ctx, source{o.against, o.againstDatasets, o.againstPhase, o.againstPart, o.againstName}, pieces, stderr); err != nil {
+		if b, err = read(ctx, source{o.against, o.againstDatasets, o.againstPhase, o.againstPart, o.againstName}, pieces, s.Err); err != nil {
 			return err
 		}
-		if b.results, err = evaluation(ctx, o, b, ""); err != nil {
+		if b.results, err = evaluation(ctx, *o, b, ""); err != nil {
 			return err
 		}
-		if err := b.cacheStudy(ctx, o); err != nil {
+		if err := b.cacheStudy(ctx, *o); err != nil {
 			return err
 		}
 	}
-	return write(o, a, b, stdout)
+	return write(*o, a, b, s.Out)
 }
 
-// loadPieces gives tokens their text, or nil.
+// loadPieces returns the function that gives tokens their text, or nil.
 func loadPieces(file string) (func([]int32) []string, error) {
-	var t *mixtral.Tokenizer
-	var err error
-	switch file {
-	case "":
+	if file == "" {
 		return nil, nil
-	case "mini":
-		t, err = mixtral.LoadTokenizer(mini.FS(), "tokenizer.json")
-	default:
-		t, err = mixtral.LoadTokenizer(os.DirFS(filepath.Dir(file)), filepath.Base(file))
 	}
+	t, err := cli.LoadTokenizer(file)
 	if err != nil {
 		return nil, err
 	}
@@ -249,11 +223,4 @@ func writeJSON(file string, v any) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	return os.WriteFile(file, append(raw, '\n'), 0o666)
-}
-
-func list(s string) []string {
-	if s == "" {
-		return nil
-	}
-	return strings.Split(s, ",")
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
 	"github.com/expertspec/expertspec/viz"
@@ -44,7 +45,7 @@ func read(ctx context.Context, src source, pieces func([]int32) []string, progre
 			}
 		}
 	}
-	filter := trace.Filter{Datasets: list(src.datasets), NoInput: true}
+	filter := trace.Filter{Datasets: cli.List(src.datasets), NoInput: true}
 	s.read = func() iter.Seq2[*trace.Document, error] {
 		return only(every(r.Select(filter).Documents(), src.part), &s.header, trace.Phase(src.phase))
 	}

@@ -2,6 +2,7 @@
 //
 //	$ go run ./examples/convert -from bigmoe -in testdata/traces/bigmoeonedge/gptoss-cut.route.csv -out /tmp/trace
 //	$ go run ./examples/convert -to vllm -in /tmp/trace -out /tmp/experts
+//	$ go run ./examples/convert -validate /tmp/trace
 package main
 
 import (
@@ -10,129 +11,117 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
+	"slices"
 	"time"
 
+	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/trace"
 	"github.com/expertspec/expertspec/trace/convert"
 )
 
-// Exit statuses.
-const (
-	statusDone   = 0
-	statusFailed = 1
-	statusUsage  = 2
-	statusPart   = 3 // some documents were left out, each named on standard error
-)
+const help = `
+convert reads a routing trace of another program and writes a trace (-from FORMAT -in PATH -out DIR), writes a trace in
+another format where that can hold it (-to FORMAT -in DIR -out PATH), or checks a trace (-validate DIR).
 
-const usage = `convert reads a routing trace of another program and writes a trace (-from FORMAT -in
-PATH -out DIR), or writes a trace in another format where that can hold it (-to FORMAT
--in DIR -out PATH).
-
-What a format does not say is inferred from all the data or given by flags, and is
-printed. A malformed line or document is named on standard error with its place and left
-out.
-
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but for the documents named.
+What a format does not say is inferred from all the data or given by flags, and is printed. A malformed line or document is
+named on standard error with its place and omitted.
 
 Formats:
 `
 
 type options struct {
-	from, to, in, out string
-	convert           convert.Options
-	float16           bool
-	shardMiB          int64
-	quiet             bool
+	from, to, in, out, validate string
+	convert                     convert.Options
+	float16                     bool
+	shardMiB                    int64
+	quiet                       bool
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+func main() { new(options).program().Main() }
+
+func (o *options) program() cli.Program {
+	text := help
+	names, about := convert.Formats()
+	for _, name := range names {
+		text += fmt.Sprintf("  %-13s %s\n", name, about[name])
+	}
+	return cli.Program{Name: "convert", Help: text, Flags: o.flags, Check: o.check, Run: o.run,
+		Interrupted: func() string { return "the output is incomplete; remove it and run again" }}
 }
 
-func run(ctx context.Context, args []string, out, errs io.Writer) int {
-	var o options
-	fs := flag.NewFlagSet("convert", flag.ContinueOnError)
-	fs.SetOutput(errs)
-	fs.Usage = func() {
-		fmt.Fprint(fs.Output(), usage)
-		names, about := convert.Formats()
-		for _, name := range names {
-			fmt.Fprintf(fs.Output(), "  %-13s %s\n", name, about[name])
-		}
-		fmt.Fprintln(fs.Output(), "\nFlags:")
-		fs.PrintDefaults()
-	}
-	fs.StringVar(&o.from, "from", "", "`format` to read")
-	fs.StringVar(&o.to, "to", "", "`format` to write")
-	fs.StringVar(&o.in, "in", "", "`path` to read: a file or folder of the format, or with -to a trace")
-	fs.StringVar(&o.out, "out", "", "`path` to write: the folder of the trace, or with -to a file or folder of the format")
-	fs.StringVar(&o.convert.Name, "name", "", "`name` of the model (default: the source's, or unknown)")
-	fs.StringVar(&o.convert.Dataset, "dataset", "", "`name` of the data set (default: the source's, or the file's name)")
-	fs.IntVar(&o.convert.Experts, "experts", 0, "`number` of experts of a layer (default: the source's, or the largest id and one)")
-	fs.IntVar(&o.convert.TopK, "top-k", 0, "`number` of experts of a token (default: the source's, or inferred; transformers: 2)")
-	fs.IntVar(&o.convert.Vocabulary, "vocabulary", 0, "`number` of token ids (default: unknown)")
-	fs.BoolVar(&o.float16, "float16", false, "store router logits as float16 (default false: float32)")
-	fs.Int64Var(&o.shardMiB, "shard-mib", 256, "size of a shard, in `MiB`")
-	fs.BoolVar(&o.quiet, "quiet", false, "no statistics at the end")
-	switch err := fs.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return statusDone
-	case err != nil:
-		return statusUsage
-	}
-	if err := check(fs, o); err != nil {
-		fmt.Fprintf(errs, "convert: %v (-h explains)\n", err)
-		return statusUsage
-	}
-	report, err := convertTrace(ctx, o, out)
-	if report != nil {
-		for _, e := range report.LeftOut {
-			fmt.Fprintf(errs, "convert: left out: %v\n", e)
-		}
-	}
-	switch {
-	case err != nil:
-		fmt.Fprintf(errs, "convert: %v\n", err)
-		return statusFailed
-	case len(report.LeftOut) > 0 && report.Documents == 0:
-		fmt.Fprintf(errs, "convert: no document of %s could be converted\n", o.in)
-		return statusFailed
-	case len(report.LeftOut) > 0:
-		return statusPart
-	}
-	return statusDone
+func (o *options) flags(f *flag.FlagSet) {
+	f.StringVar(&o.from, "from", "", "`format` to read")
+	f.StringVar(&o.to, "to", "", "`format` to write")
+	f.StringVar(&o.in, "in", "", "`path` to read: a file or folder of the format, or with -to a trace")
+	f.StringVar(&o.out, "out", "", "`path` to write: the folder of the trace, or with -to a file or folder of the format")
+	f.StringVar(&o.validate, "validate", "", "`folder` of a trace to check: shapes, experts, weights, page checksums, documents that occur twice")
+	f.StringVar(&o.convert.Name, "name", "", "`name` of the model (default: the source's, or unknown)")
+	f.StringVar(&o.convert.Dataset, "dataset", "", "`name` of the data set (default: the source's, or the file's name)")
+	f.IntVar(&o.convert.Experts, "experts", 0, "`number` of experts of a layer (default: the source's, or the largest id plus one)")
+	f.IntVar(&o.convert.TopK, "top-k", 0, "`number` of experts of a token (default: the source's, or inferred; transformers: 2)")
+	f.IntVar(&o.convert.Vocabulary, "vocabulary", 0, "`number` of token ids (default: unknown)")
+	f.BoolVar(&o.float16, "float16", false, "store router logits as float16 (default false: float32)")
+	f.Int64Var(&o.shardMiB, "shard-mib", 256, "size of a shard, in `MiB`")
+	f.BoolVar(&o.quiet, "quiet", false, "no statistics at the end")
 }
 
-func check(fs *flag.FlagSet, o options) error {
+func (o *options) check(*flag.FlagSet) error {
 	formats, _ := convert.Formats()
-	known := func(name string) bool {
-		for _, f := range formats {
-			if f == name {
-				return true
-			}
-		}
-		return false
-	}
 	switch {
-	case fs.NArg() > 0:
-		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	case o.validate != "" && o.from+o.to+o.in+o.out != "":
+		return errors.New("-validate takes none of -from, -to, -in and -out")
+	case o.validate != "":
+		return nil
 	case (o.from == "") == (o.to == ""):
-		return errors.New("one of -from and -to is needed")
-	case !known(o.from + o.to):
-		return fmt.Errorf("no format %q; there are %v", o.from+o.to, formats)
+		return errors.New("one of -from, -to and -validate is required")
+	case !slices.Contains(formats, o.from+o.to):
+		return fmt.Errorf("no format %q; the formats are %v", o.from+o.to, formats)
 	case o.in == "" || o.out == "":
-		return errors.New("-in and -out are needed")
+		return errors.New("-in and -out are required")
 	case o.shardMiB < 1:
-		return errors.New("-shard-mib must be positive")
+		return fmt.Errorf("-shard-mib is %d; must be positive", o.shardMiB)
 	}
 	return o.convert.Validate()
 }
 
-func convertTrace(ctx context.Context, o options, out io.Writer) (*convert.Report, error) {
+func (o *options) run(ctx context.Context, s cli.Streams) error {
+	if o.validate != "" {
+		return validate(o.validate, s)
+	}
+	report, err := o.convertTrace(ctx, s.Out)
+	if report != nil {
+		for _, e := range report.LeftOut {
+			fmt.Fprintf(s.Err, "convert: omitted: %v\n", e)
+		}
+	}
+	switch {
+	case err != nil:
+		return err
+	case len(report.LeftOut) > 0 && report.Documents == 0:
+		return fmt.Errorf("no document of %s could be converted", o.in)
+	case len(report.LeftOut) > 0:
+		return &cli.Incomplete{Omitted: len(report.LeftOut), What: "documents or lines of " + o.in}
+	}
+	return nil
+}
+
+// validate reports every problem of a trace.
+func validate(dir string, s cli.Streams) error {
+	r, err := trace.Validate(dir, trace.ValidateOptions{})
+	if err != nil {
+		return err
+	}
+	for _, p := range r.Problems {
+		fmt.Fprintf(s.Err, "convert: %v\n", p)
+	}
+	if r.Count > 0 {
+		return fmt.Errorf("%s: %d problems", dir, r.Count)
+	}
+	fmt.Fprintf(s.Out, "%s is valid: %d documents, %d tokens in %d shards\n", dir, r.Documents, r.Tokens, r.Shards)
+	return nil
+}
+
+func (o *options) convertTrace(ctx context.Context, out io.Writer) (*convert.Report, error) {
 	start := time.Now()
 	if o.to != "" {
 		report, err := convert.Write(ctx, o.to, o.in, o.out)
@@ -171,7 +160,7 @@ func summary(out io.Writer, r *convert.Report, path string, start time.Time) {
 	}
 }
 
-// statistics reads the trace that was written, which shows that it can be.
+// statistics reads the trace that was written, which shows that it can be read.
 func statistics(dir string) (*trace.Statistics, error) {
 	r, err := trace.Open(dir)
 	if err != nil {

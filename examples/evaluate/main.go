@@ -10,86 +10,66 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/expertspec/expertspec/mixtral"
-	"github.com/expertspec/expertspec/mixtral/mini"
+	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/neural"
 	"github.com/expertspec/expertspec/trace"
 )
 
-const usage = `evaluate asks saved predictors about every token and layer of a trace and prints recall by predictor and distance, with
-95 % intervals from resampled documents; then what each predictor costs, with its other measures. The time of a decision is
-measured here, on one core, asking step by step as decoding does. The JSON holds all figures: by layer, data set and phase too.
-The predictions file holds one row a (document, position, layer, distance, predictor), from which recompute.py beside this
-program makes the figures again.
-
-Exit status: 0 done, 1 failed, 2 wrong usage.
-
-Flags:
-`
+const help = `
+evaluate asks saved predictors about every token and layer of a trace and prints recall by predictor and distance, with 95 %
+intervals from resampled documents; then the cost of each predictor, with its other measures. The time of a decision is measured
+here, on one core, step by step as in decoding. The JSON holds all figures, also by layer, data set and phase. The predictions
+file holds one row a (document, position, layer, distance, predictor), from which recompute.py beside this program computes
+the figures again.`
 
 type options struct {
 	trace, split, predictors, model, json, predictions, only, horizons, by string
-	seed, resamples                                                        int
+	seed                                                                   uint64
+	resamples                                                              int
+	hs                                                                     []speculate.Horizon
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+func main() { new(options).program().Main() }
+
+func (o *options) program() cli.Program {
+	return cli.Program{Name: "evaluate", Help: help, Flags: o.flags, Check: o.check, Run: o.run,
+		Interrupted: func() string { return "nothing was kept; run it again" }}
 }
 
-func run(ctx context.Context, args []string, out, errs io.Writer) int {
-	var o options
-	fs := flag.NewFlagSet("evaluate", flag.ContinueOnError)
-	fs.SetOutput(errs)
-	fs.Usage = func() { fmt.Fprint(errs, usage); fs.PrintDefaults() }
-	fs.StringVar(&o.trace, "trace", "", "`folder` of the trace to score on")
-	fs.StringVar(&o.split, "split", "", "`shares` of validation and test documents, as .15,.15, when train was run with the same -split, -seed and -trace: score\non the test documents alone; empty: on all")
-	fs.StringVar(&o.predictors, "predictors", "predictors", "`folder` that train wrote")
-	fs.StringVar(&o.model, "model", "", "`folder` of the checkpoint that the gates are read from, or mini; needed for gate reuse")
-	fs.StringVar(&o.json, "json", "", "`file` for all figures")
-	fs.StringVar(&o.predictions, "predictions", "", "`file` for the predictions, Parquet; large: E numbers a row")
-	fs.StringVar(&o.only, "only", "", "`names` of the predictors to score, separated by commas; empty: all, and the oracle")
-	fs.StringVar(&o.horizons, "horizons", "1,2,4", "`horizons`: distances in layers, token+id or token, separated by commas")
-	fs.StringVar(&o.by, "by", "", "print the measures by layer, dataset or phase; empty: over all, with what each predictor costs")
-	fs.IntVar(&o.seed, "seed", 1, "`seed` of the resampling and of -split")
-	fs.IntVar(&o.resamples, "resamples", 1000, "`times` that the documents are resampled; at least 100")
-	switch err := fs.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return 2
-	case fs.NArg() > 0 || o.trace == "" || o.seed < 0 || o.resamples < 100 || o.by == "all" || o.by != "" && !slices.Contains(speculate.By, o.by):
-		fmt.Fprintln(errs, "evaluate: want -trace FOLDER, no other arguments, at least 100 resamples, and -by layer, dataset or phase")
-		fs.Usage()
-		return 2
-	}
-	var hs []speculate.Horizon
-	for s := range strings.SplitSeq(o.horizons, ",") {
-		h, err := speculate.ParseHorizon(strings.TrimSpace(s))
-		if err != nil {
-			fmt.Fprintln(errs, "evaluate:", err)
-			return 2
-		}
-		hs = append(hs, h)
-	}
-	if err := evaluate(ctx, &o, hs, out, errs); err != nil {
-		fmt.Fprintln(errs, "evaluate:", err)
-		return 1
-	}
-	return 0
+func (o *options) flags(f *flag.FlagSet) {
+	f.StringVar(&o.trace, "trace", "", "`folder` of the trace to score on (required)")
+	f.StringVar(&o.split, "split", "", "`shares` of validation and test documents, as .15,.15, when train ran with the same -split, -seed and -trace: score\non the test documents only; empty: on all")
+	f.StringVar(&o.predictors, "predictors", "predictors", "`folder` that train wrote")
+	f.StringVar(&o.model, "model", "", "`folder` of the checkpoint that the gates are read from, or mini; required for gate reuse")
+	f.StringVar(&o.json, "json", "", "`file` for all figures")
+	f.StringVar(&o.predictions, "predictions", "", "`file` for the predictions, Parquet; large: E numbers a row")
+	f.StringVar(&o.only, "only", "", "`names` of the predictors to score, separated by commas; empty: all, and the oracle")
+	f.StringVar(&o.horizons, "horizons", "1,2,4", "`horizons`: distances in layers, token+id or token, separated by commas")
+	f.StringVar(&o.by, "by", "", "print the measures by layer, dataset or phase; empty: over all, with the cost of each predictor")
+	f.Uint64Var(&o.seed, "seed", 1, "`seed` of the resampling and of -split")
+	f.IntVar(&o.resamples, "resamples", 1000, "`times` that the documents are resampled; at least 100")
 }
 
-func evaluate(ctx context.Context, o *options, hs []speculate.Horizon, out, errs io.Writer) error {
+func (o *options) check(*flag.FlagSet) (err error) {
+	switch {
+	case o.trace == "":
+		return errors.New("-trace is required")
+	case o.resamples < 100:
+		return fmt.Errorf("-resamples is %d; must be at least 100", o.resamples)
+	case o.by != "" && o.by != "layer" && o.by != "dataset" && o.by != "phase":
+		return fmt.Errorf("-by is %q; must be layer, dataset or phase", o.by)
+	}
+	o.hs, err = cli.Horizons(o.horizons)
+	return err
+}
+
+func (o *options) run(ctx context.Context, s cli.Streams) error {
 	r, err := trace.Open(o.trace)
 	if err != nil {
 		return err
@@ -100,13 +80,13 @@ func evaluate(ctx context.Context, o *options, hs []speculate.Horizon, out, errs
 		if err != nil {
 			return err
 		}
-		parts, err := speculate.Split(data, f, uint64(o.seed))
+		parts, err := speculate.Split(data, f, o.seed)
 		if err != nil {
 			return err
 		}
 		data, total = parts.Test, ""
 	}
-	gates, err := readGates(o.model)
+	gates, err := cli.ReadGates(o.model)
 	if err != nil {
 		return err
 	}
@@ -114,15 +94,14 @@ func evaluate(ctx context.Context, o *options, hs []speculate.Horizon, out, errs
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.predictors, err)
 	}
-	ps = append(ps, speculate.Oracle{})
-	if ps, err = choose(ps, o.only); err != nil {
-		return err
+	if ps, err = choose(append(ps, speculate.Oracle{}), cli.List(o.only)); err != nil {
+		return fmt.Errorf("%s: %w", o.predictors, err)
 	}
 	last := time.Now()
-	eo := speculate.EvaluateOptions{Horizons: hs, Seed: uint64(o.seed), Resamples: o.resamples, Progress: func(docs, tokens int) {
+	eo := speculate.EvaluateOptions{Horizons: o.hs, Seed: o.seed, Resamples: o.resamples, Progress: func(docs, tokens int) {
 		if time.Since(last) > 2*time.Second {
 			last = time.Now()
-			fmt.Fprintf(errs, "%d documents, %d %stokens\n", docs, tokens, total)
+			fmt.Fprintf(s.Err, "%d documents, %d %stokens\n", docs, tokens, total)
 		}
 	}}
 	closeRows := func() error { return nil }
@@ -144,60 +123,33 @@ func evaluate(ctx context.Context, o *options, hs []speculate.Horizon, out, errs
 	if err := closeRows(); err != nil {
 		return err
 	}
-	if results.Costs, err = speculate.MeasureCosts(ctx, data, hs, costs, ps...); err != nil {
+	if results.Costs, err = speculate.MeasureCosts(ctx, data, o.hs, costs, ps...); err != nil {
 		return err
 	}
 	if o.json != "" {
-		f, err := os.Create(o.json)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(results.WriteJSON(f), f.Close()); err != nil {
+		if err := cli.WriteFile(o.json, results.WriteJSON); err != nil {
 			return err
 		}
 	}
-	if err := results.WriteTable(out); err != nil {
+	if err := results.WriteTable(s.Out); err != nil {
 		return err
 	}
-	fmt.Fprintln(out)
-	return results.WriteMeasures(out, cmp.Or(o.by, "all"))
+	fmt.Fprintln(s.Out)
+	return results.WriteMeasures(s.Out, cmp.Or(o.by, "all"))
 }
 
-// choose returns the predictors that only names, or all.
-func choose(ps []speculate.Predictor, only string) ([]speculate.Predictor, error) {
-	if only == "" {
+// choose returns the predictors of the given names, or all without names.
+func choose(ps []speculate.Predictor, names []string) ([]speculate.Predictor, error) {
+	if names == nil {
 		return ps, nil
 	}
-	var out []speculate.Predictor
-	for name := range strings.SplitSeq(only, ",") {
-		name = strings.TrimSpace(name)
+	var chosen []speculate.Predictor
+	for _, name := range names {
 		i := slices.IndexFunc(ps, func(p speculate.Predictor) bool { return p.Name() == name })
 		if i < 0 {
-			return nil, fmt.Errorf("no predictor %q among those saved", name)
+			return nil, fmt.Errorf("no predictor %q%s", name, cli.Requirement(name))
 		}
-		out = append(out, ps[i])
+		chosen = append(chosen, ps[i])
 	}
-	return out, nil
-}
-
-// readGates reads the routers of a checkpoint; none of none.
-func readGates(model string) (*speculate.Gates, error) {
-	if model == "" {
-		return nil, nil
-	}
-	open := mini.Open
-	if model != "mini" {
-		open = func() (*mixtral.Checkpoint, error) { return mixtral.OpenCheckpointDir(model) }
-	}
-	c, err := open()
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	w, err := c.Routers()
-	if err != nil {
-		return nil, err
-	}
-	cfg := c.Config()
-	return &speculate.Gates{Layers: cfg.Layers, Experts: cfg.Experts, Hidden: cfg.HiddenSize, Weights: w}, nil
+	return chosen, nil
 }

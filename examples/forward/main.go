@@ -17,154 +17,113 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
 	"time"
 
+	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/mixtral"
-	"github.com/expertspec/expertspec/mixtral/mini"
+	"github.com/expertspec/expertspec/mixtral/tokenizer"
 	"github.com/expertspec/expertspec/trace/safetensors"
-	"github.com/gomlx/compute/dtypes"
 )
 
-const usage = `forward runs Mixtral on the documents of a JSON lines file and writes logits and routing as safetensors.
+const help = `
+forward runs Mixtral on the documents of a JSON lines file and writes logits and routing as safetensors.
 
-A line is {"id": "...", "text": "..."} (the tokenizer puts <s> before it) or {"id": "...", "ids": [..]}. A line that
-is wrong is named on standard error by its number (from 1) and left out; the others are done.
-
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but for the lines named.
-
-Flags:
-`
+A line is {"id": "...", "text": "..."} (the tokenizer puts <s> before it) or {"id": "...", "ids": [..]}. An invalid
+line is named on standard error by its number (from 1) and omitted; the others are processed.`
 
 type options struct {
-	model, in, out, backend, executor, dtype string
-	greedy                                   int
-	logits                                   bool
+	model   cli.Model
+	in, out string
+	greedy  int
+	logits  bool
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stderr))
+func main() { new(options).program().Main() }
+
+func (o *options) program() cli.Program {
+	return cli.Program{Name: "forward", Help: help, Flags: o.flags, Check: o.check, Run: o.run,
+		Interrupted: func() string { return "nothing was written; run it again" }}
 }
 
-func run(ctx context.Context, args []string, errs io.Writer) int {
-	var o options
-	fs := flag.NewFlagSet("forward", flag.ContinueOnError)
-	fs.SetOutput(errs)
-	fs.Usage = func() { fmt.Fprint(errs, usage); fs.PrintDefaults() }
-	fs.StringVar(&o.model, "model", "mini", "`folder` of a checkpoint (config.json, safetensors, tokenizer.json), or mini for the embedded model")
-	fs.StringVar(&o.in, "in", "", "`file` of documents, JSON lines (required)")
-	fs.StringVar(&o.out, "out", "", "`file` to write, safetensors (required)")
-	fs.StringVar(&o.backend, "backend", "go", "`backend` that computes: go, xla:cpu, xla:cuda or xla:/path/to/plugin.so")
-	fs.StringVar(&o.executor, "executor", "auto", "`executor`: stepped, whole, or auto for the faster")
-	fs.StringVar(&o.dtype, "dtype", "float32", "`type` of weights and products: float32 or bfloat16")
-	fs.IntVar(&o.greedy, "greedy", 0, "`tokens` to continue each document by, always the likeliest; the end-of-text token does not stop it")
-	fs.BoolVar(&o.logits, "logits", true, "write the logits, 4*T*V bytes a document")
-	switch err := fs.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return 2
-	}
-	if err := check(fs, &o); err != nil {
-		fmt.Fprintf(errs, "forward: %v\n", err)
-		fs.Usage()
-		return 2
-	}
-	bad, err := forward(ctx, &o, errs)
+func (o *options) flags(f *flag.FlagSet) {
+	o.model.Flags(f)
+	f.StringVar(&o.in, "in", "", "`file` of documents, JSON lines (required)")
+	f.StringVar(&o.out, "out", "", "`file` to write, safetensors (required)")
+	f.IntVar(&o.greedy, "greedy", 0, "`tokens` to continue each document by, always the likeliest one; the end-of-text token does not stop it")
+	f.BoolVar(&o.logits, "logits", true, "write the logits, 4*T*V bytes a document")
+}
+
+func (o *options) check(*flag.FlagSet) error {
 	switch {
-	case err != nil:
-		fmt.Fprintf(errs, "forward: %v\n", err)
-		return 1
-	case bad > 0:
-		fmt.Fprintf(errs, "forward: %d lines of %s were left out\n", bad, o.in)
-		return 3
-	}
-	return 0
-}
-
-func check(fs *flag.FlagSet, o *options) error {
-	switch {
-	case fs.NArg() > 0:
-		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	case o.in == "":
 		return errors.New("-in is required")
 	case o.out == "":
 		return errors.New("-out is required")
 	case o.greedy < 0:
 		return fmt.Errorf("-greedy is %d tokens", o.greedy)
-	case o.dtype != "float32" && o.dtype != "bfloat16":
-		return fmt.Errorf("-dtype %q: use float32 or bfloat16", o.dtype)
 	}
-	_, err := mixtral.ParseExecutor(o.executor)
+	return o.model.Check()
+}
+
+func (o *options) run(ctx context.Context, s cli.Streams) error {
+	model, free, err := o.model.Load(ctx)
 	if err != nil {
-		return fmt.Errorf("-executor: %w", err)
+		return err
+	}
+	defer free()
+	file, err := os.Open(o.in)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	w := &worker{ctx: ctx, o: o, model: model, seen: map[string]int{}}
+	bad, err := w.lines(file, s.Err)
+	if err != nil {
+		return err
+	}
+	if err := safetensors.WriteFile(o.out, w.tensors, nil); err != nil {
+		return err
+	}
+	if bad > 0 {
+		return &cli.Incomplete{Omitted: bad, What: "lines of " + o.in}
 	}
 	return nil
 }
 
-// forward returns how many lines were left out.
-func forward(ctx context.Context, o *options, errs io.Writer) (bad int, err error) {
-	file, err := os.Open(o.in)
-	if err != nil {
-		return 0, err
-	}
-	defer file.Close()
-	backend, err := mixtral.OpenBackend(o.backend)
-	if err != nil {
-		return 0, err
-	}
-	defer backend.Finalize()
-	executor, err := mixtral.ParseExecutor(o.executor)
-	if err != nil {
-		return 0, err
-	}
-	opts := mixtral.Options{Backend: backend, Executor: executor, DType: dtypes.Float32}
-	if o.dtype == "bfloat16" {
-		opts.DType = dtypes.BFloat16
-	}
-	fsys := mini.Named(o.model)
-	model, err := mixtral.Load(ctx, fsys, opts)
-	if err != nil {
-		return 0, err
-	}
-	defer model.Close()
-	w := &worker{ctx: ctx, o: o, model: model, tokenizer: func() (*mixtral.Tokenizer, error) { return mixtral.LoadTokenizer(fsys, "tokenizer.json") }, seen: map[string]int{}}
-	lines, told := bufio.NewReader(file), time.Now()
+// lines processes the documents and returns the number of invalid ones.
+func (w *worker) lines(file io.Reader, errs io.Writer) (bad int, err error) {
+	lines, reported := bufio.NewReader(file), time.Now()
 	for number := 1; ; number++ {
 		line, readErr := lines.ReadBytes('\n')
 		if readErr != nil && readErr != io.EOF {
 			return bad, readErr
 		}
-		if time.Since(told) > 5*time.Second {
-			told = time.Now()
+		if time.Since(reported) > 5*time.Second {
+			reported = time.Now()
 			fmt.Fprintf(errs, "forward: line %d, %d documents done\n", number, len(w.seen))
 		}
 		if len(bytes.TrimSpace(line)) > 0 {
 			if err := w.line(number, line); err != nil {
-				if ctx.Err() != nil {
-					return bad, ctx.Err()
+				if w.ctx.Err() != nil {
+					return bad, w.ctx.Err()
 				}
-				fmt.Fprintf(errs, "forward: %s:%d: %v\n", o.in, number, err)
+				fmt.Fprintf(errs, "forward: %s:%d: %v\n", w.o.in, number, err)
 				bad++
 			}
 		}
 		if readErr == io.EOF {
-			break
+			return bad, nil
 		}
 	}
-	return bad, safetensors.WriteFile(o.out, w.tensors, nil)
 }
 
 type worker struct {
 	ctx       context.Context
 	o         *options
 	model     *mixtral.Model
-	tokenizer func() (*mixtral.Tokenizer, error)
-	loaded    *mixtral.Tokenizer
-	seen      map[string]int // line of an id
+	tokenizer *tokenizer.Tokenizer // loaded for the first text
+	seen      map[string]int       // line of an id
 	tensors   []safetensors.Tensor
 }
 
@@ -183,9 +142,9 @@ func (w *worker) line(number int, line []byte) error {
 	case d.ID == "":
 		return errors.New("the document has no id")
 	case w.seen[d.ID] != 0:
-		return fmt.Errorf("id %q stands in line %d already", d.ID, w.seen[d.ID])
+		return fmt.Errorf("id %q is in line %d already", d.ID, w.seen[d.ID])
 	case (d.Text == nil) == (d.IDs == nil):
-		return fmt.Errorf("document %q: give either text or ids", d.ID)
+		return fmt.Errorf("document %q: has both or neither of text and ids", d.ID)
 	}
 	ids, err := w.ids(d)
 	if err != nil {
@@ -202,14 +161,14 @@ func (w *worker) ids(d document) ([]int32, error) {
 	if d.IDs != nil {
 		return *d.IDs, nil
 	}
-	if w.loaded == nil {
-		t, err := w.tokenizer()
+	if w.tokenizer == nil {
+		t, err := w.o.model.LoadTokenizer()
 		if err != nil {
 			return nil, err
 		}
-		w.loaded = t
+		w.tokenizer = t
 	}
-	return w.loaded.Encode(*d.Text, true), nil
+	return w.tokenizer.Encode(*d.Text, true), nil
 }
 
 // compute adds the tensors of one document.

@@ -34,15 +34,11 @@ func TestForward(t *testing.T) {
 	if err := os.WriteFile(in, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var errs bytes.Buffer
-	if status := run(t.Context(), []string{"-model", model, "-in", in, "-out", out, "-greedy", "24"}, &errs); status != 3 {
-		t.Fatalf("status %d, want 3: %s", status, &errs)
-	}
-	for _, want := range []string{"in.jsonl:2: document \"y\": give either", "in.jsonl:4: not a document", "in.jsonl:5: id \"x\" stands in line 3",
+	status, _, errs := clitest.Run(t, new(options).program(), "-model", model, "-in", in, "-out", out, "-greedy", "24")
+	require.Equal(t, cli.Partial, status, errs)
+	for _, want := range []string{"in.jsonl:2: document \"y\": has both or neither", "in.jsonl:4: not a document", "in.jsonl:5: id \"x\" is in line 3 already",
 		"in.jsonl:6: the document has no id", "in.jsonl:7: document \"z\": mixtral: document 0, token 0: id 67", "5 lines"} {
-		if !strings.Contains(errs.String(), want) {
-			t.Errorf("no %q in %s", want, &errs)
-		}
+		assert.Contains(t, errs, want)
 	}
 	got, err := safetensors.Open(os.DirFS(dir), "out.safetensors")
 	if err != nil {
@@ -80,21 +76,25 @@ func TestUsage(t *testing.T) {
 		"-in is required":       {"-out", "x"},
 		"-out is required":      {"-in", "x"},
 		"-greedy is -1":         {"-in", "x", "-out", "y", "-greedy", "-1"},
-		"use auto, stepped":     {"-in", "x", "-out", "y", "-executor", "fast"},
-		"use float32 or":        {"-in", "x", "-out", "y", "-dtype", "int8"},
+		"auto, stepped":         {"-in", "x", "-out", "y", "-executor", "fast"},
+		"float32 or bfloat16":   {"-in", "x", "-out", "y", "-dtype", "int8"},
 		"unexpected argument":   {"-in", "x", "-out", "y", "z"},
 		"flag provided but not": {"-nonsense"},
 	} {
-		var errs bytes.Buffer
-		if status := run(t.Context(), args, &errs); status != 2 || !strings.Contains(errs.String(), want) {
-			t.Errorf("%v: status %d, %s, want 2 and %q", args, status, &errs, want)
-		}
+		status, _, errs := clitest.Run(t, new(options).program(), args...)
+		assert.Equal(t, cli.Usage, status, args)
+		assert.Contains(t, errs, want)
 	}
-	var errs bytes.Buffer
-	if status := run(t.Context(), []string{"-in", "/no/file", "-out", "y"}, &errs); status != 1 || !strings.Contains(errs.String(), "/no/file") {
-		t.Errorf("status %d, %s", status, &errs)
-	}
-	if status := run(t.Context(), []string{"-h"}, &errs); status != 0 {
-		t.Errorf("-h gives status %d", status)
+	dir := t.TempDir()
+	for want, args := range map[string][]string{
+		"/no/file": {"-in", "/no/file", "-out", "y"},
+		"forward: -model /no/model: no such folder\n": {"-model", "/no/model", "-in", "/no/file", "-out", "y"},
+		"not a checkpoint: it has no config.json":     {"-model", dir, "-in", "/no/file", "-out", "y"},
+		"main.go: not a folder":                       {"-model", "main.go", "-in", "/no/file", "-out", "y"},
+		`backend "abacus"`:                            {"-backend", "abacus", "-in", "/no/file", "-out", "y"},
+	} {
+		status, _, errs := clitest.Run(t, new(options).program(), args...)
+		assert.Equal(t, cli.Failed, status, args)
+		assert.Contains(t, errs, want)
 	}
 }

@@ -11,11 +11,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"path/filepath"
 	"time"
 
+	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/mixtral/mini"
 	"github.com/expertspec/expertspec/trace"
@@ -23,75 +22,54 @@ import (
 	"github.com/gomlx/compute"
 )
 
-const usage = `quickstart runs the embedded Mixtral on texts of ten domains, records its routing, trains predictors of it, measures
-them on unseen documents, and writes a folder with the trace, the figures' data and an HTML report.
+const help = `
+quickstart runs the embedded Mixtral on texts of ten domains, records its routing, trains predictors of it, measures them on
+unseen documents, and writes a folder with the trace, the figures' data and an HTML report.
 
-Run again with the same flags, it goes on where it stopped, and gives the same figures.
-
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but for the documents named.
-
-Flags:
-`
+Run again with the same flags, it resumes where it stopped, and produces the same figures.`
 
 type options struct {
 	out, backend string
 	docs, tokens int
-	seed         int64
+	seed         uint64
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+func main() { new(options).program().Main() }
+
+func (o *options) program() cli.Program {
+	return cli.Program{Name: "quickstart", Help: help, Flags: o.flags, Check: o.check, Run: o.run,
+		Interrupted: func() string { return "the trace in " + o.out + " is kept; run it again to resume" }}
 }
 
-func run(ctx context.Context, args []string, out, errs io.Writer) int {
-	var o options
-	fs := flag.NewFlagSet("quickstart", flag.ContinueOnError)
-	fs.SetOutput(errs)
-	fs.Usage = func() { fmt.Fprint(errs, usage); fs.PrintDefaults() }
-	fs.StringVar(&o.out, "out", "expertspec-quickstart", "`folder` to write: trace, report and pictures")
-	fs.IntVar(&o.docs, "docs", 15, "`documents` per data set, chosen at random; at least 5")
-	fs.IntVar(&o.tokens, "tokens", 128, "`tokens` per document at most")
-	fs.Int64Var(&o.seed, "seed", 1, "`seed` of the choice of documents, of the split and of training")
-	fs.StringVar(&o.backend, "backend", "go", "`backend` that computes: go, xla:cpu, xla:cuda or xla:/path/to/plugin.so")
-	switch err := fs.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return 2
-	}
-	if err := check(fs, &o); err != nil {
-		fmt.Fprintf(errs, "quickstart: %v\n", err)
-		fs.Usage()
-		return 2
-	}
-	problems, err := quickstart(ctx, &o, out, errs)
+func (o *options) flags(f *flag.FlagSet) {
+	f.StringVar(&o.out, "out", "expertspec-quickstart", "`folder` to write: trace, report and pictures")
+	f.IntVar(&o.docs, "docs", 15, "`documents` per data set, chosen at random; at least 5")
+	f.IntVar(&o.tokens, "tokens", 128, "`tokens` per document at most")
+	f.Uint64Var(&o.seed, "seed", 1, "`seed` of the choice of documents, of the split and of training")
+	cli.BackendFlag(f, &o.backend)
+}
+
+func (o *options) check(*flag.FlagSet) error {
 	switch {
-	case err != nil:
-		fmt.Fprintf(errs, "quickstart: %v\n", err)
-		return 1
-	case problems > 0:
-		return 3
-	}
-	return 0
-}
-
-func check(fs *flag.FlagSet, o *options) error {
-	switch {
-	case fs.NArg() > 0:
-		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	case o.out == "":
 		return errors.New("-out is empty")
 	case o.docs < 5:
-		return fmt.Errorf("-docs is %d documents per data set; a split into three parts needs at least 5", o.docs)
+		return fmt.Errorf("-docs is %d documents per data set; a split into three parts requires at least 5", o.docs)
 	case o.tokens < 8:
-		return fmt.Errorf("-tokens is %d; use at least 8", o.tokens)
+		return fmt.Errorf("-tokens is %d; must be at least 8", o.tokens)
 	}
 	return nil
 }
 
-// quickstart returns how many documents were left out.
+func (o *options) run(ctx context.Context, s cli.Streams) error {
+	problems, err := quickstart(ctx, o, s.Out, s.Err)
+	if err == nil && problems > 0 {
+		return &cli.Incomplete{Omitted: problems, What: "documents"}
+	}
+	return err
+}
+
+// quickstart returns the number of omitted documents.
 func quickstart(ctx context.Context, o *options, out, errs io.Writer) (problems int, err error) {
 	start := time.Now()
 	backend, err := mixtral.OpenBackend(o.backend)
@@ -152,7 +130,7 @@ func record(ctx context.Context, o *options, backend compute.Backend, tokenizer 
 		Progress: p.collected,
 		Problem: func(c collect.Problem) {
 			problems++
-			p.stage("left out: " + c.Error())
+			p.stage("omitted: " + c.Error())
 		},
 	})
 	return problems, err

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/mixtral/mini"
 	"github.com/expertspec/expertspec/speculate"
@@ -24,7 +25,7 @@ const (
 
 // study splits the trace by document, fits predictors on one part, calibrates on the second and measures on the third.
 func study(ctx context.Context, o *options, backend compute.Backend, reader *trace.Reader, p *progress) (*studied, error) {
-	parts, err := speculate.Split(speculate.FromReader(reader), speculate.Fractions{Valid: .2, Test: .2}, uint64(o.seed))
+	parts, err := speculate.Split(speculate.FromReader(reader), speculate.Fractions{Valid: .2, Test: .2}, o.seed)
 	if err != nil {
 		return nil, err
 	}
@@ -43,12 +44,12 @@ func study(ctx context.Context, o *options, backend compute.Backend, reader *tra
 	var calibration viz.Calibration
 	made, err := neural.Compare(ctx, parts, neural.CompareOptions{
 		Train: neural.Options{
-			Backend: backend, Horizons: horizons, Seed: uint64(o.seed), Tokens: trainTokens,
+			Backend: backend, Horizons: horizons, Seed: o.seed, Tokens: trainTokens,
 			Gates:    &speculate.Gates{Layers: c.Layers, Experts: c.Experts, Hidden: c.HiddenSize, Weights: routers},
 			Progress: func(n neural.Progress) { p.trained(n); curves.add(n) },
 		},
 		Configs:  []neural.Config{neural.InterLayer(width), neural.StatisticsAware(width), neural.CorrectedGate(), neural.HiddenState(width)},
-		Evaluate: speculate.EvaluateOptions{Seed: uint64(o.seed), Each: calibration.Observe},
+		Evaluate: speculate.EvaluateOptions{Seed: o.seed, Each: calibration.Observe},
 		Stage:    p.stage,
 	})
 	if err != nil {
@@ -104,7 +105,7 @@ func report(dir string, reader *trace.Reader, tokenizer *mixtral.Tokenizer, s *s
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(dir, "results.json"), s.results.WriteJSON); err != nil {
+	if err := cli.WriteFile(filepath.Join(dir, "results.json"), s.results.WriteJSON); err != nil {
 		return err
 	}
 	pictures := filepath.Join(dir, "pictures")
@@ -112,18 +113,6 @@ func report(dir string, reader *trace.Reader, tokenizer *mixtral.Tokenizer, s *s
 		return err
 	}
 	return rep.Save(filepath.Join(dir, "report.html"), pictures)
-}
-
-func writeFile(path string, write func(io.Writer) error) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	if err := write(f); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
 }
 
 // trainingCurves are the losses of the networks, by tokens seen.

@@ -10,39 +10,25 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"unicode/utf8"
 
-	"github.com/expertspec/expertspec/mixtral"
-	"github.com/expertspec/expertspec/mixtral/mini"
+	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/mixtral/tokenizer"
 )
 
-// Exit statuses.
-const (
-	statusDone   = 0
-	statusFailed = 1
-	statusUsage  = 2
-	statusPart   = 3 // some lines were left out, each named on standard error
-)
+const help = `
+tokenize reads JSON lines from standard input and writes one for each to standard output.
 
-const usage = `tokenize reads JSON lines from standard input and writes one for each to standard output.
-
-Without -decode a line is {"text": "..."}, or {"base64": "..."} for any bytes (standard
-base64; what is not UTF-8 becomes U+FFFD, one for each maximal broken part), and gives
-{"ids": [..], "tokens": [..]}. With -decode it is {"ids": [..]} and gives {"text": "..."}.
-Other members of a line, such as "id", are ignored, and so are empty lines. A line that
-is wrong is named on standard error by its number (from 1) and left out.
-
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but for the lines named.
-
-Flags:
-`
+Without -decode a line is {"text": "..."}, or {"base64": "..."} for any bytes (standard base64; each maximal invalid
+part of UTF-8 becomes one U+FFFD), and the answer is {"ids": [..], "tokens": [..]}. With -decode it is {"ids": [..]} and the
+answer {"text": "..."}. Other members of a line, such as "id", are ignored, as are empty lines. An invalid line is named on
+standard error by its number (from 1) and omitted.`
 
 type options struct {
 	tokenizer   string
@@ -51,57 +37,23 @@ type options struct {
 	skipSpecial bool
 }
 
-func main() {
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+func main() { new(options).program().Main() }
+
+func (o *options) program() cli.Program {
+	return cli.Program{Name: "tokenize", Help: help, Flags: o.flags, Check: o.check, Run: o.run,
+		Interrupted: func() string { return "the lines read so far were answered" }}
 }
 
-func run(args []string, in io.Reader, out, errs io.Writer) int {
-	var o options
-	fs := flag.NewFlagSet("tokenize", flag.ContinueOnError)
-	fs.SetOutput(errs)
-	fs.Usage = func() {
-		fmt.Fprint(fs.Output(), usage)
-		fs.PrintDefaults()
-	}
-	fs.StringVar(&o.tokenizer, "tokenizer", "mini", "`file` with the tokenizer (a Hugging Face tokenizer.json), or mini for the embedded model's")
-	fs.BoolVar(&o.specials, "specials", true, "put the template's special tokens (<s> for Mixtral) around the ids; not with -decode")
-	fs.BoolVar(&o.decode, "decode", false, "read ids and write text (default false: read text and write ids)")
-	fs.BoolVar(&o.skipSpecial, "skip-specials", false, "leave special tokens out of the text (default false: keep them); only with -decode")
-	switch err := fs.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return statusDone
-	case err != nil:
-		return statusUsage
-	}
-	if err := check(fs, o); err != nil {
-		fmt.Fprintf(errs, "tokenize: %v\n", err)
-		fs.Usage()
-		return statusUsage
-	}
-	t, err := load(o.tokenizer)
-	if err != nil {
-		fmt.Fprintf(errs, "tokenize: %v\n", err)
-		return statusFailed
-	}
-	bad, err := convert(t, o, in, out, errs)
-	if err != nil {
-		fmt.Fprintf(errs, "tokenize: %v\n", err)
-		return statusFailed
-	}
-	if bad > 0 {
-		fmt.Fprintf(errs, "tokenize: %d lines left out\n", bad)
-		return statusPart
-	}
-	return statusDone
+func (o *options) flags(f *flag.FlagSet) {
+	f.StringVar(&o.tokenizer, "tokenizer", "mini", "`file` with the tokenizer (a Hugging Face tokenizer.json), or mini for the embedded model's")
+	f.BoolVar(&o.specials, "specials", true, "put the template's special tokens (<s> for Mixtral) around the ids; not with -decode")
+	f.BoolVar(&o.decode, "decode", false, "read ids and write text (default false: read text and write ids)")
+	f.BoolVar(&o.skipSpecial, "skip-specials", false, "omit special tokens from the text (default false: keep them); only with -decode")
 }
 
-// check refuses arguments and flags that would have no effect.
-func check(fs *flag.FlagSet, o options) error {
-	if fs.NArg() > 0 {
-		return fmt.Errorf("argument %q: lines come from standard input", fs.Arg(0))
-	}
-	var err error
-	fs.Visit(func(f *flag.Flag) {
+// check refuses flags that would have no effect.
+func (o *options) check(flags *flag.FlagSet) (err error) {
+	flags.Visit(func(f *flag.Flag) {
 		switch {
 		case f.Name == "specials" && o.decode:
 			err = errors.New("-specials has no effect with -decode; -skip-specials has")
@@ -112,16 +64,30 @@ func check(fs *flag.FlagSet, o options) error {
 	return err
 }
 
-func load(name string) (*mixtral.Tokenizer, error) {
-	if name == "mini" {
-		return mixtral.LoadTokenizer(mini.FS(), "tokenizer.json")
+func (o *options) run(ctx context.Context, s cli.Streams) error {
+	t, err := cli.LoadTokenizer(o.tokenizer)
+	if err != nil {
+		return err
 	}
-	return mixtral.LoadTokenizer(os.DirFS(filepath.Dir(name)), filepath.Base(name))
+	ended := make(chan error, 1) // reading may block for ever
+	go func() {
+		bad, err := convert(t, *o, s.In, s.Out, s.Err)
+		if err == nil && bad > 0 {
+			err = &cli.Incomplete{Omitted: bad, What: "lines"}
+		}
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
-// convert does line after line and returns how many were wrong; an error is one of
-// reading or writing.
-func convert(t *mixtral.Tokenizer, o options, in io.Reader, out, errs io.Writer) (bad int, err error) {
+// convert processes the lines and returns the number of invalid ones; its error is
+// one of reading or writing.
+func convert(t *tokenizer.Tokenizer, o options, in io.Reader, out, errs io.Writer) (bad int, err error) {
 	r, w := bufio.NewReaderSize(in, 1<<16), bufio.NewWriterSize(out, 1<<16)
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
@@ -139,7 +105,7 @@ func convert(t *mixtral.Tokenizer, o options, in io.Reader, out, errs io.Writer)
 				return bad, err
 			}
 		}
-		// Whoever waits for an answer before the next line gets it.
+		// A program that waits for the answer before it writes the next line receives it.
 		if readErr == io.EOF || r.Buffered() == 0 {
 			if err := w.Flush(); err != nil {
 				return bad, err
@@ -161,7 +127,7 @@ type decoded struct {
 }
 
 // one converts one line.
-func one(t *mixtral.Tokenizer, o options, line []byte) (any, error) {
+func one(t *tokenizer.Tokenizer, o options, line []byte) (any, error) {
 	var q struct {
 		Text   *string  `json:"text"`
 		Base64 *[]byte  `json:"base64"`

@@ -2,8 +2,16 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"io"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 const mistral = "../../testdata/tokenizer/tokenizer.json"
@@ -26,9 +34,9 @@ func TestRun(t *testing.T) {
 		{"decode", "-decode -tokenizer " + mistral, `{"ids":[1,22557,1526]}` + "\r\n\n" + `{"ids":[]}`, `{"text":"<s> Hello world"}` + "\n" + `{"text":""}` + "\n", nil, 0},
 		{"decode, skip", "-decode -skip-specials -tokenizer " + mistral, `{"ids":[1,22557,1526,2]}`, `{"text":"Hello world"}` + "\n", nil, 0},
 		{"bad lines", "-decode", "{}\n" + `{"ids":[4096]}` + "\n" + `{"ids":[0]}` + "\n" + `{"ids":[-1]}` + "\n[]\n" + `{"ids":[1.5]}` + "\n{", `{"text":"<unk>"}` + "\n",
-			[]string{"line 1: ", "line 2: ", "4096", "line 4: ", "-1", "line 5: ", "line 6: ", "line 7: ", "6 lines left out"}, 3},
+			[]string{"line 1: ", "line 2: ", "4096", "line 4: ", "-1", "line 5: ", "line 6: ", "line 7: ", "6 lines omitted"}, 3},
 		{"bad texts", "", `{"text":1}` + "\n" + `{"base64":"?"}` + "\n" + `{"text":"a","base64":"YQ=="}` + "\n" + `{"ids":[1]}` + "\n{\"text\":\"\xff\"}\n", "",
-			[]string{"line 1: ", "line 2: ", "line 3: both", "line 4: neither", "line 5: not valid UTF-8", "5 lines left out"}, 3},
+			[]string{"line 1: ", "line 2: ", "line 3: both", "line 4: neither", "line 5: not valid UTF-8", "5 lines omitted"}, 3},
 		{"no file", "-tokenizer /nowhere/tokenizer.json", "", "", []string{"tokenizer.json"}, 1},
 		{"not a tokenizer", "-tokenizer main.go", "", "", []string{"main.go"}, 1},
 		{"unknown flag", "-x", "", "", []string{"-x"}, 2},
@@ -38,34 +46,35 @@ func TestRun(t *testing.T) {
 		{"help", "-h", "", "", []string{"-decode", "-skip-specials", "-specials", "-tokenizer", `default "mini"`}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var out, errs bytes.Buffer
-			status := run(strings.Fields(c.args), strings.NewReader(c.in), &out, &errs)
-			if status != c.status || out.String() != c.out {
-				t.Errorf("status %d, output\n%swant %d,\n%s", status, out.String(), c.status, c.out)
+			status, out, errs := clitest.RunInput(t, new(options).program(), c.in, strings.Fields(c.args)...)
+			assert.Equal(t, c.status, status)
+			assert.Equal(t, c.out, out)
+			if c.errs == nil {
+				assert.Empty(t, errs)
 			}
-			rest := errs.String()
 			for _, want := range c.errs {
-				i := strings.Index(rest, want)
-				if i < 0 {
-					t.Fatalf("messages lack %q (in this order):\n%s", want, errs.String())
-				}
-				rest = rest[i+len(want):]
-			}
-			if c.errs == nil && rest != "" {
-				t.Errorf("messages: %s", rest)
+				require.Contains(t, errs, want)
+				_, errs, _ = strings.Cut(errs, want)
 			}
 		})
 	}
 }
 
-// A line may be as long as it likes.
+// TestLongLine reads a line that exceeds any buffer.
 func TestLongLine(t *testing.T) {
-	var out, errs bytes.Buffer
 	in := `{"text":"` + strings.Repeat("the ", 100_000) + `"}`
-	if s := run([]string{"-specials=false"}, strings.NewReader(in), &out, &errs); s != 0 {
-		t.Fatalf("status %d: %s", s, errs.String())
-	}
-	if n := strings.Count(out.String(), "▁the"); n != 100_000 {
-		t.Errorf("%d tokens ▁the, want 100000", n)
-	}
+	status, out, errs := clitest.RunInput(t, new(options).program(), in, "-specials=false")
+	require.Equal(t, cli.Done, status, errs)
+	assert.Equal(t, 100_000, strings.Count(out, "▁the"))
+}
+
+// TestInterrupt stops the program while it waits for a line.
+func TestInterrupt(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	in, w := io.Pipe()
+	defer w.Close()
+	var out, errs bytes.Buffer
+	time.AfterFunc(20*time.Millisecond, cancel)
+	assert.Equal(t, cli.Failed, new(options).program().Start(ctx, nil, cli.Streams{In: in, Out: &out, Err: &errs}))
+	assert.Contains(t, errs.String(), "interrupted")
 }

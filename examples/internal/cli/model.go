@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/mixtral/mini"
+	"github.com/expertspec/expertspec/mixtral/tokenizer"
+	"github.com/expertspec/expertspec/speculate"
+	"github.com/gomlx/compute/dtypes"
+)
+
+// BackendFlag defines -backend.
+func BackendFlag(f *flag.FlagSet, backend *string) {
+	f.StringVar(backend, "backend", "go", "`backend` that computes: go, xla:cpu, xla:cuda or xla:/path/to/plugin.so")
+}
+
+// Model is the model that a program runs, chosen by flags.
+type Model struct {
+	Folder    string // a checkpoint's, or "mini"
+	Backend   string
+	executor  string
+	dtype     string
+	Tokenizer string // a file; "": tokenizer.json in Folder
+}
+
+// Flags defines -model, -backend, -executor and -dtype.
+func (m *Model) Flags(f *flag.FlagSet) {
+	f.StringVar(&m.Folder, "model", "mini", "`folder` of a checkpoint (config.json, safetensors, tokenizer.json), or mini for the embedded model")
+	f.StringVar(&m.executor, "executor", "auto", "`executor`: stepped, whole, or auto for the faster one")
+	f.StringVar(&m.dtype, "dtype", "float32", "`type` of weights and products: float32 or bfloat16")
+	BackendFlag(f, &m.Backend)
+}
+
+// options returns what the flags say of loading.
+func (m *Model) options() (o mixtral.Options, err error) {
+	if o.Executor, err = mixtral.ParseExecutor(m.executor); err != nil {
+		return o, fmt.Errorf("-executor: %w", err)
+	}
+	switch m.dtype {
+	case "float32":
+		o.DType = dtypes.Float32
+	case "bfloat16":
+		o.DType = dtypes.BFloat16
+	default:
+		return o, fmt.Errorf("-dtype is %q; must be float32 or bfloat16", m.dtype)
+	}
+	return o, nil
+}
+
+// Check reports flags that cannot be used.
+func (m *Model) Check() error {
+	_, err := m.options()
+	return err
+}
+
+// Name returns a name of the model for traces.
+func (m *Model) Name() string {
+	if m.Folder == "mini" {
+		return "mini"
+	}
+	return filepath.Base(filepath.Clean(m.Folder))
+}
+
+// fsys returns a checkpoint's folder.
+func fsys(folder string) (fs.FS, error) {
+	if folder == "mini" {
+		return mini.FS(), nil
+	}
+	info, err := os.Stat(folder)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("-model %s: no such folder", folder)
+	case err != nil:
+		return nil, fmt.Errorf("-model: %w", err)
+	case !info.IsDir():
+		return nil, fmt.Errorf("-model %s: not a folder", folder)
+	}
+	if _, err := os.Stat(filepath.Join(folder, "config.json")); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("-model %s: not a checkpoint: it has no config.json", folder)
+	}
+	return os.DirFS(folder), nil
+}
+
+// LoadTokenizer reads the model's tokenizer.
+func (m *Model) LoadTokenizer() (*tokenizer.Tokenizer, error) {
+	if m.Tokenizer != "" {
+		return LoadTokenizer(m.Tokenizer)
+	}
+	files, err := fsys(m.Folder)
+	if err != nil {
+		return nil, err
+	}
+	t, err := tokenizer.Load(files, "tokenizer.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("-model %s: the checkpoint has no tokenizer.json", m.Folder)
+	}
+	return t, err
+}
+
+// LoadTokenizer reads a tokenizer.json, or for "mini" the embedded model's.
+func LoadTokenizer(file string) (*tokenizer.Tokenizer, error) {
+	if file == "mini" {
+		return tokenizer.Load(mini.FS(), "tokenizer.json")
+	}
+	return tokenizer.Load(os.DirFS(filepath.Dir(file)), filepath.Base(file))
+}
+
+// Load opens the backend and loads the model. The caller calls free, not Close.
+func (m *Model) Load(ctx context.Context) (model *mixtral.Model, free func(), err error) {
+	files, err := fsys(m.Folder)
+	if err != nil {
+		return nil, nil, err
+	}
+	o, err := m.options()
+	if err != nil {
+		return nil, nil, err
+	}
+	if o.Backend, err = mixtral.OpenBackend(m.Backend); err != nil {
+		return nil, nil, err
+	}
+	if model, err = mixtral.Load(ctx, files, o); err != nil {
+		o.Backend.Finalize()
+		return nil, nil, err
+	}
+	return model, func() { model.Close(); o.Backend.Finalize() }, nil
+}
+
+// ReadGates reads the routers of a checkpoint; nil for folder "".
+func ReadGates(folder string) (*speculate.Gates, error) {
+	if folder == "" {
+		return nil, nil
+	}
+	files, err := fsys(folder)
+	if err != nil {
+		return nil, err
+	}
+	c, err := mixtral.OpenCheckpoint(files)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	w, err := c.Routers()
+	if err != nil {
+		return nil, err
+	}
+	cfg := c.Config()
+	return &speculate.Gates{Layers: cfg.Layers, Experts: cfg.Experts, Hidden: cfg.HiddenSize, Weights: w}, nil
+}

@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/expertspec/expertspec/speculate"
+)
+
+// List splits the value of a flag at commas; nil for "".
+func List(value string) []string {
+	if value == "" {
+		return nil
+	}
+	list := strings.Split(value, ",")
+	for i := range list {
+		list[i] = strings.TrimSpace(list[i])
+	}
+	return list
+}
+
+// Horizons reads the value of -horizons.
+func Horizons(value string) ([]speculate.Horizon, error) {
+	var hs []speculate.Horizon
+	for _, s := range List(value) {
+		h, err := speculate.ParseHorizon(s)
+		if err != nil {
+			return nil, fmt.Errorf("-horizons: %w", err)
+		}
+		hs = append(hs, h)
+	}
+	if hs == nil {
+		return nil, errors.New("-horizons is empty")
+	}
+	return hs, nil
+}
+
+// Requirement returns, for an error about a predictor that is not available, what
+// it requires; "" for one that requires nothing but a trace.
+func Requirement(predictor string) string {
+	const inputs, logits = "router inputs in the trace (collect -router-input)", "router logits in the trace (collect -logits)"
+	switch predictor {
+	case "gate reuse", "corrected gate", "hidden transformer":
+		return ": it requires -model and " + inputs
+	case "hidden state":
+		return ": it requires " + inputs
+	case "router logits", "router-logit transformer":
+		return ": it requires " + logits
+	}
+	return ""
+}
+
+// WriteFile creates a file, and the folder that it is in, and has it written.
+func WriteFile(path string, write func(io.Writer) error) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		return err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(write(f), f.Close()); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
