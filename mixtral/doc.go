@@ -6,7 +6,7 @@
 // trained one. [Model.Forward] computes batches of documents, from their start
 // or, over a [Cache], from where they were; [Model.Generate] continues one. A
 // [Hook] is told of each layer's routing before its experts run, and in
-// [Request.Intervene] may change it. [LoadTokenizer] reads a tokenizer.json.
+// [Request.Intervene] may change it. Package tokenizer reads a tokenizer.json.
 //
 // Two executors share one [Model]. The stepped one runs a program per part of a
 // block, reused by all layers, and routes on the host, so that only chosen

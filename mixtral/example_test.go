@@ -8,6 +8,7 @@ import (
 
 	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/mixtral/mini"
+	"github.com/expertspec/expertspec/mixtral/tokenizer"
 	"github.com/expertspec/expertspec/trace"
 )
 
@@ -24,12 +25,12 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer model.Close()
-	tokenizer, err := mixtral.LoadTokenizer(mini.FS(), "tokenizer.json")
+	tok, err := tokenizer.Load(mini.FS(), "tokenizer.json")
 	if err != nil {
 		log.Fatal(err)
 	}
-	ids := tokenizer.Encode("Call me Ishmael.", true)
-	pieces := tokenizer.Pieces(ids)
+	ids := tok.Encode("Call me Ishmael.", true)
+	pieces := tok.Pieces(ids)
 	k := model.Config().TopK
 	_, err = model.Forward(ctx, mixtral.Request{
 		Tokens: [][]int32{ids},
@@ -70,12 +71,12 @@ func ExampleModel_Generate() {
 		log.Fatal(err)
 	}
 	defer model.Close()
-	tokenizer, err := mixtral.LoadTokenizer(mini.FS(), "tokenizer.json")
+	tok, err := tokenizer.Load(mini.FS(), "tokenizer.json")
 	if err != nil {
 		log.Fatal(err)
 	}
-	stream := tokenizer.NewStream(true)
-	_, err = model.Generate(ctx, tokenizer.Encode("Question: Tom has 3 apples and buys 2 more. How many", true), mixtral.GenerateOptions{
+	stream := tok.NewStream(true)
+	_, err = model.Generate(ctx, tok.Encode("Question: Tom has 3 apples and buys 2 more. How many", true), mixtral.GenerateOptions{
 		MaxTokens: 12,
 		Token: func(id int32) error {
 			text, err := stream.Push(id)

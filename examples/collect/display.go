@@ -6,7 +6,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/expertspec/expertspec/trace/collect"
+	"github.com/expertspec/expertspec/mixtral/collect"
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 )
@@ -81,12 +81,12 @@ func describe(p collect.Progress) string {
 	return s
 }
 
-// problem names what is left out, above the bar.
+// problem names what is omitted, above the bar.
 func (d *display) problem(p collect.Problem) {
 	if d.bar != nil {
 		d.bar.Clear()
 	}
-	fmt.Fprintf(d.w, "collect: left out: %v\n", p)
+	fmt.Fprintf(d.w, "collect: omitted: %v\n", p)
 }
 
 // end leaves the bar as it is.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,38 +11,33 @@ import (
 	"strings"
 	"time"
 
-	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/mixtral/collect"
 	"github.com/expertspec/expertspec/trace"
-	"github.com/expertspec/expertspec/trace/collect"
 )
 
-const usage = `collect chooses documents at random, runs a Mixtral over them, and writes its routing as
-a trace: a folder of Parquet shards.
+const help = `
+collect chooses documents at random, runs a Mixtral over them, and writes its routing as a trace: a folder of Parquet shards.
 
-Killed at any moment and run again with the same flags it goes on, and the folder ends up
-as if it had never stopped. With other flags or another model it refuses to. With -part,
-several processes share the work without talking; together they write the same files.
+Killed at any moment and run again with the same flags, it resumes, and the folder ends up as if it had never stopped. With
+other flags or another model it refuses to. With -part, several processes share the work without communicating; together they
+write the same files.
 
-Documents and files that cannot be read, documents without tokens and shards that cannot
-be written are named on standard error, and the rest goes on.
-
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but for what was named.
-
-Flags:
-`
+Documents and files that cannot be read, documents without tokens and shards that cannot be written are named on standard
+error, and the others are processed.`
 
 type options struct {
 	collect.Options
-	model, tokenizer, out    string
+	model                    cli.Model
+	out                      string
 	data                     list
 	sets                     string
 	hub                      collect.Hub
 	tokenFile                string
 	files                    collect.FileOptions
-	backend, dtype           string
-	executor                 mixtral.Executor
 	quiet                    bool
 	logitLayers, inputLayers string
+	part, float              string
 }
 
 // list is a flag that may be given several times.
@@ -58,84 +52,62 @@ func (l *list) Set(v string) error {
 	return nil
 }
 
-// parse reads the flags.
-func parse(args []string, errs io.Writer) (*options, error) {
-	o := &options{}
-	var part, executor, float string
-	fs := flag.NewFlagSet("collect", flag.ContinueOnError)
-	fs.SetOutput(errs)
-	fs.Usage = func() {
-		fmt.Fprint(fs.Output(), usage)
-		fs.PrintDefaults()
-	}
-	fs.StringVar(&o.model, "model", "mini", "`folder` of the checkpoint (config.json, safetensors, tokenizer.json), or mini for the embedded model")
-	fs.StringVar(&o.tokenizer, "tokenizer", "", "`file` of the tokenizer (default: tokenizer.json of the model)")
+func (o *options) flags(fs *flag.FlagSet) {
+	o.model.Flags(fs)
+	fs.StringVar(&o.model.Tokenizer, "tokenizer", "", "`file` of the tokenizer (default: tokenizer.json of the model)")
 	fs.Var(&o.data, "data", "`file or folder` of texts, may be given several times: "+strings.Join(collect.Formats(), ", ")+
-		",\nalso with .gz, .bz2 or .zst behind; a folder stands for all such files in it; mini for the\nembedded documents (default mini with -model mini)")
-	fs.StringVar(&o.sets, "sets", "", "named public data `sets` with commas, or all: "+strings.Join(collect.HubSets(), ", "))
+		",\nalso compressed as .gz, .bz2 or .zst; a folder means all such files in it; mini for the\nembedded documents (default mini with -model mini)")
+	fs.StringVar(&o.sets, "sets", "", "named public data `sets`, separated by commas, or all: "+strings.Join(collect.HubSets(), ", "))
 	fs.StringVar(&o.hub.Cache, "hub-cache", defaultCache(), "`folder` of the hub's cache, where -sets are")
-	fs.BoolVar(&o.hub.Download, "download", false, "download what the cache has not of -sets (default false: the network is not touched)")
+	fs.BoolVar(&o.hub.Download, "download", false, "download what the cache lacks of -sets (default false: no network access)")
 	fs.StringVar(&o.hub.Endpoint, "hub-endpoint", "https://huggingface.co", "`address` to download from")
 	fs.StringVar(&o.tokenFile, "hub-token-file", "", "`file` with the token to send there (default: none)")
-	fs.DurationVar(&o.hub.Stall, "hub-stall", 30*time.Second, "`time` after which a silent transfer is tried anew, four times in all")
+	fs.DurationVar(&o.hub.Stall, "hub-stall", 30*time.Second, "`time` after which a stalled transfer is retried, four times in all")
 	fs.StringVar(&o.files.Format, "format", "", "read all of -data as jsonl, csv, tsv, parquet or text (default: by extension)")
-	fs.StringVar(&o.files.Text, "text-field", "text", "`field` of the text in JSON, CSV and Parquet; several with commas are joined by empty lines")
+	fs.StringVar(&o.files.Text, "text-field", "text", "`field` of the text in JSON, CSV and Parquet; several, separated by commas, are joined by empty lines")
 	fs.StringVar(&o.files.ID, "id-field", "", "`field` of the document's id (default: id, where present; else file and line)")
 	fs.StringVar(&o.files.Dataset, "dataset-field", "", "`field` of the data set's name (default: dataset or domain, where present; else by file)")
 	fs.StringVar(&o.files.Name, "dataset", "", "`name` of the data set of documents that do not name one (default: the file's or folder's)")
-	fs.StringVar(&o.out, "out", "", "`folder` of the trace, made if need be; needed")
+	fs.StringVar(&o.out, "out", "", "`folder` of the trace, created if it does not exist (required)")
 	fs.IntVar(&o.Docs, "docs", 150, "documents of each data set, chosen at random; 0 for all")
-	fs.IntVar(&o.Tokens, "tokens", collect.DefaultTokens, "most tokens of a document, the begin-of-text token included; the rest is cut")
-	fs.Int64Var(&o.Seed, "seed", 1, "seed of the choice of documents")
+	fs.IntVar(&o.Tokens, "tokens", collect.DefaultTokens, "maximum number of tokens of a document, including the begin-of-text token; the rest is cut")
+	fs.Uint64Var(&o.Seed, "seed", 1, "seed of the choice of documents")
 	fs.BoolVar(&o.Logits, "logits", false, "record router logits [T,L,E] too (default false)")
-	fs.StringVar(&o.logitLayers, "logit-layers", "", "`layers` of the router logits, from 0, with commas, as 0,8,15 (default all); implies -logits")
+	fs.StringVar(&o.logitLayers, "logit-layers", "", "`layers` of the router logits, from 0, separated by commas, for example 0,8,15 (default all); implies -logits")
 	fs.BoolVar(&o.RouterInput, "router-input", false, "record the routers' inputs [T,L,D] too (default false); large: 2 or 4 bytes times L times D a token")
 	fs.StringVar(&o.inputLayers, "input-layers", "", "`layers` of the router input (default all); implies -router-input")
-	fs.StringVar(&float, "float", "float32", "`type` of router logits and router input in the trace: float32 or float16")
-	fs.IntVar(&o.Batch, "batch", collect.DefaultBatch, "most tokens computed at once, padding included")
-	fs.IntVar(&o.AtOnce, "at-once", 1, "batches that the model computes at once; 2 for an accelerator, which then need not wait for the host")
-	fs.IntVar(&o.Shard, "shard", collect.DefaultShard, "documents of a shard, the most of a batch; twice as many are computed again after a kill, at most")
-	fs.StringVar(&part, "part", "", "`i/n`: do the i-th of n parts of the work, i from 0 to n-1 or from 1 to n (default all of it)")
-	fs.StringVar(&o.backend, "backend", "go", "`backend`: go, xla:cpu, xla:cuda, or xla:/path/of/plugin.so")
-	fs.StringVar(&executor, "executor", "auto", "executor: auto, stepped or whole")
-	fs.StringVar(&o.dtype, "dtype", "float32", "`type` the model computes in: float32 or bfloat16")
+	fs.StringVar(&o.float, "float", "float32", "`type` of router logits and router input in the trace: float32 or float16")
+	fs.IntVar(&o.Batch, "batch", collect.DefaultBatch, "maximum number of tokens computed at once, including padding")
+	fs.IntVar(&o.AtOnce, "at-once", 1, "batches that the model computes at once; with 2, an accelerator does not wait for the host")
+	fs.IntVar(&o.Shard, "shard", collect.DefaultShard, "documents of a shard, and at most of a batch; after a kill at most twice as many are computed again")
+	fs.StringVar(&o.part, "part", "", "`i/n`: do process the i-th of n parts of the work, i from 0 to n-1 or from 1 to n (default all of it)")
 	fs.BoolVar(&o.quiet, "quiet", false, "no progress on standard error (default false)")
-	if err := fs.Parse(args); err != nil {
-		return nil, err
-	}
-	if fs.NArg() > 0 {
-		return nil, fmt.Errorf("argument %q: all is said by flags", fs.Arg(0))
-	}
-	return o, o.check(part, executor, float)
 }
 
 // check reads what the flags' types do not.
-func (o *options) check(part, executor, float string) (err error) {
+func (o *options) check(*flag.FlagSet) (err error) {
 	if o.out == "" {
-		return errors.New("-out is needed: the folder of the trace")
+		return errors.New("-out is required: the folder of the trace")
 	}
 	if len(o.data) == 0 && o.sets == "" {
-		if o.model != "mini" {
-			return errors.New("-data or -sets is needed: files or folders of texts, or public data sets")
+		if o.model.Folder != "mini" {
+			return errors.New("-data or -sets is required: files or folders of texts, or public data sets")
 		}
 		o.data = list{"mini"}
 	}
-	if o.executor, err = mixtral.ParseExecutor(executor); err != nil {
-		return fmt.Errorf("-executor: %w", err)
+	if err := o.model.Check(); err != nil {
+		return err
 	}
-	if o.dtype != "float32" && o.dtype != "bfloat16" {
-		return fmt.Errorf("-dtype %q: want float32 or bfloat16", o.dtype)
-	}
-	switch float {
+	switch o.float {
 	case "float32":
 	case "float16":
 		o.Float = trace.Float16
 	default:
-		return fmt.Errorf("-float %q: want float32 or float16", float)
+		return fmt.Errorf("-float is %q; must be float32 or float16", o.float)
 	}
 	for flag, n := range map[string]int{"-tokens": o.Tokens, "-batch": o.Batch, "-shard": o.Shard, "-at-once": o.AtOnce} {
 		if n < 1 {
-			return fmt.Errorf("%s %d: want 1 or more", flag, n)
+			return fmt.Errorf("%s %d: must be at least 1", flag, n)
 		}
 	}
 	if o.LogitLayers, err = layers(o.logitLayers); err != nil {
@@ -146,13 +118,13 @@ func (o *options) check(part, executor, float string) (err error) {
 	}
 	o.Logits = o.Logits || o.LogitLayers != nil
 	o.RouterInput = o.RouterInput || o.InputLayers != nil
-	if part != "" {
-		i, n, ok := strings.Cut(part, "/")
+	if o.part != "" {
+		i, n, ok := strings.Cut(o.part, "/")
 		var e1, e2 error
 		o.Part, e1 = strconv.Atoi(i)
 		o.Parts, e2 = strconv.Atoi(n)
 		if !ok || e1 != nil || e2 != nil || o.Parts < 1 || o.Part < 0 || o.Part > o.Parts {
-			return fmt.Errorf("-part %q: want i/n, as 0/4", part)
+			return fmt.Errorf("-part is %q; must be i/n, for example 1/4", o.part)
 		}
 	}
 	if o.sets == "all" {
@@ -160,11 +132,11 @@ func (o *options) check(part, executor, float string) (err error) {
 	}
 	for _, name := range strings.Split(o.sets, ",") {
 		if o.sets != "" && !slices.Contains(collect.HubSets(), name) {
-			return fmt.Errorf("-sets: %q is none of %s", name, strings.Join(collect.HubSets(), ", "))
+			return fmt.Errorf("-sets: no data set %q; the sets are %s", name, strings.Join(collect.HubSets(), ", "))
 		}
 	}
 	if o.hub.Stall <= 0 {
-		return fmt.Errorf("-hub-stall %v: want more than 0", o.hub.Stall)
+		return fmt.Errorf("-hub-stall is %v; must be positive", o.hub.Stall)
 	}
 	return errors.Join(o.files.Validate(), o.Options.Validate())
 }
@@ -178,7 +150,7 @@ func layers(s string) ([]int, error) {
 	for _, f := range strings.Split(s, ",") {
 		n, err := strconv.Atoi(f)
 		if err != nil || n < 0 || len(list) > 0 && n <= list[len(list)-1] {
-			return nil, fmt.Errorf("%q: want ascending numbers from 0, with commas", s)
+			return nil, fmt.Errorf("%q: must be ascending numbers from 0, separated by commas", s)
 		}
 		list = append(list, n)
 	}

@@ -8,10 +8,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
-	"strings"
 	"testing"
 
+	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
 	"github.com/parquet-go/parquet-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // A public data set is downloaded when asked, and found in the cache after that.
@@ -21,9 +24,7 @@ func TestSets(t *testing.T) {
 		Answer   string `parquet:"answer"`
 	}
 	var b bytes.Buffer
-	if err := parquet.Write(&b, []row{{"What is two and three?", "5"}, {"What is four times two?", "8"}, {"What is one less one?", "0"}}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, parquet.Write(&b, []row{{"What is two and three?", "5"}, {"What is four times two?", "8"}, {"What is one less one?", "0"}}))
 	sum := sha256.Sum256(b.Bytes())
 	const commit = "89abcdef0123456789abcdef0123456789abcdef"
 	hub := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -46,17 +47,18 @@ func TestSets(t *testing.T) {
 		return append([]string{"-sets", set, "-hub-cache", filepath.Join(dir, "cache"), "-hub-endpoint", hub.URL,
 			"-out", filepath.Join(dir, out), "-docs", "2", "-tokens", "6"}, more...)
 	}
-	if status, _, errs := command(args("gsm8k", "a")...); status != statusFailed || !strings.Contains(errs, "-download") {
-		t.Errorf("without leave: status %d, %s", status, errs)
-	}
-	if status, out, errs := command(args("gsm8k", "a", "-download")...); status != statusDone || !strings.Contains(out, "2 documents, 12 tokens") {
-		t.Errorf("status %d, %s, %s", status, out, errs)
-	}
-	if status, _, errs := command(args("imdb", "b", "-download")...); status != statusFailed || !strings.Contains(errs, "imdb") || !strings.Contains(errs, "404") {
-		t.Errorf("what the hub has not: status %d, %s", status, errs)
-	}
+	status, _, errs := clitest.Run(t, new(options).program(), args("gsm8k", "a")...)
+	assert.Equal(t, int(cli.Failed), status)
+	assert.Contains(t, errs, "-download")
+	status, out, errs := clitest.Run(t, new(options).program(), args("gsm8k", "a", "-download")...)
+	assert.Equal(t, int(cli.Done), status, "status %d, %s, %s", status, out, errs)
+	assert.Contains(t, out, "2 documents, 12 tokens", "status %d, %s, %s", status, out, errs)
+	status, _, errs = clitest.Run(t, new(options).program(), args("imdb", "b", "-download")...)
+	assert.Equal(t, int(cli.Failed), status)
+	assert.Contains(t, errs, "imdb")
+	assert.Contains(t, errs, "404")
 	hub.Close()
-	if status, out, errs := command(args("gsm8k", "c")...); status != statusDone || !strings.Contains(out, "2 documents") {
-		t.Errorf("from the cache: status %d, %s, %s", status, out, errs)
-	}
+	status, out, errs = clitest.Run(t, new(options).program(), args("gsm8k", "c")...)
+	assert.Equal(t, int(cli.Done), status, "from the cache: status %d, %s, %s", status, out, errs)
+	assert.Contains(t, out, "2 documents", "from the cache: status %d, %s, %s", status, out, errs)
 }

@@ -7,11 +7,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/expertspec/expertspec/mixtral/collect"
 	"github.com/expertspec/expertspec/mixtral/mini"
-	"github.com/expertspec/expertspec/trace/collect"
 )
 
-// sources opens what -data and -sets name. A data set that cannot be had is an
+// sources opens what -data and -sets name. A data set that cannot be opened is an
 // error: the others would make another trace.
 func (o *options) sources(ctx context.Context, show *display) ([]collect.Source, error) {
 	var paths []string
@@ -43,7 +43,7 @@ func (o *options) sources(ctx context.Context, show *display) ([]collect.Source,
 	for _, name := range strings.Split(o.sets, ",") {
 		s, err := o.hub.Source(ctx, name)
 		if err != nil && !o.hub.Download {
-			return nil, fmt.Errorf("%w\n-download gets what is not there", err)
+			return nil, fmt.Errorf("%w; -download fetches it", err)
 		}
 		if err != nil {
 			return nil, err
@@ -66,7 +66,7 @@ func embedded() (collect.Source, error) {
 	return collect.Slice("mini", texts), nil
 }
 
-// download tells of a file that is on its way.
+// download reports the progress of a file.
 func (d *display) download(file string, done, total int64) {
 	if d.quiet || time.Since(d.last) < lineEvery && (done < total || total == 0) {
 		return

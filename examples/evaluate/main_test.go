@@ -1,18 +1,20 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
+	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
 	"github.com/parquet-go/parquet-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // wheel writes a trace in which a token's expert moves on by one from layer to
@@ -22,9 +24,7 @@ func wheel(t *testing.T) (traceDir, predictors string) {
 	traceDir, predictors = filepath.Join(t.TempDir(), "trace"), t.TempDir()
 	h := trace.Header{Model: trace.Model{Name: "wheel", Layers: 3, Stacks: []trace.Stack{{Name: "decoder", Layers: 3}}, Experts: 4, TopK: 1, Vocabulary: 5}}
 	w, err := trace.Create(traceDir, h, trace.WriterOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var docs []*trace.Document
 	for i := range 30 {
 		d := &trace.Document{Dataset: "wheel", ID: fmt.Sprint(i)}
@@ -34,61 +34,46 @@ func wheel(t *testing.T) (traceDir, predictors string) {
 			d.Experts = append(d.Experts, e, (e+1)%4, (e+2)%4)
 			d.Weights = append(d.Weights, 1, 1, 1)
 		}
-		if err := w.Write(d); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, w.Write(d))
 		docs = append(docs, d)
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, w.Close())
 	ps := []speculate.Predictor{speculate.NewFrequency(), speculate.NewTransition()}
-	if err := speculate.Fit(context.Background(), speculate.Slice(h, docs), speculate.FitOptions{Horizons: speculate.LayersAhead(1, 2)}, ps...); err != nil {
-		t.Fatal(err)
-	}
-	if err := speculate.SaveAll(predictors, nil, ps...); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, speculate.Fit(context.Background(), speculate.Slice(h, docs), speculate.FitOptions{Horizons: speculate.LayersAhead(1, 2)}, ps...))
+	require.NoError(t, speculate.SaveAll(predictors, nil, ps...))
 	return traceDir, predictors
 }
 
 func TestEvaluate(t *testing.T) {
 	dir, predictors := wheel(t)
 	js, pq := filepath.Join(t.TempDir(), "r.json"), filepath.Join(t.TempDir(), "p.parquet")
-	var stdout, stderr bytes.Buffer
-	if code := run(context.Background(), []string{"-trace", dir, "-predictors", predictors, "-json", js, "-predictions", pq, "-horizons", "1,2", "-resamples", "100"}, &stdout, &stderr); code != 0 {
-		t.Fatalf("status %d: %s", code, &stderr)
-	}
-	if s := stdout.String(); !strings.Contains(s, "transition  1.000") || !strings.Contains(s, "oracle") || !strings.Contains(s, "decision (us)") {
-		t.Errorf("printed %q", s)
-	}
+	status, stdout, stderr := clitest.Run(t, new(options).program(), "-trace", dir, "-predictors", predictors, "-json", js, "-predictions", pq, "-horizons", "1,2", "-resamples", "100")
+	require.Equal(t, cli.Done, status, stderr)
+	s := stdout
+	assert.Contains(t, s, "transition  1.000")
+	assert.Contains(t, s, "oracle")
+	assert.Contains(t, s, "decision (us)")
 	var r speculate.Results
 	text, err := os.ReadFile(js)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(text, &r); err != nil || r.Documents != 30 || r.Tokens != 270 || r.Costs["transition"].Microseconds <= 0 || r.Costs["transition"].Parameters == 0 {
-		t.Errorf("%d documents, %d tokens, costs %v, %v", r.Documents, r.Tokens, r.Costs, err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(text, &r))
+	assert.Equal(t, 30, r.Documents)
+	assert.Equal(t, 270, r.Tokens)
+	assert.Greater(t, r.Costs["transition"].Microseconds, float64(0))
+	assert.NotEqual(t, int64(0), r.Costs["transition"].Parameters)
 	rows, err := parquet.ReadFile[speculate.PredictionRow](pq)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	// Layers 1 and 2 at distance 1, layer 2 at distance 2; three predictors.
-	if len(rows) != 270*3*3 {
-		t.Errorf("%d rows, want %d", len(rows), 270*3*3)
-	}
+	assert.Len(t, rows, 270*3*3)
 }
 
 func TestPart(t *testing.T) {
 	dir, predictors := wheel(t)
-	var stdout, stderr bytes.Buffer
-	if code := run(context.Background(), []string{"-trace", dir, "-split", ".2,.3", "-predictors", predictors, "-horizons", "1", "-by", "layer"}, &stdout, &stderr); code != 0 {
-		t.Fatalf("status %d: %s", code, &stderr)
-	}
-	if s := stdout.String(); !strings.Contains(s, "9 documents, 81 tokens") || !strings.Contains(s, "transition  h=1      2      9") {
-		t.Errorf("printed %q", s)
-	}
+	status, stdout, stderr := clitest.Run(t, new(options).program(), "-trace", dir, "-split", ".2,.3", "-predictors", predictors, "-horizons", "1", "-by", "layer")
+	require.Equal(t, cli.Done, status, stderr)
+	s := stdout
+	assert.Contains(t, s, "9 documents, 81 tokens")
+	assert.Contains(t, s, "transition  h=1      2      9")
 }
 
 func TestStatus(t *testing.T) {
@@ -101,14 +86,13 @@ func TestStatus(t *testing.T) {
 		{nil, 2, "-trace"},
 		{[]string{"-h"}, 0, "Flags"},
 		{[]string{"-trace", dir, "-predictors", predictors, "-horizons", "0"}, 2, `"0"`},
-		{[]string{"-trace", dir, "-by", "token"}, 2, "-by layer"},
+		{[]string{"-trace", dir, "-by", "token"}, 2, "-by is"},
 		{[]string{"-trace", dir, "-split", ".5"}, 1, ".15,.15"},
 		{[]string{"-trace", dir, "-predictors", t.TempDir()}, 1, "predictors.json"},
 		{[]string{"-trace", dir, "-predictors", predictors, "-horizons", "1", "-only", "no one"}, 1, "no one"},
 	} {
-		var stdout, stderr bytes.Buffer
-		if code := run(context.Background(), c.args, &stdout, &stderr); code != c.code || !strings.Contains(stderr.String(), c.says) {
-			t.Errorf("%q: status %d, want %d; printed %q, want %q in it", c.args, code, c.code, &stderr, c.says)
-		}
+		status, _, stderr := clitest.Run(t, new(options).program(), c.args...)
+		assert.Equal(t, c.code, status, c.args)
+		assert.Contains(t, stderr, c.says)
 	}
 }

@@ -1,39 +1,32 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 
+	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
 	"github.com/expertspec/expertspec/trace/safetensors"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // TestForward runs the program on a document of variant b, which transformers computed, with wrong lines around it.
 func TestForward(t *testing.T) {
 	model := filepath.Join("..", "..", "testdata", "variants", "b")
 	ref, err := safetensors.Open(os.DirFS(model), "reference.safetensors")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer ref.Close()
 	ids, err := ref.Int32s("case2.input_ids")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	line, err := json.Marshal(map[string]any{"id": "x", "ids": ids})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	dir := t.TempDir()
 	in, out := filepath.Join(dir, "in.jsonl"), filepath.Join(dir, "out.safetensors")
 	text := "\n{\"id\": \"y\"}\n" + string(line) + "\n[1]\n{\"id\": \"x\", \"ids\": [1]}\n{\"ids\": [1]}\n{\"id\": \"z\", \"ids\": [67]}"
-	if err := os.WriteFile(in, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(in, []byte(text), 0o600))
 	status, _, errs := clitest.Run(t, new(options).program(), "-model", model, "-in", in, "-out", out, "-greedy", "24")
 	require.Equal(t, cli.Partial, status, errs)
 	for _, want := range []string{"in.jsonl:2: document \"y\": has both or neither", "in.jsonl:4: not a document", "in.jsonl:5: id \"x\" is in line 3 already",
@@ -41,33 +34,29 @@ func TestForward(t *testing.T) {
 		assert.Contains(t, errs, want)
 	}
 	got, err := safetensors.Open(os.DirFS(dir), "out.safetensors")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer got.Close()
 	want := map[string][]int{"x.input_ids": {33}, "x.logits": {33, 67}, "x.router_logits": {2, 33, 6}, "x.experts": {33, 2, 3}, "x.weights": {33, 2, 3}, "x.greedy_ids": {24}}
-	if len(got.Names()) != len(want) {
-		t.Errorf("tensors %v", got.Names())
-	}
+	assert.Len(t, got.Names(), len(want))
 	for name, shape := range want {
-		if info, ok := got.Info(name); !ok || !slices.Equal(info.Shape, shape) {
-			t.Errorf("%s is %v, want %v", name, info.Shape, shape)
-		}
+		info, ok := got.Info(name)
+		require.True(t, ok, "%s is %v, want %v", name, info.Shape, shape)
+		assert.Equal(t, shape, info.Shape, "%s is %v, want %v", name, info.Shape, shape)
 	}
 	a, errA := got.Int32s("x.greedy_ids")
 	b, errB := ref.Int32s("case2.greedy_ids")
-	if errA != nil || errB != nil || !slices.Equal(a, b) {
-		t.Errorf("greedy ids %v, want %v (%v, %v)", a, b, errA, errB)
-	}
+	require.NoError(t, errA)
+	require.NoError(t, errB)
+	assert.Equal(t, b, a)
 	x, errX := got.Float32s("x.router_logits")
 	y, errY := ref.Float32s("case2.router_logits")
-	if errX != nil || errY != nil || len(x) != len(y) {
-		t.Fatal(errX, errY, len(x), len(y))
-	}
+	require.NoError(t, errX)
+	require.NoError(t, errY)
+	require.Len(t, x, len(y))
 	for i := range x {
-		if d := x[i] - y[i]; d > 1e-4 || d < -1e-4 {
-			t.Fatalf("router logit %d is %v, want %v", i, x[i], y[i])
-		}
+		d := x[i] - y[i]
+		require.LessOrEqual(t, d, float32(1e-4), "router logit %d is %v, want %v", i, x[i], y[i])
+		require.GreaterOrEqual(t, d, float32(-1e-4), "router logit %d is %v, want %v", i, x[i], y[i])
 	}
 }
 

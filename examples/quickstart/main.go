@@ -16,9 +16,10 @@ import (
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/mixtral/collect"
 	"github.com/expertspec/expertspec/mixtral/mini"
+	"github.com/expertspec/expertspec/mixtral/tokenizer"
 	"github.com/expertspec/expertspec/trace"
-	"github.com/expertspec/expertspec/trace/collect"
 	"github.com/gomlx/compute"
 )
 
@@ -77,7 +78,7 @@ func quickstart(ctx context.Context, o *options, out, errs io.Writer) (problems 
 		return 0, err
 	}
 	defer backend.Finalize()
-	tokenizer, err := mixtral.LoadTokenizer(mini.FS(), "tokenizer.json")
+	tokenizer, err := tokenizer.Load(mini.FS(), "tokenizer.json")
 	if err != nil {
 		return 0, err
 	}
@@ -110,7 +111,7 @@ func quickstart(ctx context.Context, o *options, out, errs io.Writer) (problems 
 }
 
 // record collects the routing of the chosen documents into dir.
-func record(ctx context.Context, o *options, backend compute.Backend, tokenizer *mixtral.Tokenizer, dir string, p *progress) (problems int, err error) {
+func record(ctx context.Context, o *options, backend compute.Backend, tokenizer *tokenizer.Tokenizer, dir string, p *progress) (problems int, err error) {
 	model, err := mixtral.Load(ctx, mini.FS(), mixtral.Options{Backend: backend})
 	if err != nil {
 		return 0, err

@@ -1,13 +1,15 @@
 package main
 
 import (
-	"bytes"
-	"io"
-	"strings"
 	"testing"
+
+	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
+	"github.com/stretchr/testify/assert"
 )
 
-// The chain itself takes a minute: .ci/run runs the program and reads its trace in Python.
+// TestUsage leaves out the chain itself, which takes a minute: .ci/run runs the
+// program and reads its trace in Python.
 func TestUsage(t *testing.T) {
 	for want, args := range map[string][]string{
 		"at least 5":            {"-docs", "4"},
@@ -16,16 +18,14 @@ func TestUsage(t *testing.T) {
 		"unexpected argument":   {"more"},
 		"flag provided but not": {"-nonsense"},
 	} {
-		var errs bytes.Buffer
-		if status := run(t.Context(), args, io.Discard, &errs); status != 2 || !strings.Contains(errs.String(), want) {
-			t.Errorf("%v: status %d, %s, want 2 and %q", args, status, &errs, want)
-		}
+		status, _, errs := clitest.Run(t, new(options).program(), args...)
+		assert.Equal(t, cli.Usage, status, args)
+		assert.Contains(t, errs, want)
 	}
-	var errs bytes.Buffer
-	if status := run(t.Context(), []string{"-out", t.TempDir(), "-backend", "abacus"}, io.Discard, &errs); status != 1 || !strings.Contains(errs.String(), `backend "abacus"`) {
-		t.Errorf("status %d, %s", status, &errs)
-	}
-	if status := run(t.Context(), []string{"-h"}, io.Discard, &errs); status != 0 || !strings.Contains(errs.String(), "tokens per document") {
-		t.Errorf("-h: status %d, %s", status, &errs)
-	}
+	status, _, errs := clitest.Run(t, new(options).program(), "-out", t.TempDir(), "-backend", "abacus")
+	assert.Equal(t, cli.Failed, status)
+	assert.Contains(t, errs, `backend "abacus"`)
+	status, _, errs = clitest.Run(t, new(options).program(), "-h")
+	assert.Equal(t, cli.Done, status)
+	assert.Contains(t, errs, "tokens per document")
 }

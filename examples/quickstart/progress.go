@@ -5,8 +5,8 @@ import (
 	"io"
 	"time"
 
+	"github.com/expertspec/expertspec/mixtral/collect"
 	"github.com/expertspec/expertspec/speculate/neural"
-	"github.com/expertspec/expertspec/trace/collect"
 )
 
 // progress tells a person how far the work is, at most every two seconds.

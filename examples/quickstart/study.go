@@ -2,13 +2,12 @@ package main
 
 import (
 	"context"
-	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
-	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/mixtral/mini"
+	"github.com/expertspec/expertspec/mixtral/tokenizer"
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/neural"
 	"github.com/expertspec/expertspec/trace"
@@ -75,7 +74,7 @@ func calibrationSection(c *viz.Calibration, horizons []speculate.Horizon) viz.Se
 }
 
 // report writes the HTML report, its pictures and the figures' data into dir.
-func report(dir string, reader *trace.Reader, tokenizer *mixtral.Tokenizer, s *studied) error {
+func report(dir string, reader *trace.Reader, tokenizer *tokenizer.Tokenizer, s *studied) error {
 	statistics, err := trace.NewStatistics(reader.Header(), trace.StatisticsOptions{})
 	if err != nil {
 		return err

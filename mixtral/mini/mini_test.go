@@ -7,52 +7,38 @@ import (
 	"unicode/utf8"
 
 	"github.com/expertspec/expertspec/mixtral/mini"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestDocuments(t *testing.T) {
 	docs, err := mini.Documents()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(docs) != 836 {
-		t.Errorf("%d documents, want 836", len(docs))
-	}
+	require.NoError(t, err)
+	assert.Len(t, docs, 836)
 	seen := map[string]bool{}
 	var domains []string
 	for _, d := range docs {
-		if seen[d.ID] {
-			t.Errorf("%s comes twice", d.ID)
-		}
+		assert.False(t, seen[d.ID], "%s comes twice", d.ID)
 		seen[d.ID] = true
-		if !strings.HasPrefix(d.ID, d.Domain+"/") {
-			t.Errorf("%s is of domain %s", d.ID, d.Domain)
-		}
-		if d.Text == "" || !utf8.ValidString(d.Text) {
-			t.Errorf("%s: text of %d bytes is empty or not UTF-8", d.ID, len(d.Text))
-		}
+		assert.True(t, strings.HasPrefix(d.ID, d.Domain+"/"), "%s is of domain %s", d.ID, d.Domain)
+		assert.NotEmpty(t, d.Text, "%s: text of %d bytes is empty or not UTF-8", d.ID, len(d.Text))
+		assert.True(t, utf8.ValidString(d.Text), "%s: text of %d bytes is empty or not UTF-8", d.ID, len(d.Text))
 		if len(domains) == 0 || domains[len(domains)-1] != d.Domain {
 			domains = append(domains, d.Domain)
 		}
 	}
-	if got, want := fmt.Sprint(domains), fmt.Sprint(mini.Domains()); got != want {
-		t.Errorf("domains %s, want %s", got, want)
-	}
+	got, want := fmt.Sprint(domains), fmt.Sprint(mini.Domains())
+	assert.Equal(t, want, got)
 }
 
 // The slice is the caller's: changing it changes nothing for others.
 func TestDocumentsAreACopy(t *testing.T) {
 	docs, err := mini.Documents()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	docs[0].ID = "changed"
 	again, err := mini.Documents()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if again[0].ID == "changed" {
-		t.Error("a caller's change came back")
-	}
+	require.NoError(t, err)
+	assert.NotEqual(t, "changed", again[0].ID)
 }
 
 func Example() {

@@ -25,7 +25,7 @@ func BackendFlag(f *flag.FlagSet, backend *string) {
 type Model struct {
 	Folder    string // a checkpoint's, or "mini"
 	Backend   string
-	executor  string
+	Executor  string
 	dtype     string
 	Tokenizer string // a file; "": tokenizer.json in Folder
 }
@@ -33,14 +33,14 @@ type Model struct {
 // Flags defines -model, -backend, -executor and -dtype.
 func (m *Model) Flags(f *flag.FlagSet) {
 	f.StringVar(&m.Folder, "model", "mini", "`folder` of a checkpoint (config.json, safetensors, tokenizer.json), or mini for the embedded model")
-	f.StringVar(&m.executor, "executor", "auto", "`executor`: stepped, whole, or auto for the faster one")
+	f.StringVar(&m.Executor, "executor", "auto", "`executor`: stepped, whole, or auto for the faster one")
 	f.StringVar(&m.dtype, "dtype", "float32", "`type` of weights and products: float32 or bfloat16")
 	BackendFlag(f, &m.Backend)
 }
 
 // options returns what the flags say of loading.
 func (m *Model) options() (o mixtral.Options, err error) {
-	if o.Executor, err = mixtral.ParseExecutor(m.executor); err != nil {
+	if o.Executor, err = mixtral.ParseExecutor(m.Executor); err != nil {
 		return o, fmt.Errorf("-executor: %w", err)
 	}
 	switch m.dtype {

@@ -1,0 +1,96 @@
+package collect_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/mixtral/collect"
+	"github.com/expertspec/expertspec/trace"
+	"github.com/stretchr/testify/require"
+)
+
+// benchDocuments are 32 texts that fill 512 tokens, one data set.
+func benchDocuments() (docs []collect.Document, ids [][]int32) {
+	text := ""
+	for _, d := range documents(30, 3) {
+		text += d.Text + "\n\n"
+	}
+	all := must(loadTokenizer()).Encode(text, false)
+	for i := range 32 {
+		s := must(must(loadTokenizer()).Decode(all[i*600:][:600], true))
+		docs = append(docs, collect.Document{Dataset: "bench", ID: fmt.Sprint(i), Text: s})
+		ids = append(ids, must(loadTokenizer()).Encode(s, true)[:512])
+	}
+	return docs, ids
+}
+
+// BenchmarkBare is the forward pass alone over the batches of BenchmarkRun: 32
+// documents of 512 tokens, 8 at a time.
+func BenchmarkBare(b *testing.B) {
+	m := must(model())
+	_, ids := benchDocuments()
+	for b.Loop() {
+		bare(b, m, ids)
+	}
+	b.ReportMetric(32*512*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
+}
+
+func bare(b *testing.B, m *mixtral.Model, ids [][]int32) {
+	for i := 0; i < len(ids); i += 8 {
+		_, err := m.Forward(context.Background(), mixtral.Request{Tokens: ids[i : i+8]})
+		require.NoError(b, err)
+	}
+}
+
+// BenchmarkRun is all of collecting: reading, choosing, tokenizing, the forward
+// pass with its hook, writing and syncing.
+func BenchmarkRun(b *testing.B) {
+	docs, _ := benchDocuments()
+	for name, o := range map[string]collect.Options{
+		"routing":     {},
+		"logits":      {Logits: true},
+		"logits16":    {Logits: true, Float: trace.Float16},
+		"routerinput": {Logits: true, RouterInput: true, Float: trace.Float16},
+	} {
+		b.Run(name, func(b *testing.B) {
+			n := int64(0)
+			for b.Loop() {
+				n += run(b, docs, b.TempDir(), o).Tokens
+			}
+			b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "tokens/s")
+		})
+	}
+}
+
+// BenchmarkCost alternates bare forward passes with collecting and reports how
+// much more processor time collecting takes, of which other programs disturb
+// less than of time on the clock. Tokenizing, and choosing, is part of it.
+func BenchmarkCost(b *testing.B) {
+	docs, ids := benchDocuments()
+	models := map[string]func() (*mixtral.Model, error){"go": model}
+	if os.Getenv("EXPERTSPEC_TEST_XLA") != "" {
+		models["xla"] = xla
+	}
+	for backend, model := range models {
+		for name, o := range map[string]collect.Options{"routing": {}, "logits": {Logits: true}} {
+			b.Run(backend+"/"+name, func(b *testing.B) {
+				m := must(model())
+				bare(b, m, ids[:8]) // compiles
+				var without, with time.Duration
+				for b.Loop() {
+					start := processorTime(b)
+					bare(b, m, ids)
+					middle := processorTime(b)
+					runOn(b, m, docs, b.TempDir(), o)
+					without, with = without+middle-start, with+processorTime(b)-middle
+				}
+				b.ReportMetric(100*(with.Seconds()/without.Seconds()-1), "%more")
+				b.ReportMetric(32*512*float64(b.N)/without.Seconds(), "bare-tokens/cpu-s")
+			})
+		}
+	}
+}

@@ -1,0 +1,244 @@
+package collect_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/expertspec/expertspec/mixtral/collect"
+	"github.com/klauspost/compress/zstd"
+	"github.com/parquet-go/parquet-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// all returns what a source gives: a line "dataset|id or place|text" for each
+// document, and one with the error for each that cannot be read.
+func all(t *testing.T, sources ...collect.Source) []string {
+	t.Helper()
+	var out []string
+	for _, s := range sources {
+		for d, err := range s.Documents(context.Background()) {
+			if err != nil {
+				out = append(out, "error: "+err.Error())
+				continue
+			}
+			if d.Dataset == "" {
+				d.Dataset = s.Name
+			}
+			if d.ID == "" {
+				d.ID = "at " + d.Place
+			}
+			out = append(out, d.Dataset+"|"+d.ID+"|"+d.Text)
+		}
+	}
+	return out
+}
+
+func write(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o777))
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o666))
+	return path
+}
+
+func gzipped(s string) string {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	w.Write([]byte(s))
+	w.Close()
+	return b.String()
+}
+
+func zstded(s string) string {
+	return string(must(zstd.NewWriter(nil)).EncodeAll([]byte(s), nil))
+}
+
+func expect(t *testing.T, got []string, want ...string) {
+	t.Helper()
+	for i := range max(len(got), len(want)) {
+		switch {
+		case i >= len(got):
+			t.Errorf("nothing, want %q", want[i])
+		case i >= len(want):
+			t.Errorf("also %q", got[i])
+		case strings.HasPrefix(want[i], "error: "):
+			assert.True(t, strings.HasPrefix(got[i], "error: "), "%q, want %q", got[i], want[i])
+			assert.Contains(t, got[i], want[i][len("error: "):])
+		case got[i] != want[i]:
+			t.Errorf("%q, want %q", got[i], want[i])
+		}
+	}
+}
+
+func TestJSONL(t *testing.T) {
+	dir := t.TempDir()
+	text := `{"id": "a", "text": "one", "domain": "x"}
+
+{"text": "two"}
+{"id": 7, "text": "three", "dataset": "y", "domain": "x"}
+{"id": null, "text": "four"}
+not JSON
+{"id": "b"}
+{"id": ["c"], "text": "five"}
+[1]
+{"text": 5.5}` + "\n{\"text\": \"\xff\"}\n" + `{"text": "last"}`
+	want := []string{
+		"x|a|one", "NAME|at FILE:3|two", "y|7|three", "NAME|at FILE:5|four",
+		"error: FILE:6: invalid character", `error: FILE:7: no field "text"`, `error: FILE:8: field "id" is no string`,
+		"error: FILE:9: json", "NAME|at FILE:10|5.5", "error: FILE:11: not valid UTF-8", "NAME|at FILE:12|last",
+	}
+	for name, content := range map[string]string{
+		"some.jsonl": text, "some.ndjson.gz": gzipped(text), "some.json.zst": zstded(text),
+	} {
+		path := write(t, dir, name, content)
+		var w []string
+		for _, s := range want {
+			w = append(w, strings.NewReplacer("FILE", name, "NAME", "some").Replace(s))
+		}
+		expect(t, all(t, must(collect.Files([]string{path}, collect.FileOptions{}))...), w...)
+	}
+	path := write(t, dir, "fields.jsonl", `{"q": "Why?", "a": "So.", "key": "k1", "set": "s", "id": "no", "domain": "no"}`)
+	o := collect.FileOptions{Fields: collect.Fields{Text: "q,a", ID: "key", Dataset: "set"}}
+	expect(t, all(t, collect.JSONL(path, o)), "s|k1|Why?\n\nSo.")
+	o.Dataset = "other"
+	expect(t, all(t, collect.JSONL(path, o)), `error: no field "other"`)
+	cut := write(t, dir, "cut.jsonl.gz", gzipped(text)[:60])
+	got := all(t, collect.JSONL(cut, collect.FileOptions{}))
+	require.NotEmpty(t, got)
+	assert.Contains(t, got[len(got)-1], "unexpected EOF")
+	expect(t, all(t, collect.JSONL(filepath.Join(dir, "none.jsonl"), collect.FileOptions{})), "error: none.jsonl: no such file")
+	expect(t, all(t, collect.JSONL(write(t, dir, "no.jsonl.zst", "not zstd"), collect.FileOptions{})), "error: no.jsonl.zst")
+}
+
+// A line without end does not take the memory.
+func TestLongLine(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(`{"text": "`)
+	b.WriteString(strings.Repeat("x", 70<<20))
+	b.WriteString("\"}\n{\"text\": \"next\"}\n")
+	path := write(t, t.TempDir(), "long.jsonl", b.String())
+	expect(t, all(t, collect.JSONL(path, collect.FileOptions{})), "error: long.jsonl:1: line is longer than 64 MiB", "long|at long.jsonl:2|next")
+}
+
+func TestTables(t *testing.T) {
+	dir := t.TempDir()
+	path := write(t, dir, "t.csv", "\ufeffid,text,n\r\na,\"one,\nmore\",1\r\nb,two\r\nc,three,3\r\n,four,4\r\n")
+	expect(t, all(t, must(collect.Files([]string{path}, collect.FileOptions{}))...),
+		"t|a|one,\nmore", "error: t.csv: record on line 4: wrong number of fields", "t|c|three", "t|at t.csv:6|four")
+	path = write(t, dir, "t.tsv.gz", gzipped("body\tdomain\nfive\td\n"))
+	expect(t, all(t, must(collect.Files([]string{path}, collect.FileOptions{Fields: collect.Fields{Text: "body"}}))...), "d|at t.tsv.gz:2|five")
+	expect(t, all(t, must(collect.Files([]string{path}, collect.FileOptions{}))...), `error: t.tsv.gz: no field "text"`)
+	expect(t, all(t, must(collect.Files([]string{write(t, dir, "e.csv", "")}, collect.FileOptions{}))...), "error: e.csv: no head line")
+	expect(t, all(t, must(collect.Files([]string{write(t, dir, "d.csv", "text,text\n1,2\n")}, collect.FileOptions{}))...), "error: d.csv: two fields")
+}
+
+type parquetRow struct {
+	ID    int64    `parquet:"id"`
+	Text  *string  `parquet:"text,optional,dict"`
+	Other string   `parquet:"other"`
+	List  []string `parquet:"list,list"`
+	Deep  struct {
+		Text string `parquet:"text"`
+	} `parquet:"deep"`
+}
+
+func TestParquet(t *testing.T) {
+	dir := t.TempDir()
+	text := func(s string) *string { return &s }
+	var b bytes.Buffer
+	w := parquet.NewGenericWriter[parquetRow](&b, parquet.MaxRowsPerRowGroup(70), parquet.PageBufferSize(100))
+	for i := range 200 {
+		row := parquetRow{ID: int64(i), Text: text(fmt.Sprintf("text %d", i)), Other: "o"}
+		row.Deep.Text = fmt.Sprintf("deep %d", i)
+		if i == 71 {
+			row.Text = nil
+		}
+		must(w.Write([]parquetRow{row}))
+	}
+	require.NoError(t, w.Close())
+	path := write(t, dir, "rows.parquet", b.String())
+	got := all(t, must(collect.Files([]string{path}, collect.FileOptions{}))...)
+	var want []string
+	for i := range 200 {
+		want = append(want, fmt.Sprintf("rows|%d|text %d", i, i))
+	}
+	want[71] = `error: rows.parquet: row 71: no field "text"`
+	expect(t, got, want...)
+	got = all(t, must(collect.Files([]string{path}, collect.FileOptions{Fields: collect.Fields{Text: "deep.text"}}))...)
+	expect(t, got[199:], "rows|199|deep 199")
+	for field, want := range map[string]string{"list": `no field "list"`, "absent": `no field "absent"`} {
+		expect(t, all(t, must(collect.Files([]string{path}, collect.FileOptions{Fields: collect.Fields{Text: field}}))...), "error: "+want)
+	}
+	// No spoilt file ends in a panic.
+	data := b.Bytes()
+	for i := 0; i < len(data); i += 41 {
+		spoilt := bytes.Clone(data)
+		spoilt[i] ^= 0x55
+		all(t, must(collect.Files([]string{write(t, dir, "spoilt.parquet", string(spoilt))}, collect.FileOptions{}))...)
+	}
+	for _, n := range []int{0, 3, 11, len(data) / 2, len(data) - 1} {
+		got := all(t, must(collect.Files([]string{write(t, dir, "cut.parquet", string(data[:n]))}, collect.FileOptions{}))...)
+		require.NotEmpty(t, got)
+		assert.Contains(t, got[len(got)-1], "cut.parquet")
+	}
+}
+
+func TestFolder(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "corpus")
+	write(t, dir, "top.txt", "top")
+	write(t, dir, "poems/b.txt.zst", zstded("b"))
+	write(t, dir, "poems/deep/a.md", "a")
+	write(t, dir, "table.csv", "text\nrow\n")
+	write(t, dir, "reviews/part-1.jsonl", `{"text": "r", "id": "1"}`)
+	write(t, dir, ".hidden/x.txt", "x")
+	write(t, dir, ".x.txt", "x")
+	write(t, dir, "notes.pdf", "x")
+	expect(t, all(t, must(collect.Files([]string{dir}, collect.FileOptions{}))...),
+		"poems|poems/b.txt.zst|b", "poems|poems/deep/a.md|a", "reviews|1|r", "table|at table.csv:2|row", "corpus|top.txt|top")
+	expect(t, all(t, must(collect.Files([]string{dir}, collect.FileOptions{Format: "text", Name: "n"}))...),
+		"n|poems/b.txt.zst|b", "n|poems/deep/a.md|a", "n|top.txt|top")
+	a, b := write(t, dir, "1/same.jsonl", `{"text": "a"}`), write(t, dir, "2/same.jsonl", `{"text": "b"}`)
+	got := all(t, must(collect.Files([]string{a, b}, collect.FileOptions{}))...)
+	require.Len(t, got, 2)
+	assert.NotEqual(t, got[1], got[0])
+	assert.Contains(t, got[0], "1/same.jsonl:1")
+	for want, paths := range map[string][]string{"no such file": {filepath.Join(dir, "none")}, "unknown kind": {filepath.Join(dir, "notes.pdf")}, "no files of texts": {t.TempDir()}} {
+		_, err := collect.Files(paths, collect.FileOptions{})
+		assert.ErrorContains(t, err, want)
+	}
+	_, err := collect.Files(nil, collect.FileOptions{Format: "xml"})
+	assert.Error(t, err, "format xml passes")
+}
+
+// Lines without ids are chosen by their texts, in whatever order they come.
+func TestChoiceByText(t *testing.T) {
+	dir := t.TempDir()
+	var lines []string
+	for i := range 40 {
+		lines = append(lines, fmt.Sprintf(`{"text": "This is line number %d."}`, i/2)) // each twice
+	}
+	texts := func(lines []string) []string {
+		path := write(t, dir, "x.jsonl", strings.Join(lines, "\n"))
+		out := t.TempDir()
+		rep, err := collect.Run(context.Background(), must(model()), must(loadTokenizer()), must(collect.Files([]string{path}, collect.FileOptions{})), out, collect.Options{Docs: 10, Tokens: 16})
+		require.NoError(t, err)
+		require.Equal(t, int64(10), rep.Documents)
+		var got []string
+		for d := range documentsOf(t, out) {
+			got = append(got, must(must(loadTokenizer()).Decode(d.Tokens, true)))
+		}
+		slices.Sort(got)
+		return got
+	}
+	first := texts(lines)
+	slices.Reverse(lines)
+	assert.Equal(t, texts(lines), first)
+}

@@ -1,0 +1,58 @@
+package tokenizer_test
+
+import (
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/expertspec/expertspec/mixtral/tokenizer"
+)
+
+func ExampleTokenizer_Encode() {
+	t, err := tokenizer.Load(os.DirFS("../../testdata/tokenizer"), "tokenizer.json")
+	if err != nil {
+		log.Fatal(err)
+	}
+	ids := t.Encode("Hello world!\n", true)
+	fmt.Println(ids)
+	fmt.Printf("%q\n", t.Pieces(ids))
+	text, err := t.Decode(ids, true)
+	fmt.Printf("%q %v\n", text, err)
+	// Output:
+	// [1 22557 1526 28808 13]
+	// ["<s>" " Hello" " world" "!" "\n"]
+	// "Hello world!\n" <nil>
+}
+
+func ExampleTokenizer_EncodeTokens() {
+	t, err := tokenizer.Load(os.DirFS("../../testdata/tokenizer"), "tokenizer.json")
+	if err != nil {
+		log.Fatal(err)
+	}
+	text := "two words"
+	for _, s := range t.EncodeTokens(text, true) {
+		fmt.Printf("%d %s %q\n", s.ID, s.Token, text[s.Start:s.End])
+	}
+	// Output:
+	// 1 <s> ""
+	// 989 ▁two "two"
+	// 3085 ▁words " words"
+}
+
+func ExampleStream() {
+	t, err := tokenizer.Load(os.DirFS("../../testdata/tokenizer"), "tokenizer.json")
+	if err != nil {
+		log.Fatal(err)
+	}
+	s := t.NewStream(true)
+	for _, id := range t.Encode("A 🦙!", true) {
+		part, err := s.Push(id)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%q ", part)
+	}
+	fmt.Printf("%q\n", s.Flush())
+	// Output:
+	// "" "A" " " "" "" "" "" "🦙!" ""
+}

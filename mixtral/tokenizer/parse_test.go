@@ -1,0 +1,170 @@
+package tokenizer
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// smallTokenizer is a whole tokenizer.json of few tokens.
+const smallTokenizer = `{"version": "1.0", "truncation": null, "padding": null,
+ "added_tokens": [
+  {"id": 0, "content": "<unk>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
+  {"id": 7, "content": "<x>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false}],
+ "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+ "pre_tokenizer": null,
+ "post_processor": {"type": "TemplateProcessing",
+  "single": [{"SpecialToken": {"id": "<unk>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+  "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+  "special_tokens": {"<unk>": {"id": "<unk>", "ids": [0], "tokens": ["<unk>"]}}},
+ "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+ "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": false, "ignore_merges": false,
+  "vocab": {"<unk>": 0, "▁": 1, "a": 2, "b": 3, "▁a": 4, "ab": 5, "▁ab": 6}, "merges": ["▁ a", "a b", "▁a b"]}}`
+
+func TestParseTokenizer(t *testing.T) {
+	tk, err := Parse("small.json", []byte(smallTokenizer))
+	require.NoError(t, err)
+	require.Len(t, tk.Encode("ab <x>a", true), 5)
+	assert.Equal(t, 8, tk.VocabSize())
+}
+
+// Each change to the file is refused with an error that names file and field.
+func TestParseTokenizerErrors(t *testing.T) {
+	meta := func(s string) string { return `"pre_tokenizer": {"type": "Metaspace", ` + s + `}` }
+	for _, c := range []struct{ old, with, want string }{
+		// The file as such.
+		{smallTokenizer, "", "at byte 0: unexpected EOF"},
+		{smallTokenizer, "[]", "is an array, want an object"},
+		{smallTokenizer, strings.Repeat("[", 100), "nested more than"},
+		{smallTokenizer, smallTokenizer[:900], "unexpected EOF"},
+		{smallTokenizer, smallTokenizer + "{}", "there is more after"},
+		{"\"a\": 2", "\"\xff\": 2", "is not valid UTF-8"},
+		{`"version"`, `"padding": null, "version"`, `member "padding" is given twice`},
+		// Fields that are not implemented, anywhere.
+		{`"version": "1.0"`, `"version": "1.1"`, `version: version "1.1"`},
+		{`"version": "1.0"`, `"version": 1`, "version: is the number 1, want a string"},
+		{`"version"`, `"chat_template": "", "version"`, "chat_template: this field is not implemented"},
+		{`"truncation": null`, `"truncation": {"max_length": 8}`, "truncation: is not implemented"},
+		{`"padding": null`, `"padding": {"length": 8}`, "padding: is not implemented"},
+		// Model.
+		{`"type": "BPE"`, `"type": "Unigram"`, `model.type: "Unigram" is not implemented`},
+		{`"type": "BPE", `, ``, "model.type: is null, want a string"},
+		{`"dropout": null`, `"dropout": 0.1`, "model.dropout: is not implemented"},
+		{`"continuing_subword_prefix": null`, `"continuing_subword_prefix": "##"`, "model.continuing_subword_prefix: is not implemented"},
+		{`"end_of_word_suffix": null`, `"end_of_word_suffix": "</w>"`, "model.end_of_word_suffix: is not implemented"},
+		{`"fuse_unk": true`, `"fuse_unk": "yes"`, "model.fuse_unk: is a string, want a boolean"},
+		{`"byte_fallback": false`, `"byte_fallback": 0`, "model.byte_fallback: is the number 0, want a boolean"},
+		{`"ignore_merges"`, `"cache_size"`, "model.cache_size: this field is not implemented"},
+		{`"unk_token": "<unk>"`, `"unk_token": "[UNK]"`, `model: unk_token: "[UNK]" is not in the vocabulary`},
+		{`"unk_token": "<unk>"`, `"unk_token": 0`, "model.unk_token: is the number 0, want a string"},
+		{`"vocab": {"<unk>": 0`, `"vocab": [], "x": {"<unk>": 0`, "model.x: this field"},
+		{`"a": 2`, `"a": 3`, `model: vocab: tokens "a" and "b" have the same id 3`},
+		{`"a": 2`, `"a": -2`, `model.vocab["a"]: is the number -2, want a whole number`},
+		{`"a": 2`, `"a": 2.5`, `model.vocab["a"]: is the number 2.5`},
+		{`"a": 2`, `"a": 4294967296`, `model.vocab["a"]: is the number 4294967296`},
+		{`"a": 2`, `"a": 2000000000`, "model: vocab: id 2000000000 of token \"a\" is out of range"},
+		{`"a": 2`, `"a": "2"`, `model.vocab["a"]: is a string`},
+		{`"a": 2`, `"a": 2, "a": 2`, `member "a" is given twice`},
+		{`"▁a b"]`, `"▁a b", "b b"]`, `model: merges[3]: "b" and "b" give "bb", which is not in the vocabulary`},
+		{`"▁a b"]`, `"▁a b", "c b"]`, `model: merges[3]: "c" is not in the vocabulary`},
+		{`"▁a b"]`, `"▁ab"]`, `model.merges[2]: "▁ab" is not two tokens and a space`},
+		{`"▁a b"]`, `"▁a b "]`, `model.merges[2]: "▁a b " is not two tokens and a space`},
+		{`"▁a b"]`, `["▁a", "b"]]`, "model.merges[2]: is a pair, but [0] is a string"},
+		{`["▁ a", "a b", "▁a b"]`, `[["▁", "a"], "a b"]`, "model.merges[1]: is a string, but [0] is not"},
+		{`["▁ a", "a b", "▁a b"]`, `[["▁", "a", "b"]]`, "model.merges[0]: has 3 members"},
+		{`["▁ a", "a b", "▁a b"]`, `[["▁", 1]]`, "model.merges[0]: is not two strings"},
+		{`["▁ a", "a b", "▁a b"]`, `[1]`, "model.merges[0]: is neither"},
+		{`["▁ a", "a b", "▁a b"]`, `{}`, "model.merges: is an object, want an array"},
+		// Added tokens.
+		{`"id": 7`, `"id": 9`, `added_tokens[1].id: is 9, but "<x>" has or would be given the id 7`},
+		{`"id": 7`, `"id": 3`, `added_tokens[1].id: is 3, but "<x>"`},
+		{`"id": 7, "content": "<x>"`, `"id": 7, "content": "a"`, `added_tokens[1].id: is 7, but "a" has or would be given the id 2`},
+		{`"id": 7, "content": "<x>"`, `"id": 0, "content": "<unk>"`, `added_tokens[1].content: "<unk>" was added before`},
+		{`"content": "<x>"`, `"content": ""`, "added_tokens[1].content: is empty"},
+		{`"special": false}]`, `"special": false, "score": 1}]`, "added_tokens[1].score: this field"},
+		{`"special": false}]`, `"special": null}]`, "added_tokens[1].special: is null, want a boolean"},
+		{`"added_tokens": [`, `"added_tokens": [3, `, "added_tokens[0]: is the number 3, want an object"},
+		// Normalizer and pre-tokenizer.
+		{`{"type": "Prepend", "prepend": "▁"}`, `{"type": "NFKC"}`, `normalizer.normalizers[0].type: "NFKC" is not implemented`},
+		{`"prepend": "▁"`, `"prepend": null`, "normalizer.normalizers[0].prepend: is null"},
+		{`"prepend": "▁"`, `"prepend": "▁", "append": ""`, "normalizer.normalizers[0].append: this field"},
+		{`{"String": " "}`, `{"Regex": " +"}`, "normalizer.normalizers[1].pattern.Regex: this field is not implemented"},
+		{`{"String": " "}`, `{"String": ""}`, "normalizer.normalizers[1].pattern.String: is empty"},
+		{`"normalizers": [`, `"normalizers": [null, `, "normalizer.normalizers[0]: is null"},
+		{`"normalizer": {`, `"normalizer": "NFC", "x": {`, "x: this field"},
+		{`"pre_tokenizer": null`, `"pre_tokenizer": {"type": "ByteLevel"}`, `pre_tokenizer.type: "ByteLevel" is not implemented`},
+		{`"pre_tokenizer": null`, meta(`"replacement": "ab"`), `pre_tokenizer.replacement: "ab" is not one character`},
+		{`"pre_tokenizer": null`, meta(`"replacement": "▁", "prepend_scheme": "last"`), `pre_tokenizer.prepend_scheme: "last" is not implemented`},
+		{`"pre_tokenizer": null`, meta(`"replacement": "▁", "add_prefix_space": false`), "pre_tokenizer.add_prefix_space: is false"},
+		{`"pre_tokenizer": null`, meta(`"replacement": "▁", "split": 1`), "pre_tokenizer.split: is the number 1"},
+		{`"pre_tokenizer": null`, meta(`"replacement": "▁", "str_rep": "_"`), "pre_tokenizer.str_rep: is not the replacement"},
+		{`"pre_tokenizer": null`, meta(`"replacement": "▁", "regex": ""`), "pre_tokenizer.regex: this field"},
+		{`"normalizers": [`, `"normalizers": [` + strings.Repeat(`{"type": "Replace", "pattern": {"String": "a"}, "content": "aaaa"}, `, 5), "normalizer.normalizers[4].content: text may grow"},
+		{`"prepend": "▁"`, `"prepend": "` + strings.Repeat("▁", 400) + `"`, "normalizer.normalizers[0].prepend: text may grow"},
+		// Post-processor.
+		{`"TemplateProcessing"`, `"ByteLevel"`, `post_processor.type: "ByteLevel" is not implemented`},
+		{`"ids": [0]`, `"ids": [70]`, "post_processor.special_tokens.<unk>.ids[0]: no token has the id 70"},
+		{`"ids": [0]`, `"ids": [2]`, `post_processor.special_tokens.<unk>.tokens[0]: is not "a"`},
+		{`"ids": [0]`, `"ids": [0, 0]`, "post_processor.special_tokens.<unk>: has 2 ids and 1 tokens"},
+		{`{"SpecialToken": {"id": "<unk>"`, `{"SpecialToken": {"id": "<s>"`, `post_processor.single[0].SpecialToken.id: "<s>" is not among the special_tokens`},
+		{`{"Sequence": {"id": "A", "type_id": 0}}],`, `{"Sequence": {"id": "B", "type_id": 0}}],`, `post_processor.single[1].Sequence.id: "B" is not implemented here`},
+		{`"single": [`, `"single": [{}, `, "post_processor.single[0]: is neither"},
+		{`"pair": [`, `"pair": [{"Sequence": {"id": "C", "type_id": 0}}, `, `post_processor.pair[0].Sequence.id: "C"`},
+		// Decoder.
+		{`{"type": "ByteFallback"}`, `{"type": "WordPiece"}`, `decoder.decoders[1].type: "WordPiece" is not implemented`},
+		{`{"type": "ByteFallback"}`, `{"type": "Fuse"}, {"type": "ByteFallback"}`, `decoder.decoders[2].type: "ByteFallback" behind Fuse is not implemented`},
+		{`"content": " ", "start": 1`, `"content": "  ", "start": 1`, "decoder.decoders[3].content: \"  \" is not one character"},
+		{`"decoders": [`, `"decoders": [` + strings.Repeat(`{"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaa"}, `, 4), "decoder.decoders[3].content: text may grow"},
+		{`"start": 1`, `"start": -1`, "decoder.decoders[3].start: is the number -1"},
+	} {
+		require.Contains(t, smallTokenizer, c.old)
+		_, err := Parse("small.json", []byte(strings.Replace(smallTokenizer, c.old, c.with, 1)))
+		want := "tokenizer: small.json: " + c.want
+		require.Error(t, err, "%s -> %s:\n got %v\nwant %s", c.old, c.with, err, want)
+		assert.False(t, !strings.HasPrefix(err.Error(), want) && !(strings.Contains(err.Error(), "at byte") && strings.Contains(err.Error(), c.want)), "%s -> %s:\n got %v\nwant %s", c.old, c.with, err, want)
+	}
+}
+
+func TestLoadTokenizerErrors(t *testing.T) {
+	fsys := fstest.MapFS{"dir/tokenizer.json": {Data: []byte(`{"model": {}}`)}}
+	for name, want := range map[string]string{
+		"tokenizer.json":     "open tokenizer.json",
+		"dir":                "dir",
+		"dir/tokenizer.json": "dir/tokenizer.json: model.type: is null",
+	} {
+		_, err := Load(fsys, name)
+		assert.ErrorContains(t, err, want, "%s: %v, want %q", name, err, want)
+	}
+}
+
+// No file makes the reader panic, and what it accepts tokenizes without a panic.
+func FuzzParseTokenizer(f *testing.F) {
+	f.Add([]byte(smallTokenizer), "ab <x> a\xff")
+	f.Add([]byte(`{"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}`), "aa")
+	f.Add([]byte(`{"model":{"type":"BPE","vocab":{"<0x61>":0,"▁":4},"merges":[],"byte_fallback":true},"pre_tokenizer":{"type":"Metaspace","replacement":"▁"},"decoder":{"type":"Strip","content":"a","start":2,"stop":1}}`), " a a")
+	f.Fuzz(func(t *testing.T, data []byte, text string) {
+		tk, err := Parse("fuzz.json", data)
+		if err != nil {
+			assert.Contains(t, err.Error(), "fuzz.json")
+			return
+		}
+		checkInvariants(t, tk, text)
+	})
+}
+
+// A file read back from JSON that was parsed and written by others means the same.
+func TestParseTokenizerReordered(t *testing.T) {
+	var any map[string]any
+	require.NoError(t, json.Unmarshal([]byte(smallTokenizer), &any))
+	data, err := json.Marshal(any)
+	require.NoError(t, err)
+	tk, err := Parse("small.json", data)
+	require.NoError(t, err)
+	id, ok := tk.ID("▁ab")
+	require.True(t, ok, "id of ▁ab: %d, %v", id, ok)
+	assert.Equal(t, int32(6), id)
+}
