@@ -42,12 +42,12 @@ func study(ctx context.Context, o *options, backend compute.Backend, reader *tra
 	var curves trainingCurves
 	var calibration viz.Calibration
 	made, err := neural.Compare(ctx, parts, neural.CompareOptions{
-		Train: neural.Options{
+		Train: neural.TrainOptions{
 			Backend: backend, Horizons: horizons, Seed: o.seed, Tokens: trainTokens,
 			Gates:    &speculate.Gates{Layers: c.Layers, Experts: c.Experts, Hidden: c.HiddenSize, Weights: routers},
 			Progress: func(n neural.Progress) { p.trained(n); curves.add(n) },
 		},
-		Configs:  []neural.Config{neural.InterLayer(width), neural.StatisticsAware(width), neural.CorrectedGate(), neural.HiddenState(width)},
+		MLPs:     []neural.MLPConfig{neural.InterLayer(width), neural.StatisticsAware(width), neural.CorrectedGate(), neural.HiddenState(width)},
 		Evaluate: speculate.EvaluateOptions{Seed: o.seed, Each: calibration.Observe},
 		Stage:    p.stage,
 	})

@@ -116,8 +116,8 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	defer backend.Finalize()
 	h := parts.Train.Header
 	c := neural.CompareOptions{
-		Configs: neural.Configs(o.width, len(h.LogitLayers) == h.Model.Layers, len(h.InputLayers) == h.Model.Layers, gates != nil),
-		Train: neural.Options{Backend: backend, Horizons: o.hs, Seed: o.seed, Tokens: o.tokens, Limit: o.limit, Batch: o.batch, Accumulate: o.accumulate, Rate: o.rate,
+		MLPs: neural.MLPConfigs(o.width, h, gates),
+		Train: neural.TrainOptions{Backend: backend, Horizons: o.hs, Seed: o.seed, Tokens: o.tokens, Limit: o.limit, Batch: o.batch, Accumulate: o.accumulate, Rate: o.rate,
 			PoolBytes: o.memory << 20, Gates: gates, Resume: o.resume,
 			Progress: func(p neural.Progress) {
 				fmt.Fprintf(s.Err, "%s: step %d of %d, loss %.4f, validation loss %.4f, recall %.4f, %.0f tokens/s\n", p.Name, p.Step, p.Steps, p.Loss, p.ValidLoss, p.ValidRecallK, p.TokensPerSec)
@@ -133,7 +133,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	if c.Trained, err = trained(o.with, gates); err != nil {
 		return err
 	}
-	if c.Transformers, err = transformers(o.transformer, len(h.LogitLayers) == h.Model.Layers, len(h.InputLayers) == h.Model.Layers && gates != nil); err != nil {
+	if c.Transformers, err = transformers(o.transformer, h, gates); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -168,7 +168,7 @@ func available(names []string, h trace.Header, gates bool) error {
 }
 
 // transformers reads -transformer.
-func transformers(text string, logits, inputs bool) ([]neural.TransformerConfig, error) {
+func transformers(text string, h trace.Header, gates *speculate.Gates) ([]neural.TransformerConfig, error) {
 	var n [3]int
 	parts := strings.Split(text, ",")
 	for i, p := range parts {
@@ -181,7 +181,7 @@ func transformers(text string, logits, inputs bool) ([]neural.TransformerConfig,
 	if n[1]%32 != 0 {
 		return nil, fmt.Errorf("-transformer %q: the width must be a multiple of 32", text)
 	}
-	return neural.Transformers(n[0], n[1], n[2], logits, inputs, inputs), nil
+	return neural.TransformerConfigs(n[0], n[1], n[2], h, gates), nil
 }
 
 // trained reads the networks of other folders.
@@ -273,7 +273,7 @@ func open(dir string, f trace.Filter) (speculate.Data, error) {
 
 // leaveOut fits with all data sets and without each, and scores both.
 func leaveOut(ctx context.Context, o *options, parts speculate.Parts, c neural.CompareOptions, out io.Writer) error {
-	r, err := neural.LeaveOut(ctx, parts, c)
+	r, err := neural.LeaveOneOut(ctx, parts, c)
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 
 // fold takes the standardisation (x-mean)*inv, [G,F] each, into the weights of
 // the paths that read features, so that the network reads them as they are.
-func fold(z sizes, c Config, w map[string][]float32, mean, inv []float32) {
+func fold(z sizes, c MLPConfig, w map[string][]float32, mean, inv []float32) {
 	path := func(weights, bias []float32, width int) {
 		for g := range z.g {
 			for f := range z.f {
@@ -30,10 +30,10 @@ func fold(z sizes, c Config, w map[string][]float32, mean, inv []float32) {
 }
 
 // assemble lays weights out for execution. Their sizes have been checked.
-func assemble(c Config, s speculate.Shape, hs []speculate.Horizon, soft bool, stats []speculate.Predictor, w map[string][]float32, info Info) *Predictor {
+func assemble(c MLPConfig, s speculate.Shape, hs []speculate.Horizon, soft bool, stats []speculate.Predictor, w map[string][]float32, info Info) *MLP {
 	hd := heads(s.Layers, hs)
 	z := sizesOf(c, s, len(hd), len(stats))
-	p := &Predictor{cfg: c, shape: s, horizons: hs, index: map[head]int{}, units: make([]unit, len(hd)), embed: w["embed"], weights: w, stats: stats, soft: soft, info: info}
+	p := &MLP{cfg: c, shape: s, horizons: hs, index: map[head]int{}, units: make([]unit, len(hd)), embed: w["embed"], weights: w, stats: stats, soft: soft, info: info}
 	part := func(name string, g, rows, width int) []float32 { return w[name][g*rows*width:][:rows*width] }
 	padded := func(b []float32) []float32 { // so that a row's copy clears the padding
 		return append(b[:len(b):len(b)], make([]float32, padTo(len(b), lane)-len(b))...)

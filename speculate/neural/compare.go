@@ -8,23 +8,21 @@ import (
 	"time"
 
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/trace"
 )
 
 // CompareOptions say what [Compare] fits and how.
 type CompareOptions struct {
 	// Train are the options of each network; its Statistics are filled in.
-	Train Options
-	// Configs are the networks, by default those of [Configs] that the trace
-	// allows. An empty, non-nil slice is none.
-	Configs []Config
+	Train TrainOptions
+	// MLPs are the perceptrons to fit; nil means those of [MLPConfigs], of width 64.
+	// An empty, non-nil slice means none.
+	MLPs []MLPConfig
 	// Only, when not empty, names the predictors to fit.
 	Only []string
-	// Recurrent is the network that is fitted where Only names it, for the
-	// distances in layers among the horizons; by default [LSTM].
-	Recurrent RecurrentConfig
 	// Transformers are fitted where Only names them, at horizons that know the
-	// token's id; by default [Transformers] of two blocks, width 128 and a window
-	// of 512 tokens.
+	// token's id; nil means [TransformerConfigs] of two blocks, width 128 and
+	// a window of 512 tokens.
 	Transformers []TransformerConfig
 	// Trained are networks of earlier trainings, which join those that are
 	// fitted: they are calibrated, and members of the ensemble. A transformer
@@ -49,37 +47,23 @@ type Comparison struct {
 	Results  *speculate.Results // of Compare
 }
 
-// Network is a trained predictor: a [*Predictor], [*Recurrent] or [*Transformer].
+// Network is a trained predictor: a [*MLP] or [*Transformer].
 type Network interface {
 	speculate.Predictor
 	Info() Info
 }
 
-// Transformers returns those that a trace with these recordings and gates can
-// feed: the routing transformer always, the router-logit transformer where
-// logits are there, the hidden transformer where router inputs and gates are.
-// Sizes are as in [RoutingTransformer].
-func Transformers(blocks, width, window int, logits, inputs, gates bool) []TransformerConfig {
-	cs := []TransformerConfig{RoutingTransformer(blocks, width, window)}
-	if logits {
-		cs = append(cs, LogitTransformer(blocks, width, window))
-	}
-	if inputs && gates {
-		cs = append(cs, HiddenTransformer(blocks, width, window))
-	}
-	return cs
-}
-
-// Configs returns the networks of a hidden width that a trace with these
-// recordings and gates can feed: inter-layer and statistics-aware always, a
-// router-logit network, a corrected gate and a hidden-state network where
-// logits, and inputs and gates, are there.
-func Configs(width int, logits, inputs, gates bool) []Config {
-	cs := []Config{InterLayer(width), StatisticsAware(width)}
+// MLPConfigs returns the perceptrons of a hidden width that a trace with header
+// h and gates, which may be nil, can feed: [InterLayer] and [StatisticsAware]
+// always, [RouterLogits] where all router logits are recorded, [CorrectedGate]
+// and [HiddenState] where all router inputs are recorded and gates is not nil.
+func MLPConfigs(width int, h trace.Header, gates *speculate.Gates) []MLPConfig {
+	logits, inputs := recorded(h)
+	cs := []MLPConfig{InterLayer(width), StatisticsAware(width)}
 	if logits {
 		cs = append(cs, RouterLogits(width))
 	}
-	if inputs && gates {
+	if inputs && gates != nil {
 		h := HiddenState(width)
 		if !logits {
 			h.Features.Logits, h.Features.PastLogits = 0, 0
@@ -87,6 +71,29 @@ func Configs(width int, logits, inputs, gates bool) []Config {
 		cs = append(cs, CorrectedGate(), h)
 	}
 	return cs
+}
+
+// TransformerConfigs returns the transformers that a trace with header h and
+// gates, which may be nil, can feed: [RoutingTransformer] always,
+// [LogitTransformer] where all router logits are recorded, [HiddenTransformer]
+// where all router inputs are recorded and gates is not nil. Sizes are as in
+// [RoutingTransformer].
+func TransformerConfigs(blocks, width, window int, h trace.Header, gates *speculate.Gates) []TransformerConfig {
+	logits, inputs := recorded(h)
+	cs := []TransformerConfig{RoutingTransformer(blocks, width, window)}
+	if logits {
+		cs = append(cs, LogitTransformer(blocks, width, window))
+	}
+	if inputs && gates != nil {
+		cs = append(cs, HiddenTransformer(blocks, width, window))
+	}
+	return cs
+}
+
+// recorded reports whether h records the router logits and the router inputs of
+// all layers.
+func recorded(h trace.Header) (logits, inputs bool) {
+	return len(h.LogitLayers) == h.Model.Layers, len(h.InputLayers) == h.Model.Layers && h.Model.Hidden > 0
 }
 
 // Compare is [Fit] on parts.Train and parts.Valid, and a report on parts.Test.
@@ -123,19 +130,14 @@ func (o *CompareOptions) wants(name string) bool {
 // does not say how many there are.
 func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*Comparison, error) {
 	shape := speculate.ShapeOf(train.Header.Model)
-	hdr := train.Header
-	inputs, logits := len(hdr.InputLayers) == shape.Layers && shape.Hidden > 0, len(hdr.LogitLayers) == shape.Layers
-	if o.Configs == nil {
-		o.Configs = Configs(64, logits, inputs, o.Train.Gates != nil)
-	}
-	if o.Recurrent == (RecurrentConfig{}) {
-		o.Recurrent = LSTM()
+	if o.MLPs == nil {
+		o.MLPs = MLPConfigs(64, train.Header, o.Train.Gates)
 	}
 	if o.Transformers == nil {
-		o.Transformers = Transformers(2, 128, 512, logits, inputs, o.Train.Gates != nil)
+		o.Transformers = TransformerConfigs(2, 128, 512, train.Header, o.Train.Gates)
 	}
 	gates := o.Train.Gates
-	if !inputs {
+	if _, inputs := recorded(train.Header); !inputs {
 		gates = nil
 	}
 	ps, err := speculate.Baselines(shape, gates)
@@ -147,7 +149,7 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 	}
 	c := &Comparison{Costs: map[string]speculate.Cost{}}
 	hs := o.Train.Horizons
-	mixes := slices.ContainsFunc(o.Configs, func(c Config) bool { return c.Statistics && o.wants(c.Name) })
+	mixes := slices.ContainsFunc(o.MLPs, func(c MLPConfig) bool { return c.Statistics && o.wants(c.Name) })
 	ps = slices.DeleteFunc(ps, func(p speculate.Predictor) bool {
 		_, counts := p.(speculate.Counter)
 		return p == speculate.Oracle{} || !o.wants(p.Name()) && !(counts && mixes)
@@ -197,7 +199,7 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 // train trains the networks that are asked for.
 func (o *CompareOptions) train(ctx context.Context, train, valid speculate.Data, stats []speculate.Predictor) ([]Network, error) {
 	var made []Network
-	do := func(name string, fit func(t Options) (Network, error)) error {
+	do := func(name string, fit func(t TrainOptions) (Network, error)) error {
 		o.stage("training %s", name)
 		n, err := fit(o.Train)
 		if err == nil {
@@ -205,24 +207,16 @@ func (o *CompareOptions) train(ctx context.Context, train, valid speculate.Data,
 		}
 		return err
 	}
-	for _, cfg := range o.Configs {
+	for _, cfg := range o.MLPs {
 		if !o.wants(cfg.Name) {
 			continue
 		}
 		if train.Header.Model.Vocabulary == 0 {
 			cfg = cfg.WithoutIDs()
 		}
-		if err := do(cfg.Name, func(t Options) (Network, error) {
+		if err := do(cfg.Name, func(t TrainOptions) (Network, error) {
 			t.Statistics = stats
-			return Train(ctx, cfg, train, valid, t)
-		}); err != nil {
-			return nil, err
-		}
-	}
-	if r := o.Recurrent; slices.Contains(o.Only, r.Name) {
-		if err := do(r.Name, func(t Options) (Network, error) {
-			t.Horizons = slices.DeleteFunc(slices.Clone(t.Horizons), func(h speculate.Horizon) bool { return h.Layers == 0 })
-			return TrainRecurrent(ctx, r, train, valid, t)
+			return TrainMLP(ctx, cfg, train, valid, t)
 		}); err != nil {
 			return nil, err
 		}
@@ -231,7 +225,7 @@ func (o *CompareOptions) train(ctx context.Context, train, valid speculate.Data,
 		if !slices.Contains(o.Only, cfg.Name) {
 			continue
 		}
-		if err := do(cfg.Name, func(t Options) (Network, error) {
+		if err := do(cfg.Name, func(t TrainOptions) (Network, error) {
 			t.Horizons = slices.DeleteFunc(slices.Clone(t.Horizons), func(h speculate.Horizon) bool { return h == speculate.Horizon{} })
 			i := o.trained(cfg.Name)
 			if i < 0 && cfg.Logits {
@@ -283,13 +277,13 @@ func (o *CompareOptions) joins() error {
 
 // known reports a name in Only that no predictor has.
 func (o *CompareOptions) known(ps []speculate.Predictor) error {
-	names := []string{"ensemble", o.Recurrent.Name}
+	names := []string{"ensemble"}
 	for _, p := range ps {
 		if p != (speculate.Oracle{}) {
 			names = append(names, p.Name())
 		}
 	}
-	for _, c := range o.Configs {
+	for _, c := range o.MLPs {
 		names = append(names, c.Name)
 	}
 	for _, c := range o.Transformers {

@@ -24,8 +24,8 @@ type Features struct {
 	IDs int `json:"ids,omitempty"`
 }
 
-// Config is the form of a network.
-type Config struct {
+// MLPConfig is the form of a network.
+type MLPConfig struct {
 	Name     string   `json:"name"`
 	Features Features `json:"features"`
 	// Width of the hidden layers, and their number; 0 layers leave the linear path alone.
@@ -46,7 +46,7 @@ type Config struct {
 }
 
 // Validate reports a configuration that means no network.
-func (c Config) Validate() error {
+func (c MLPConfig) Validate() error {
 	f := c.Features
 	for _, n := range []int{f.Experts, f.Logits, f.Inputs, f.PastExperts, f.PastLogits, f.PastInputs, f.IDs, c.Width, c.Depth, c.Embed} {
 		if n < 0 || n > 1<<16 {
@@ -73,7 +73,7 @@ func (c Config) Validate() error {
 }
 
 // Requires derives what views must hold.
-func (c Config) Requires() speculate.Requirements {
+func (c MLPConfig) Requires() speculate.Requirements {
 	f := c.Features
 	r := speculate.Requirements{
 		TokenIDs: f.IDs > 0,
@@ -89,15 +89,15 @@ func (c Config) Requires() speculate.Requirements {
 }
 
 // WithoutIDs returns c without token ids, for a trace that has none.
-func (c Config) WithoutIDs() Config {
+func (c MLPConfig) WithoutIDs() MLPConfig {
 	c.Features.IDs, c.Embed = 0, 0
 	return c
 }
 
 // InterLayer reads the routing of earlier layers and of earlier tokens, and
 // token ids: nothing but what a routing trace holds.
-func InterLayer(width int) Config {
-	return Config{Name: "inter-layer", Width: width, Depth: 2, Embed: 32, Linear: true,
+func InterLayer(width int) MLPConfig {
+	return MLPConfig{Name: "inter-layer", Width: width, Depth: 2, Embed: 32, Linear: true,
 		Features: Features{Experts: 16, PastExperts: 4, IDs: 2}}
 }
 
@@ -105,7 +105,7 @@ func InterLayer(width int) Config {
 // against the log odds that the frequencies, the previous token, the
 // transition and the path of three give, by their entropies and the hidden
 // state: log odds = sum_s 2 sigmoid(g_s) logit(p_s) + learned.
-func StatisticsAware(width int) Config {
+func StatisticsAware(width int) MLPConfig {
 	c := InterLayer(width)
 	c.Name, c.Statistics = "statistics-aware", true
 	return c
@@ -113,21 +113,21 @@ func StatisticsAware(width int) Config {
 
 // RouterLogits reads router logits of the latest layers and of earlier tokens
 // at the target layer, and token ids; no hidden states.
-func RouterLogits(width int) Config {
-	return Config{Name: "router logits", Width: width, Depth: 3, Embed: 64, Linear: true, Soft: true,
+func RouterLogits(width int) MLPConfig {
+	return MLPConfig{Name: "router logits", Width: width, Depth: 3, Embed: 64, Linear: true, Soft: true,
 		Features: Features{Logits: 16, PastLogits: 4, IDs: 2}}
 }
 
 // HiddenState reads router inputs and logits of the two latest layers, those
 // of the token before at the target layer, and two token ids, with a linear
 // path that starts as the target's own router.
-func HiddenState(width int) Config {
-	return Config{Name: "hidden state", Width: width, Depth: 3, Embed: 64, Linear: true, Gate: true, Soft: true,
+func HiddenState(width int) MLPConfig {
+	return MLPConfig{Name: "hidden state", Width: width, Depth: 3, Embed: 64, Linear: true, Gate: true, Soft: true,
 		Features: Features{Inputs: 2, Logits: 1, PastInputs: 1, PastLogits: 1, IDs: 2}}
 }
 
 // CorrectedGate is the target's router on the latest router input, with a
 // trained linear correction and no hidden layer.
-func CorrectedGate() Config {
-	return Config{Name: "corrected gate", Linear: true, Gate: true, Soft: true, Features: Features{Inputs: 2}}
+func CorrectedGate() MLPConfig {
+	return MLPConfig{Name: "corrected gate", Linear: true, Gate: true, Soft: true, Features: Features{Inputs: 2}}
 }

@@ -9,8 +9,7 @@
 // cannot be trained on what it will not be shown.
 //
 // [InterLayer], [StatisticsAware] and [HiddenState] are ready configurations,
-// [Train] fits one, [Compare] fits and scores them beside the baselines. [LSTM]
-// is the earlier work's network, for comparison; [TrainRecurrent] fits it.
+// [TrainMLP] fits one, [Compare] fits and scores them beside the baselines.
 //
 // A [Transformer] works on each token once, as soon as its id is known, and
 // answers every horizon and layer of that token from what it kept:
@@ -18,6 +17,6 @@
 // configurations, [TrainTransformer] fits one, from random values or from those
 // of an earlier training. They are the most accurate, and want the most tokens.
 //
-// A training that was interrupted continues where [Options].Resume says; one
-// that has only so much time ends when [Options].Limit says.
+// A training that was interrupted continues where [TrainOptions].Resume says; one
+// that has only so much time ends when [TrainOptions].Limit says.
 package neural

@@ -15,9 +15,9 @@ import (
 // nothing of one whose steps do not.
 func TestLimit(t *testing.T) {
 	ps, g := parts(t)
-	o := Options{Backend: backend(t), Horizons: speculate.LayersAhead(1), Seed: 4, Tokens: 640, Batch: 64, ValidTokens: 100, Gates: g}
-	train := func() *Predictor {
-		p, err := Train(context.Background(), HiddenState(8), ps.Train, ps.Valid, o)
+	o := TrainOptions{Backend: backend(t), Horizons: speculate.LayersAhead(1), Seed: 4, Tokens: 640, Batch: 64, ValidTokens: 100, Gates: g}
+	train := func() *MLP {
+		p, err := TrainMLP(context.Background(), HiddenState(8), ps.Train, ps.Valid, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,7 +35,7 @@ func TestLimit(t *testing.T) {
 		t.Errorf("%d tokens in a nanosecond, want one step of 64", n)
 	}
 	o.Resume = t.TempDir()
-	if _, err := Train(context.Background(), HiddenState(8), ps.Train, ps.Valid, o); err == nil || !strings.Contains(err.Error(), "limit") {
+	if _, err := TrainMLP(context.Background(), HiddenState(8), ps.Train, ps.Valid, o); err == nil || !strings.Contains(err.Error(), "limit") {
 		t.Errorf("a limit and resuming: %v", err)
 	}
 }
@@ -46,7 +46,7 @@ func TestStart(t *testing.T) {
 	h, hs := header(), speculate.LayersAhead(1, 2)
 	train, valid := speculate.Slice(h, recalled(16, 16, 1)), speculate.Slice(h, recalled(8, 16, 100))
 	_, g := plant(1, 1, 1)
-	o := Options{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 512, Batch: 64, Patience: 9, Gates: g}
+	o := TrainOptions{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 512, Batch: 64, Patience: 9, Gates: g}
 	first, err := TrainTransformer(context.Background(), tiny(true), train, valid, o)
 	if err != nil {
 		t.Fatal(err)
@@ -64,9 +64,9 @@ func TestStart(t *testing.T) {
 	if a, b := first.Info(), again.Info(); b.Tokens != 2*a.Tokens || b.Seconds <= a.Seconds {
 		t.Errorf("trained on %d tokens in %g s, and then in all on %d in %g s", a.Tokens, a.Seconds, b.Tokens, b.Seconds)
 	}
-	for name, change := range map[string]func(c *TransformerConfig, o *Options){
-		"width":    func(c *TransformerConfig, _ *Options) { c.HeadWidth = 16 },
-		"horizons": func(_ *TransformerConfig, o *Options) { o.Horizons = hs[:1] },
+	for name, change := range map[string]func(c *TransformerConfig, o *TrainOptions){
+		"width":    func(c *TransformerConfig, _ *TrainOptions) { c.HeadWidth = 16 },
+		"horizons": func(_ *TransformerConfig, o *TrainOptions) { o.Horizons = hs[:1] },
 	} {
 		c, o := tiny(true), o
 		change(&c, &o)
@@ -81,8 +81,8 @@ func TestStart(t *testing.T) {
 func TestTrained(t *testing.T) {
 	ps, g := parts(t)
 	ctx := context.Background()
-	c := CompareOptions{Only: []string{"hidden state", "tiny"}, Transformers: []TransformerConfig{tiny(true)}, Configs: []Config{HiddenState(8)},
-		Train: Options{Backend: backend(t), Horizons: speculate.LayersAhead(1), Seed: 4, Tokens: 1280, Batch: 64, Patience: 9, Gates: g}}
+	c := CompareOptions{Only: []string{"hidden state", "tiny"}, Transformers: []TransformerConfig{tiny(true)}, MLPs: []MLPConfig{HiddenState(8)},
+		Train: TrainOptions{Backend: backend(t), Horizons: speculate.LayersAhead(1), Seed: 4, Tokens: 1280, Batch: 64, Patience: 9, Gates: g}}
 	old, err := Fit(ctx, ps.Train, ps.Valid, c)
 	if err != nil {
 		t.Fatal(err)
@@ -132,15 +132,12 @@ func TestTrained(t *testing.T) {
 func TestNoValidation(t *testing.T) {
 	ps, g := parts(t)
 	none := speculate.Slice(header(), nil)
-	o := Options{Backend: backend(t), Horizons: speculate.LayersAhead(1), Tokens: 64, Batch: 64, Gates: g}
-	if _, err := Train(context.Background(), HiddenState(8), ps.Train, none, o); err == nil {
+	o := TrainOptions{Backend: backend(t), Horizons: speculate.LayersAhead(1), Tokens: 64, Batch: 64, Gates: g}
+	if _, err := TrainMLP(context.Background(), HiddenState(8), ps.Train, none, o); err == nil {
 		t.Error("a network: no error")
 	}
 	if _, err := TrainTransformer(context.Background(), tiny(true), ps.Train, none, o); err == nil {
 		t.Error("a transformer: no error")
-	}
-	if _, err := TrainRecurrent(context.Background(), LSTM(), ps.Train, none, o); err == nil {
-		t.Error("a recurrent network: no error")
 	}
 }
 
@@ -151,7 +148,7 @@ func TestStartWider(t *testing.T) {
 	docs := recalled(16, 16, 1)
 	data := speculate.Slice(h, docs)
 	c := CompareOptions{Only: []string{"tiny"}, Transformers: []TransformerConfig{tiny(false)},
-		Train: Options{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 512, Batch: 64, Patience: 9, Rate: .01}}
+		Train: TrainOptions{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 512, Batch: 64, Patience: 9, Rate: .01}}
 	old, err := Fit(context.Background(), data, data, c)
 	if err != nil {
 		t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 // heads, B tokens, F features, H width, W embedding, n ids, S statistics.
 type sizes struct{ g, f, h, w, n, s, e, v int }
 
-func sizesOf(c Config, s speculate.Shape, heads, stats int) sizes {
+func sizesOf(c MLPConfig, s speculate.Shape, heads, stats int) sizes {
 	return sizes{g: heads, f: c.Features.width(s), h: c.Width, w: c.Embed, n: c.Features.IDs, s: stats, e: s.Experts, v: s.Vocabulary}
 }
 
@@ -35,7 +35,7 @@ func (p *param) size() int {
 }
 
 // paramShapes lists a network's arrays, without values.
-func paramShapes(c Config, z sizes) []*param {
+func paramShapes(c MLPConfig, z sizes) []*param {
 	var ps []*param
 	add := func(name string, decay bool, dims ...int) {
 		ps = append(ps, &param{name: name, dims: dims, decay: decay})
@@ -70,7 +70,7 @@ func paramShapes(c Config, z sizes) []*param {
 // newParams draws the initial values: He's for the hidden layers (He et al.
 // 2015), zero for what leads to the logits, so that training starts from the
 // linear path.
-func newParams(c Config, z sizes, seed uint64) []*param {
+func newParams(c MLPConfig, z sizes, seed uint64) []*param {
 	rng := rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15))
 	in := math.Sqrt(2 / float64(z.f+z.n*z.w))
 	ps := paramShapes(c, z)
@@ -107,7 +107,7 @@ type batch struct {
 }
 
 // logits builds the network: [G,B,E].
-func logits(c Config, z sizes, p map[string]*Node, b batch) *Node {
+func logits(c MLPConfig, z sizes, p map[string]*Node, b batch) *Node {
 	out := ExpandAxes(p["out.bias"], 1) // [G,1,E]
 	var y *Node
 	if c.Linear && z.f > 0 {

@@ -45,7 +45,7 @@ func BenchmarkDecision(b *testing.B) {
 	}
 	for _, c := range []struct {
 		name string
-		cfg  Config
+		cfg  MLPConfig
 	}{
 		{"inter-layer/64", InterLayer(64)}, {"inter-layer/128", InterLayer(128)}, {"statistics-aware/64", StatisticsAware(64)}, {"router-logits/128", RouterLogits(128)},
 		{"corrected-gate", CorrectedGate()}, {"hidden-state/64", HiddenState(64)}, {"hidden-state/256", HiddenState(256)}, {"hidden-state/512", HiddenState(512)},

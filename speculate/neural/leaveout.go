@@ -14,8 +14,8 @@ import (
 	"github.com/expertspec/expertspec/speculate"
 )
 
-// LeftOut says how well predictors do on data sets that they know nothing of.
-type LeftOut struct {
+// LeaveOneOutResults says how well predictors do on data sets that they know nothing of.
+type LeaveOneOutResults struct {
 	// All are the figures of predictors fitted on all data sets.
 	All *speculate.Results `json:"all"`
 	// Without has rows by data set alone: each is of predictors that were fitted,
@@ -23,15 +23,15 @@ type LeftOut struct {
 	Without *speculate.Results `json:"without"`
 }
 
-// LeaveOut fits on all data sets, and once more without each, and scores both
+// LeaveOneOut fits on all data sets, and once more without each, and scores both
 // on that data set's documents of parts.Test. With n data sets it takes n+1
 // times as long as [Fit].
-func LeaveOut(ctx context.Context, parts speculate.Parts, o CompareOptions) (*LeftOut, error) {
+func LeaveOneOut(ctx context.Context, parts speculate.Parts, o CompareOptions) (*LeaveOneOutResults, error) {
 	all, err := Compare(ctx, parts, o)
 	if err != nil {
 		return nil, err
 	}
-	r := &LeftOut{All: all.Results}
+	r := &LeaveOneOutResults{All: all.Results}
 	without := *all.Results
 	without.Rows, without.Costs, without.Warnings = nil, nil, nil
 	r.Without = &without
@@ -61,7 +61,7 @@ func LeaveOut(ctx context.Context, parts speculate.Parts, o CompareOptions) (*Le
 }
 
 // datasets lists those that were scored.
-func (r *LeftOut) datasets() []string {
+func (r *LeaveOneOutResults) datasets() []string {
 	var sets []string
 	for _, x := range r.All.Rows {
 		if x.By == "dataset" && !slices.Contains(sets, x.Key) {
@@ -75,7 +75,7 @@ func (r *LeftOut) datasets() []string {
 // WriteTable writes for each horizon, data set and predictor the recall@K of
 // the predictor fitted on all data sets, a slash, and that of the one fitted
 // without this data set; then their means over data sets.
-func (r *LeftOut) WriteTable(w io.Writer) error {
+func (r *LeaveOneOutResults) WriteTable(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, h := range r.All.Horizons {
 		var names []string
@@ -115,7 +115,7 @@ func (r *LeftOut) WriteTable(w io.Writer) error {
 }
 
 // WriteJSON writes all figures as indented JSON.
-func (r *LeftOut) WriteJSON(w io.Writer) error {
+func (r *LeaveOneOutResults) WriteJSON(w io.Writer) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", " ")
 	return enc.Encode(r)

@@ -31,9 +31,9 @@ func TestLeaveOut(t *testing.T) {
 	}
 	parts := speculate.Parts{Train: docs(6, 10), Valid: docs(4, 9), Test: docs(8, 5)}
 	var stages []string
-	o := CompareOptions{Configs: []Config{}, Only: []string{"frequency", "transition"}, Train: Options{Horizons: speculate.LayersAhead(1)},
+	o := CompareOptions{MLPs: []MLPConfig{}, Only: []string{"frequency", "transition"}, Train: TrainOptions{Horizons: speculate.LayersAhead(1)},
 		Stage: func(what string) { stages = append(stages, what) }}
-	r, err := LeaveOut(context.Background(), parts, o)
+	r, err := LeaveOneOut(context.Background(), parts, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestLeaveOut(t *testing.T) {
 	only := func(d speculate.Data) speculate.Data {
 		return d.Filter(func(x *trace.Document) bool { return x.Dataset == "a" })
 	}
-	if _, err := LeaveOut(context.Background(), speculate.Parts{Train: only(parts.Train), Valid: only(parts.Valid), Test: only(parts.Test)}, o); err == nil {
+	if _, err := LeaveOneOut(context.Background(), speculate.Parts{Train: only(parts.Train), Valid: only(parts.Valid), Test: only(parts.Test)}, o); err == nil {
 		t.Error("the only data set was left out")
 	}
 }
@@ -84,7 +84,7 @@ func TestFitWithoutIDs(t *testing.T) {
 		return speculate.Slice(h, out)
 	}
 	c, err := Compare(context.Background(), speculate.Parts{Train: docs(20), Valid: docs(7), Test: docs(9)},
-		CompareOptions{Configs: []Config{InterLayer(8)}, Train: Options{Backend: backend(t), Horizons: speculate.LayersAhead(1, 2), Batch: 32, Tokens: 3200, Rate: .02}})
+		CompareOptions{MLPs: []MLPConfig{InterLayer(8)}, Train: TrainOptions{Backend: backend(t), Horizons: speculate.LayersAhead(1, 2), Batch: 32, Tokens: 3200, Rate: .02}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 // reads of it. B is the host side of a batch, a pointer: the loop uses one again
 // and again.
 //
-// A batch is of Options.Batch/Options.Accumulate tokens. The mean gradient of
+// A batch is of TrainOptions.Batch/TrainOptions.Accumulate tokens. The mean gradient of
 // Accumulate batches makes a step, so a job with masked tokens should divide by
 // the number of tokens in a batch, not by those that count.
 type job[B any] interface {
@@ -63,7 +63,7 @@ type plan struct {
 // the backend: a step moves no more than its batches and the loss.
 type loop[B any] struct {
 	plan
-	o       Options
+	o       TrainOptions
 	job     job[B]
 	forward *graph.Exec
 	sum     *graph.Exec // adds a batch's gradient to sums; nil where a step is one batch
@@ -87,7 +87,7 @@ type progress struct {
 }
 
 // newLoop takes o with its defaults filled in. Close the loop after use.
-func newLoop[B any](p plan, j job[B], o Options) (*loop[B], error) {
+func newLoop[B any](p plan, j job[B], o TrainOptions) (*loop[B], error) {
 	l := &loop[B]{plan: p, o: o, job: j, progress: progress{BestLoss: math.MaxFloat64}}
 	for _, p := range l.params {
 		l.info.Parameters += int64(p.size())

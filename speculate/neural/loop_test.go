@@ -22,14 +22,14 @@ import (
 // A step in four parts is the step in one, to rounding.
 func TestAccumulate(t *testing.T) {
 	ps, g := parts(t)
-	o := Options{Backend: backend(t), Horizons: speculate.LayersAhead(1, 3), Seed: 4, Tokens: 1024, Batch: 64, ValidTokens: 200, Gates: g}
-	var whole, parted *Predictor
+	o := TrainOptions{Backend: backend(t), Horizons: speculate.LayersAhead(1, 3), Seed: 4, Tokens: 1024, Batch: 64, ValidTokens: 200, Gates: g}
+	var whole, parted *MLP
 	for _, c := range []struct {
 		parts int
-		p     **Predictor
+		p     **MLP
 	}{{1, &whole}, {4, &parted}} {
 		o.Accumulate = c.parts
-		p, err := Train(context.Background(), HiddenState(16), ps.Train, ps.Valid, o)
+		p, err := TrainMLP(context.Background(), HiddenState(16), ps.Train, ps.Valid, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +49,7 @@ func TestAccumulate(t *testing.T) {
 }
 
 // stopped trains until the second check, with the state kept in dir.
-func stopped(t *testing.T, cfg Config, ps speculate.Parts, o Options) {
+func stopped(t *testing.T, cfg MLPConfig, ps speculate.Parts, o TrainOptions) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -59,7 +59,7 @@ func stopped(t *testing.T, cfg Config, ps speculate.Parts, o Options) {
 			cancel()
 		}
 	}
-	if _, err := Train(ctx, cfg, ps.Train, ps.Valid, o); !errors.Is(err, context.Canceled) {
+	if _, err := TrainMLP(ctx, cfg, ps.Train, ps.Valid, o); !errors.Is(err, context.Canceled) {
 		t.Fatalf("stopped with %v", err)
 	}
 }
@@ -73,9 +73,9 @@ func TestResume(t *testing.T) {
 		t.Fatal(err)
 	}
 	// More tokens than documents have, so that a pass ends on both sides.
-	o := Options{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 6400, Batch: 64, Accumulate: 2, ValidTokens: 200, Checks: 4, Gates: g, Statistics: stats}
-	for _, cfg := range []Config{StatisticsAware(12), HiddenState(8)} {
-		whole, err := Train(context.Background(), cfg, ps.Train, ps.Valid, o)
+	o := TrainOptions{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 6400, Batch: 64, Accumulate: 2, ValidTokens: 200, Checks: 4, Gates: g, Statistics: stats}
+	for _, cfg := range []MLPConfig{StatisticsAware(12), HiddenState(8)} {
+		whole, err := TrainMLP(context.Background(), cfg, ps.Train, ps.Valid, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +84,7 @@ func TestResume(t *testing.T) {
 		stopped(t, cfg, ps, r)
 		steps := []int{}
 		r.Progress = func(p Progress) { steps = append(steps, p.Step) }
-		again, err := Train(context.Background(), cfg, ps.Train, ps.Valid, r)
+		again, err := TrainMLP(context.Background(), cfg, ps.Train, ps.Valid, r)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func TestLeaveOutResumes(t *testing.T) {
 	ps, _ := parts(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	o := CompareOptions{Configs: []Config{InterLayer(4)}, Only: []string{"inter-layer"}, Evaluate: speculate.EvaluateOptions{Resamples: -1}, Train: Options{
+	o := CompareOptions{MLPs: []MLPConfig{InterLayer(4)}, Only: []string{"inter-layer"}, Evaluate: speculate.EvaluateOptions{Resamples: -1}, Train: TrainOptions{
 		Backend: backend(t), Horizons: speculate.LayersAhead(1), Tokens: 256, Batch: 64, ValidTokens: 64, Checks: 4, Resume: t.TempDir()}}
 	without := false
 	o.Stage = func(what string) { without = strings.HasPrefix(what, "without b: ") }
@@ -120,12 +120,12 @@ func TestLeaveOutResumes(t *testing.T) {
 			cancel()
 		}
 	}
-	if _, err := LeaveOut(ctx, ps, o); !errors.Is(err, context.Canceled) {
+	if _, err := LeaveOneOut(ctx, ps, o); !errors.Is(err, context.Canceled) {
 		t.Fatalf("stopped with %v", err)
 	}
 	steps := 0
 	o.Train.Progress = func(Progress) { steps++ }
-	if _, err := LeaveOut(context.Background(), ps, o); err != nil || steps != 4+4+3 {
+	if _, err := LeaveOneOut(context.Background(), ps, o); err != nil || steps != 4+4+3 {
 		t.Errorf("%d checks of three trainings, one of them resumed: %v", steps, err)
 	}
 }
@@ -133,7 +133,7 @@ func TestLeaveOutResumes(t *testing.T) {
 // The state of another training, or a damaged one, is an error that names it.
 func TestResumeRefuses(t *testing.T) {
 	ps, _ := parts(t)
-	o := Options{Backend: backend(t), Horizons: speculate.LayersAhead(1), Seed: 4, Tokens: 640, Batch: 64, ValidTokens: 100, Checks: 4, Resume: t.TempDir()}
+	o := TrainOptions{Backend: backend(t), Horizons: speculate.LayersAhead(1), Seed: 4, Tokens: 640, Batch: 64, ValidTokens: 100, Checks: 4, Resume: t.TempDir()}
 	cfg := InterLayer(8)
 	stopped(t, cfg, ps, o)
 	path := filepath.Join(o.Resume, "inter-layer.training.safetensors")
@@ -144,16 +144,16 @@ func TestResumeRefuses(t *testing.T) {
 	docs, _ := plant(24, 64, 77)
 	wider := InterLayer(9)
 	for name, c := range map[string]struct {
-		change func(cfg *Config, ps *speculate.Parts, o *Options)
+		change func(cfg *MLPConfig, ps *speculate.Parts, o *TrainOptions)
 		spoil  func([]byte) []byte
 		want   string
 	}{
-		"width":     {change: func(c *Config, _ *speculate.Parts, _ *Options) { *c = wider }, want: "configuration"},
-		"seed":      {change: func(_ *Config, _ *speculate.Parts, o *Options) { o.Seed = 5 }, want: "seed"},
-		"rate":      {change: func(_ *Config, _ *speculate.Parts, o *Options) { o.Rate = .5 }, want: "other rate:"},
-		"horizon":   {change: func(_ *Config, _ *speculate.Parts, o *Options) { o.Horizons = speculate.LayersAhead(2) }, want: "horizons"},
-		"documents": {change: func(_ *Config, p *speculate.Parts, _ *Options) { p.Train = speculate.Slice(header(), docs) }, want: "documents"},
-		"last document": {change: func(_ *Config, p *speculate.Parts, _ *Options) {
+		"width":     {change: func(c *MLPConfig, _ *speculate.Parts, _ *TrainOptions) { *c = wider }, want: "configuration"},
+		"seed":      {change: func(_ *MLPConfig, _ *speculate.Parts, o *TrainOptions) { o.Seed = 5 }, want: "seed"},
+		"rate":      {change: func(_ *MLPConfig, _ *speculate.Parts, o *TrainOptions) { o.Rate = .5 }, want: "other rate:"},
+		"horizon":   {change: func(_ *MLPConfig, _ *speculate.Parts, o *TrainOptions) { o.Horizons = speculate.LayersAhead(2) }, want: "horizons"},
+		"documents": {change: func(_ *MLPConfig, p *speculate.Parts, _ *TrainOptions) { p.Train = speculate.Slice(header(), docs) }, want: "documents"},
+		"last document": {change: func(_ *MLPConfig, p *speculate.Parts, _ *TrainOptions) {
 			last := []*trace.Document{}
 			for d, err := range p.Train.Documents() {
 				if err != nil {
@@ -167,7 +167,7 @@ func TestResumeRefuses(t *testing.T) {
 			last[23] = &d
 			p.Train = speculate.Slice(header(), last)
 		}, want: "documents"},
-		"validation": {change: func(_ *Config, p *speculate.Parts, _ *Options) { p.Valid = speculate.Slice(header(), docs[:3]) }, want: "other validation documents"},
+		"validation": {change: func(_ *MLPConfig, p *speculate.Parts, _ *TrainOptions) { p.Valid = speculate.Slice(header(), docs[:3]) }, want: "other validation documents"},
 		"cut":        {spoil: func(b []byte) []byte { return b[:len(b)-4] }, want: "bytes"},
 		"empty":      {spoil: func(b []byte) []byte { return nil }, want: ""},
 		"bit":        {spoil: func(b []byte) []byte { b[len(b)-3] ^= 1; return b }, want: "damaged"},
@@ -184,7 +184,7 @@ func TestResumeRefuses(t *testing.T) {
 		if err := os.WriteFile(path, bad, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		_, err := Train(context.Background(), cfg, ps.Train, ps.Valid, o)
+		_, err := TrainMLP(context.Background(), cfg, ps.Train, ps.Valid, o)
 		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -198,9 +198,9 @@ func TestTokenHorizons(t *testing.T) {
 	ps, _ := parts(t)
 	// The order matters: the unknown id between the known.
 	all := []speculate.Horizon{{Layers: 2}, {}, {KnownID: true}}
-	o := Options{Backend: backend(t), Horizons: all, Seed: 4, Tokens: 9600, Batch: 64, ValidTokens: 256, Checks: 3, Rate: .01}
-	cfg := Config{Name: "ids", Width: 24, Depth: 1, Embed: 8, Features: Features{IDs: 2}}
-	p, err := Train(context.Background(), cfg, ps.Train, ps.Valid, o)
+	o := TrainOptions{Backend: backend(t), Horizons: all, Seed: 4, Tokens: 9600, Batch: 64, ValidTokens: 256, Checks: 3, Rate: .01}
+	cfg := MLPConfig{Name: "ids", Width: 24, Depth: 1, Embed: 8, Features: Features{IDs: 2}}
+	p, err := TrainMLP(context.Background(), cfg, ps.Train, ps.Valid, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,8 +234,8 @@ func TestCompareTokenAlone(t *testing.T) {
 	ps, g := parts(t)
 	hs := []speculate.Horizon{{}}
 	c, err := Compare(context.Background(), ps, CompareOptions{
-		Train:   Options{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 640, Batch: 64, ValidTokens: 128, Checks: 1, Gates: g},
-		Configs: Configs(8, true, true, true),
+		Train: TrainOptions{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 640, Batch: 64, ValidTokens: 128, Checks: 1, Gates: g},
+		MLPs:  MLPConfigs(8, header(), g),
 	})
 	if err != nil {
 		t.Fatal(err)

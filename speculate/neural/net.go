@@ -20,9 +20,9 @@ type unit struct {
 	gateB  []float32
 }
 
-// Predictor is a trained network. It is safe for concurrent use.
-type Predictor struct {
-	cfg      Config
+// MLP is a trained network. It is safe for concurrent use.
+type MLP struct {
+	cfg      MLPConfig
 	shape    speculate.Shape
 	horizons []speculate.Horizon
 	index    map[head]int
@@ -48,19 +48,19 @@ type Info struct {
 }
 
 // Name is the configuration's name.
-func (p *Predictor) Name() string { return p.cfg.Name }
+func (p *MLP) Name() string { return p.cfg.Name }
 
 // Config returns the network's form.
-func (p *Predictor) Config() Config { return p.cfg }
+func (p *MLP) Config() MLPConfig { return p.cfg }
 
 // Info returns how it was trained.
-func (p *Predictor) Info() Info { return p.info }
+func (p *MLP) Info() Info { return p.info }
 
 // Requires what the configuration reads, and the statistics with it.
-func (p *Predictor) Requires() speculate.Requirements { return p.cfg.Requires() }
+func (p *MLP) Requires() speculate.Requirements { return p.cfg.Requires() }
 
 // Supports the horizons that it was trained for.
-func (p *Predictor) Supports(h speculate.Horizon) bool {
+func (p *MLP) Supports(h speculate.Horizon) bool {
 	_, ok := p.index[head{h, h.FirstLayer()}]
 	return ok
 }
@@ -70,7 +70,7 @@ func (p *Predictor) Supports(h speculate.Horizon) bool {
 const group = 32
 
 // scratch is the working memory of the decisions on a group of views. Rows of
-// h, g, z and gates have strides of their own, see Predictor.scratch.
+// h, g, z and gates have strides of their own, see MLP.scratch.
 type scratch struct {
 	x, h, g, z []float32 // [n,F+n*W], [n,H], [n,H], [n,E]
 	ids        []int32
@@ -82,7 +82,7 @@ type scratch struct {
 }
 
 // scratch returns working memory for n views.
-func (p *Predictor) scratch(n int) *scratch {
+func (p *MLP) scratch(n int) *scratch {
 	s, ok := p.pool.Get().(*scratch)
 	c, e := p.cfg, p.shape.Experts
 	if !ok {
@@ -98,7 +98,7 @@ func (p *Predictor) scratch(n int) *scratch {
 }
 
 // Predict implements [speculate.Predictor].
-func (p *Predictor) Predict(views []speculate.View, out []float32) error {
+func (p *MLP) Predict(views []speculate.View, out []float32) error {
 	if len(views) == 0 {
 		return nil
 	}
@@ -137,7 +137,7 @@ func (p *Predictor) Predict(views []speculate.View, out []float32) error {
 
 // forward computes the logits of at most as many views as s is made for, in
 // s.z. A view's logits do not depend on the others.
-func (p *Predictor) forward(u *unit, s *scratch, views []speculate.View) error {
+func (p *MLP) forward(u *unit, s *scratch, views []speculate.View) error {
 	f, w, n := p.cfg.Features.width(p.shape), p.cfg.Embed, len(views)
 	for j, v := range views {
 		x := s.x[j*s.xs : (j+1)*s.xs]
@@ -170,7 +170,7 @@ func (p *Predictor) forward(u *unit, s *scratch, views []speculate.View) error {
 }
 
 // mix adds the gated log odds of the statistics to s.z.
-func (p *Predictor) mix(u *unit, s *scratch, views []speculate.View) error {
+func (p *MLP) mix(u *unit, s *scratch, views []speculate.View) error {
 	e, n, c := p.shape.Experts, len(views), p.cfg.Width
 	for k, q := range p.stats {
 		if err := q.Predict(views, s.stats[k*n*e:(k+1)*n*e]); err != nil {

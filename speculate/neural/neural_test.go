@@ -103,8 +103,8 @@ func TestCompare(t *testing.T) {
 	ps, g := parts(t)
 	hs := speculate.LayersAhead(1, 2)
 	c, err := Compare(context.Background(), ps, CompareOptions{
-		Train:   Options{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 4800, Batch: 64, ValidTokens: 256, Checks: 3, Rate: .015, Gates: g},
-		Configs: Configs(24, true, true, true),
+		Train: TrainOptions{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 4800, Batch: 64, ValidTokens: 256, Checks: 3, Rate: .015, Gates: g},
+		MLPs:  MLPConfigs(24, header(), g),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +156,7 @@ func TestCompare(t *testing.T) {
 func TestExecutionEqualsGraph(t *testing.T) {
 	ps, g := parts(t)
 	cfg := HiddenState(24)
-	o := Options{Backend: backend(t), Horizons: speculate.LayersAhead(1, 3), Seed: 4, Tokens: 640, Batch: 64, Gates: g}.withDefaults()
+	o := TrainOptions{Backend: backend(t), Horizons: speculate.LayersAhead(1, 3), Seed: 4, Tokens: 640, Batch: 64, Gates: g}.withDefaults()
 	tr, err := newTrainer(context.Background(), cfg, ps.Train, ps.Valid, o)
 	if err != nil {
 		t.Fatal(err)
@@ -197,8 +197,8 @@ func TestExecutionEqualsGraph(t *testing.T) {
 // An untrained network with a gate is gate reuse.
 func TestStartsAsGate(t *testing.T) {
 	ps, g := parts(t)
-	o := Options{Backend: backend(t), Horizons: speculate.LayersAhead(2), Seed: 4, Tokens: 64, Batch: 64, Rate: 1e-12, Gates: g}
-	p, err := Train(context.Background(), HiddenState(16), ps.Train, ps.Valid, o)
+	o := TrainOptions{Backend: backend(t), Horizons: speculate.LayersAhead(2), Seed: 4, Tokens: 64, Batch: 64, Rate: 1e-12, Gates: g}
+	p, err := TrainMLP(context.Background(), HiddenState(16), ps.Train, ps.Valid, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,10 +220,10 @@ func TestStartsAsGate(t *testing.T) {
 // The same seed gives the same network.
 func TestDeterministic(t *testing.T) {
 	ps, g := parts(t)
-	o := Options{Backend: backend(t), Horizons: speculate.LayersAhead(1), Seed: 4, Tokens: 1024, Batch: 64, Gates: g}
-	var z [2]*Predictor
+	o := TrainOptions{Backend: backend(t), Horizons: speculate.LayersAhead(1), Seed: 4, Tokens: 1024, Batch: 64, Gates: g}
+	var z [2]*MLP
 	for i := range z {
-		p, err := Train(context.Background(), HiddenState(16), ps.Train, ps.Valid, o)
+		p, err := TrainMLP(context.Background(), HiddenState(16), ps.Train, ps.Valid, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,25 +241,25 @@ func TestRefusals(t *testing.T) {
 	b := backend(t)
 	hs := speculate.LayersAhead(1)
 	for name, c := range map[string]struct {
-		cfg Config
-		o   Options
+		cfg MLPConfig
+		o   TrainOptions
 	}{
-		"no backend":     {InterLayer(8), Options{Horizons: hs}},
-		"no horizons":    {InterLayer(8), Options{Backend: b}},
-		"no gates":       {HiddenState(8), Options{Backend: b, Horizons: hs}},
-		"no statistics":  {StatisticsAware(8), Options{Backend: b, Horizons: hs}},
-		"far horizon":    {InterLayer(8), Options{Backend: b, Horizons: speculate.LayersAhead(tL)}},
-		"no layers":      {Config{Name: "x", Features: Features{Experts: 1}}, Options{Backend: b, Horizons: hs}},
-		"foreign gates":  {HiddenState(8), Options{Backend: b, Horizons: hs, Gates: &speculate.Gates{Layers: 1, Experts: 1, Hidden: 1, Weights: []float32{1}}}},
-		"negative batch": {InterLayer(8), Options{Backend: b, Horizons: hs, Batch: -1}},
+		"no backend":     {InterLayer(8), TrainOptions{Horizons: hs}},
+		"no horizons":    {InterLayer(8), TrainOptions{Backend: b}},
+		"no gates":       {HiddenState(8), TrainOptions{Backend: b, Horizons: hs}},
+		"no statistics":  {StatisticsAware(8), TrainOptions{Backend: b, Horizons: hs}},
+		"far horizon":    {InterLayer(8), TrainOptions{Backend: b, Horizons: speculate.LayersAhead(tL)}},
+		"no layers":      {MLPConfig{Name: "x", Features: Features{Experts: 1}}, TrainOptions{Backend: b, Horizons: hs}},
+		"foreign gates":  {HiddenState(8), TrainOptions{Backend: b, Horizons: hs, Gates: &speculate.Gates{Layers: 1, Experts: 1, Hidden: 1, Weights: []float32{1}}}},
+		"negative batch": {InterLayer(8), TrainOptions{Backend: b, Horizons: hs, Batch: -1}},
 	} {
-		if _, err := Train(context.Background(), c.cfg, ps.Train, ps.Valid, c.o); err == nil {
+		if _, err := TrainMLP(context.Background(), c.cfg, ps.Train, ps.Valid, c.o); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := Train(ctx, InterLayer(8), ps.Train, ps.Valid, Options{Backend: b, Horizons: hs, Gates: g, Tokens: 640}); err == nil {
+	if _, err := TrainMLP(ctx, InterLayer(8), ps.Train, ps.Valid, TrainOptions{Backend: b, Horizons: hs, Gates: g, Tokens: 640}); err == nil {
 		t.Error("a stopped training gave no error")
 	}
 }
@@ -267,9 +267,9 @@ func TestRefusals(t *testing.T) {
 func BenchmarkPredict(b *testing.B) {
 	// Weights do not matter for the time: train for one step.
 	ps, g := parts(b)
-	for _, c := range []Config{InterLayer(64), HiddenState(64), HiddenState(256)} {
+	for _, c := range []MLPConfig{InterLayer(64), HiddenState(64), HiddenState(256)} {
 		b.Run(c.Name, func(b *testing.B) {
-			p, err := Train(context.Background(), c, ps.Train, ps.Valid, Options{Backend: backend(b), Horizons: speculate.LayersAhead(1), Tokens: 1, Batch: 16, ValidTokens: 16, Gates: g})
+			p, err := TrainMLP(context.Background(), c, ps.Train, ps.Valid, TrainOptions{Backend: backend(b), Horizons: speculate.LayersAhead(1), Tokens: 1, Batch: 16, ValidTokens: 16, Gates: g})
 			if err != nil {
 				b.Fatal(err)
 			}

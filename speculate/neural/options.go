@@ -10,9 +10,9 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// Options say how a network is trained. The zero value of each number means
+// TrainOptions say how a network is trained. The zero value of each number means
 // the default named beside it.
-type Options struct {
+type TrainOptions struct {
 	Backend  compute.Backend
 	Horizons []speculate.Horizon
 	Seed     uint64
@@ -73,7 +73,7 @@ type Progress struct {
 
 const defaultBatch = 256
 
-func (o Options) withDefaults() Options {
+func (o TrainOptions) withDefaults() TrainOptions {
 	def := func(x *int, v int) {
 		if *x == 0 {
 			*x = v
@@ -102,7 +102,7 @@ func (o Options) withDefaults() Options {
 
 // Validate reports options that no training can use, for a configuration and
 // a trace of shape s.
-func (o Options) Validate(c Config, s speculate.Shape) error {
+func (o TrainOptions) Validate(c MLPConfig, s speculate.Shape) error {
 	switch {
 	case c.Gate && o.Gates == nil:
 		return fmt.Errorf("neural: %s starts as the router, and no gates are given", c.Name)
@@ -128,7 +128,7 @@ func (o Options) Validate(c Config, s speculate.Shape) error {
 }
 
 // validate reports what no training of any network can use.
-func (o Options) validate(s speculate.Shape) error {
+func (o TrainOptions) validate(s speculate.Shape) error {
 	switch {
 	case o.Backend == nil:
 		return errors.New("neural: no backend to train on")

@@ -24,7 +24,7 @@ type points struct {
 
 // newPoints starts drawing from train, after reading it once if o does not say
 // how many tokens to train on, and draws the validation tokens.
-func newPoints(ctx context.Context, train, valid speculate.Data, o Options) (*points, error) {
+func newPoints(ctx context.Context, train, valid speculate.Data, o TrainOptions) (*points, error) {
 	shape := speculate.ShapeOf(train.Header.Model)
 	p := &points{shape: shape, heads: heads(shape.Layers, o.Horizons), sampler: newSampler(train, o.PoolBytes, o.Seed), drawn: make([]point, o.Batch/o.Accumulate)}
 	steps, err := steps(ctx, train, o)
@@ -47,7 +47,7 @@ func newPoints(ctx context.Context, train, valid speculate.Data, o Options) (*po
 
 // steps is how many steps o asks for on train, which is read to count its
 // tokens where o does not say.
-func steps(ctx context.Context, train speculate.Data, o Options) (int, error) {
+func steps(ctx context.Context, train speculate.Data, o TrainOptions) (int, error) {
 	total := o.Tokens
 	if total == 0 {
 		for doc, err := range train.Documents() {

@@ -13,13 +13,13 @@ import (
 func TestPrecision(t *testing.T) {
 	ps, g := parts(t)
 	hs := speculate.LayersAhead(1, 2)
-	o := Options{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 4800, Batch: 64, ValidTokens: 256, Checks: 2, Rate: .015, Gates: g}
-	trained, err := Train(context.Background(), HiddenState(64), ps.Train, ps.Valid, o)
+	o := TrainOptions{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 4800, Batch: 64, ValidTokens: 256, Checks: 2, Rate: .015, Gates: g}
+	trained, err := TrainMLP(context.Background(), HiddenState(64), ps.Train, ps.Valid, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func(n int) { byteFrom = n }(byteFrom)
-	held := func(from int) *Predictor {
+	held := func(from int) *MLP {
 		byteFrom = from
 		p := trained
 		return assemble(p.cfg, p.shape, p.horizons, p.soft, p.stats, p.weights, p.info)
@@ -56,7 +56,7 @@ func TestPrecision(t *testing.T) {
 		}
 	}
 	var recall [2]float64
-	for i, p := range []*Predictor{full, eight} {
+	for i, p := range []*MLP{full, eight} {
 		r, err := speculate.Evaluate(context.Background(), ps.Test, speculate.EvaluateOptions{Horizons: hs, Resamples: -1}, p)
 		if err != nil {
 			t.Fatal(err)

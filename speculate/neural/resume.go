@@ -73,7 +73,7 @@ type interrupted struct {
 	Arrays   digest                     `json:"arrays"`
 }
 
-// stateFile is the name of a training's file in Options.Resume.
+// stateFile is the name of a training's file in TrainOptions.Resume.
 func (l *loop[B]) stateFile() (string, error) {
 	name := strings.ReplaceAll(l.name, " ", "-") + ".training.safetensors"
 	if !fs.ValidPath(name) || strings.ContainsAny(name, `/\:`) {

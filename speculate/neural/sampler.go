@@ -131,7 +131,7 @@ type arrays struct {
 // reader turns points into arrays.
 type reader struct {
 	*points
-	cfg   Config
+	cfg   MLPConfig
 	z     sizes
 	soft  bool
 	stats []speculate.Predictor

@@ -15,7 +15,7 @@ const kind = "network"
 
 // stored is the JSON of a network.
 type stored struct {
-	Config     Config              `json:"config"`
+	Config     MLPConfig           `json:"config"`
 	Shape      speculate.Shape     `json:"shape"`
 	Horizons   []speculate.Horizon `json:"horizons"`
 	Soft       bool                `json:"soft"`
@@ -24,10 +24,10 @@ type stored struct {
 }
 
 // Needs are the predictors whose log odds the network mixes.
-func (p *Predictor) Needs() []speculate.Predictor { return p.stats }
+func (p *MLP) Needs() []speculate.Predictor { return p.stats }
 
 // Save implements [speculate.Saver].
-func (p *Predictor) Save() (*speculate.Saved, error) {
+func (p *MLP) Save() (*speculate.Saved, error) {
 	st := stored{Config: p.cfg, Shape: p.shape, Horizons: p.horizons, Soft: p.soft, Info: p.info}
 	for _, q := range p.stats {
 		st.Statistics = append(st.Statistics, q.Name())
@@ -86,5 +86,5 @@ func Load(s *speculate.Saved, r *safetensors.Reader, needs func(string) (specula
 // LoadAll reads the predictors of a folder that [speculate.SaveAll] wrote,
 // networks too.
 func LoadAll(fsys fs.FS, gates *speculate.Gates) ([]speculate.Predictor, map[string]speculate.Cost, error) {
-	return speculate.LoadAll(fsys, gates, map[string]speculate.Loader{kind: Load, recurrentKind: LoadRecurrent, transformerKind: LoadTransformer})
+	return speculate.LoadAll(fsys, gates, map[string]speculate.Loader{kind: Load, transformerKind: LoadTransformer})
 }

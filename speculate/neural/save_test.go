@@ -12,7 +12,7 @@ import (
 )
 
 // untrained is a network with its initial weights.
-func untrained(c Config) *Predictor {
+func untrained(c MLPConfig) *MLP {
 	s := speculate.Shape{Layers: tL, Experts: tE, TopK: tK, Hidden: tD, Vocabulary: tV}
 	hs := speculate.LayersAhead(1, 3)
 	w := map[string][]float32{}
@@ -53,7 +53,7 @@ func TestNetworkSavesAndLoads(t *testing.T) {
 			t.Fatalf("head %v: %v became %v", hd, a, b)
 		}
 	}
-	if q := ps[0].(*Predictor); q.Config() != p.Config() || q.Info() != p.Info() {
+	if q := ps[0].(*MLP); q.Config() != p.Config() || q.Info() != p.Info() {
 		t.Errorf("%+v, %+v came back", q.Config(), q.Info())
 	}
 }

@@ -19,7 +19,7 @@ import (
 // rowsJob trains a two-layer network of one head on rows in memory, drawn one
 // batch after the other.
 type rowsJob struct {
-	cfg  Config
+	cfg  MLPConfig
 	z    sizes
 	x    []float32 // [rows,F]
 	want []float32 // [rows,E], 0 or 1
@@ -61,7 +61,7 @@ func (j *rowsJob) check(func(*rows) ([]float32, []float32, error)) (float64, flo
 func newRows(in, hidden, out, batch int) *rowsJob {
 	const n = 64 << 10
 	rng := rand.New(rand.NewPCG(1, 2))
-	j := &rowsJob{cfg: Config{Name: "two layers", Width: hidden, Depth: 1}, z: sizes{g: 1, f: in, h: hidden, e: out},
+	j := &rowsJob{cfg: MLPConfig{Name: "two layers", Width: hidden, Depth: 1}, z: sizes{g: 1, f: in, h: hidden, e: out},
 		x: make([]float32, n*in), want: make([]float32, n*out), rows: n, size: batch}
 	for i := range j.x {
 		j.x[i] = float32(rng.NormFloat64())
@@ -99,7 +99,7 @@ func BenchmarkTrainStep(b *testing.B) {
 }
 
 func trainRows(b *testing.B, backend compute.Backend, j *rowsJob) {
-	o := Options{Backend: backend, Batch: j.size, Warmup: 1e-6}.withDefaults()
+	o := TrainOptions{Backend: backend, Batch: j.size, Warmup: 1e-6}.withDefaults()
 	l, err := newLoop(plan{name: "rows", heads: 1, steps: 1 << 20, params: newParams(j.cfg, j.z, 1)}, j, o)
 	if err != nil {
 		b.Fatal(err)

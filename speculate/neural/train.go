@@ -13,10 +13,10 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
-// Train fits one network for all o.Horizons on train, keeping the state that
+// TrainMLP fits one network for all o.Horizons on train, keeping the state that
 // does best on valid. The figures depend on the seed and the backend alone. A
-// training that was interrupted continues where Options.Resume says.
-func Train(ctx context.Context, cfg Config, train, valid speculate.Data, o Options) (*Predictor, error) {
+// training that was interrupted continues where TrainOptions.Resume says.
+func TrainMLP(ctx context.Context, cfg MLPConfig, train, valid speculate.Data, o TrainOptions) (*MLP, error) {
 	shape := speculate.ShapeOf(train.Header.Model)
 	if err := errors.Join(cfg.Validate(), shape.Validate()); err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func suits(name string, r speculate.Requirements, train, valid speculate.Data) e
 	return nil
 }
 
-// trainer is the job of training a network of a [Config].
+// trainer is the job of training a network of a [MLPConfig].
 type trainer struct {
 	*points
 	r      *reader
@@ -59,7 +59,7 @@ type trainer struct {
 	loop   *loop[*arrays]
 }
 
-func newTrainer(ctx context.Context, cfg Config, train, valid speculate.Data, o Options) (t *trainer, err error) {
+func newTrainer(ctx context.Context, cfg MLPConfig, train, valid speculate.Data, o TrainOptions) (t *trainer, err error) {
 	started := time.Now()
 	t = &trainer{}
 	if t.points, err = newPoints(ctx, train, valid, o); err != nil {
@@ -239,7 +239,7 @@ func (t *trainer) check(forward func(*arrays) (losses, out []float32, err error)
 }
 
 // predictor assembles the best state.
-func (t *trainer) predictor() *Predictor {
+func (t *trainer) predictor() *MLP {
 	w := t.loop.weights()
 	fold(t.r.z, t.r.cfg, w, t.r.mean, t.r.inv)
 	return assemble(t.r.cfg, t.shape, t.loop.o.Horizons, t.r.soft, t.r.stats, w, t.loop.info)

@@ -40,7 +40,7 @@ type TransformerConfig struct {
 	// the latest known router input; those of the chosen experts are added, by
 	// routing weight, as the layer itself does. It needs Inputs.
 	ExpertWidth int `json:"expert_width,omitempty"`
-	// Gate and Soft as in [Config].
+	// Gate and Soft as in [MLPConfig].
 	Gate bool `json:"gate,omitempty"`
 	Soft bool `json:"soft,omitempty"`
 }

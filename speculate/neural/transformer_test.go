@@ -65,7 +65,7 @@ func TestTransformerEqualsGraph(t *testing.T) {
 		c := tiny(kind == "inputs")
 		c.Logits = kind == "logits"
 		hs := append(speculate.LayersAhead(1, 3), speculate.Horizon{KnownID: true})
-		o := Options{Backend: backend(t), Horizons: hs, Seed: 3, Tokens: 960, Batch: 32, Checks: 1, Rate: .01, Gates: g}.withDefaults()
+		o := TrainOptions{Backend: backend(t), Horizons: hs, Seed: 3, Tokens: 960, Batch: 32, Checks: 1, Rate: .01, Gates: g}.withDefaults()
 		j, err := newPassageJob(context.Background(), c, data, data, o)
 		if err != nil {
 			t.Fatal(err)
@@ -123,7 +123,7 @@ func TestTransformer(t *testing.T) {
 	hs := speculate.LayersAhead(1, 2)
 	var ps []speculate.Predictor
 	for _, kind := range []string{"routing", "logits", "inputs"} {
-		o := Options{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 16000, Batch: 64, Checks: 3, Rate: .008, Gates: g, PoolBytes: 30000}
+		o := TrainOptions{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 16000, Batch: 64, Checks: 3, Rate: .008, Gates: g, PoolBytes: 30000}
 		c := tiny(kind == "inputs")
 		c.Logits = kind == "logits"
 		if kind != "routing" {
@@ -213,16 +213,16 @@ func TestTransformerErrors(t *testing.T) {
 	docs, g := plant(3, 16, 1)
 	data := speculate.Slice(header(), docs)
 	hs := speculate.LayersAhead(1)
-	for name, change := range map[string]func(*TransformerConfig, *Options){
-		"width":   func(c *TransformerConfig, _ *Options) { c.Width = 36 },
-		"heads":   func(c *TransformerConfig, _ *Options) { c.Heads = 4 },
-		"window":  func(c *TransformerConfig, _ *Options) { c.Window = 0 },
-		"gates":   func(_ *TransformerConfig, o *Options) { o.Gates = nil },
-		"experts": func(c *TransformerConfig, _ *Options) { c.Inputs, c.Gate = false, false },
-		"logits":  func(c *TransformerConfig, _ *Options) { c.Logits = true },
-		"id":      func(_ *TransformerConfig, o *Options) { o.Horizons = []speculate.Horizon{{}} },
+	for name, change := range map[string]func(*TransformerConfig, *TrainOptions){
+		"width":   func(c *TransformerConfig, _ *TrainOptions) { c.Width = 36 },
+		"heads":   func(c *TransformerConfig, _ *TrainOptions) { c.Heads = 4 },
+		"window":  func(c *TransformerConfig, _ *TrainOptions) { c.Window = 0 },
+		"gates":   func(_ *TransformerConfig, o *TrainOptions) { o.Gates = nil },
+		"experts": func(c *TransformerConfig, _ *TrainOptions) { c.Inputs, c.Gate = false, false },
+		"logits":  func(c *TransformerConfig, _ *TrainOptions) { c.Logits = true },
+		"id":      func(_ *TransformerConfig, o *TrainOptions) { o.Horizons = []speculate.Horizon{{}} },
 	} {
-		c, o := tiny(true), Options{Backend: backend(t), Horizons: hs, Tokens: 16, Gates: g}
+		c, o := tiny(true), TrainOptions{Backend: backend(t), Horizons: hs, Tokens: 16, Gates: g}
 		change(&c, &o)
 		if _, err := TrainTransformer(context.Background(), c, data, data, o); err == nil {
 			t.Errorf("%s: no error", name)

@@ -17,7 +17,7 @@ import (
 // the state that does best on valid. A step is o.Batch tokens in parts of
 // documents of c.Window tokens, at least one; shorter documents are padded, and
 // count less. Gates are needed where c.Gate says so; Statistics are not read.
-func TrainTransformer(ctx context.Context, c TransformerConfig, train, valid speculate.Data, o Options) (*Transformer, error) {
+func TrainTransformer(ctx context.Context, c TransformerConfig, train, valid speculate.Data, o TrainOptions) (*Transformer, error) {
 	shape := speculate.ShapeOf(train.Header.Model)
 	if err := errors.Join(c.Validate(), shape.Validate()); err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ type passageJob struct {
 	loop   *loop[*passageArrays]
 }
 
-func newPassageJob(ctx context.Context, c TransformerConfig, train, valid speculate.Data, o Options) (t *passageJob, err error) {
+func newPassageJob(ctx context.Context, c TransformerConfig, train, valid speculate.Data, o TrainOptions) (t *passageJob, err error) {
 	started := time.Now()
 	shape := speculate.ShapeOf(train.Header.Model)
 	t = &passageJob{net: net{c: c, z: c.extent(shape, o.Horizons), horizons: o.Horizons}, shape: shape,
@@ -115,7 +115,7 @@ func newPassageJob(ctx context.Context, c TransformerConfig, train, valid specul
 
 // begin sets the initial values, and with them how router inputs are
 // standardised.
-func (t *passageJob) begin(o Options) error {
+func (t *passageJob) begin(o TrainOptions) error {
 	t.params = newTransformerParams(t.c, t.z, o.Seed)
 	s := o.Start
 	if s == nil {
