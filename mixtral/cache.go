@@ -135,20 +135,10 @@ func (m *Model) grow(old compute.Buffer, b, c, size int) (compute.Buffer, error)
 	if old == nil {
 		return m.d.zeros(m.dtype, dims...)
 	}
-	p, err := m.programs.get(m.d, programKey{"grow", b, c, size, 0}, func() []param {
-		return []param{{"old", shapes.Make(m.dtype, b, m.cfg.KVHeads, c, m.cfg.HeadDim)}}
-	}, func(in []*Node) []*Node {
+	return one(m.run(programKey{"grow", b, c, size, 0}, func(in []*Node) []*Node {
 		zero := ScalarZero(in[0].Graph(), m.dtype)
 		return []*Node{Pad(in[0], zero, compute.PadAxis{}, compute.PadAxis{}, compute.PadAxis{End: size - c})}
-	})
-	if err != nil {
-		return nil, err
-	}
-	out, err := p.run(old)
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}, old))
 }
 
 // store puts layer i's keys and values of a step, [B,KV,T,hd], behind what is
@@ -161,18 +151,10 @@ func (m *Model) store(s *step, i int, k, v compute.Buffer) error {
 		}
 		return m.storeInPlace(s, p.v[i], v)
 	}
-	key := programKey{"store", s.b, s.t, p.c, 0}
-	prog, err := m.programs.get(m.d, key, func() []param {
-		cache := shapes.Make(m.dtype, s.b, m.cfg.KVHeads, p.c, m.cfg.HeadDim)
-		now := shapes.Make(m.dtype, s.b, m.cfg.KVHeads, s.t, m.cfg.HeadDim)
-		return []param{{"K", cache}, {"V", cache}, {"k", now}, {"v", now}, i32("starts", s.b)}
-	}, func(in []*Node) []*Node {
-		return []*Node{appendKV(in[0], in[2], in[4]), appendKV(in[1], in[3], in[4])}
-	})
-	if err != nil {
-		return err
-	}
-	out, err := prog.run(p.k[i], p.v[i], k, v, s.starts)
+	out, err := m.run(programKey{"store", s.b, s.t, p.c, 0}, func(in []*Node) []*Node {
+		k, v, nowK, nowV, starts := in[0], in[1], in[2], in[3], in[4]
+		return []*Node{appendKV(k, nowK, starts), appendKV(v, nowV, starts)}
+	}, p.k[i], p.v[i], k, v, s.starts)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,6 @@ func (m *Model) experts(s *step, i int, x, h compute.Buffer, rt *Routing) (compu
 
 // expertOnDevice returns x plus one expert's weighted output at its rows.
 func (m *Model) expertOnDevice(i, n int, x, h compute.Buffer, g chosen) (compute.Buffer, error) {
-	c := &m.cfg
 	size := m.bucketRows(len(g.rows))
 	// Padding is rows behind the last, which the scatter drops. (Were it one row
 	// many times, a GPU would add to it one after the other.)
@@ -69,52 +68,32 @@ func (m *Model) expertOnDevice(i, n int, x, h compute.Buffer, g chosen) (compute
 		rows = append(rows, int32(n)+i)
 	}
 	weights := append(g.weights, make([]float32, size-len(g.weights))...)
-	dim := c.HiddenSize
-	p, err := m.programs.get(m.d, programKey{"expert", n, size, 0, 0}, func() []param {
-		ps := []param{f32("x", n, dim), f32("h", n, dim), i32("rows", size), f32("weights", size), i32("expert")}
-		return append(ps, m.expertParams()...)
-	}, func(in []*Node) []*Node {
-		x, h, rows, weights := in[0], in[1], InsertAxes(in[2], -1), InsertAxes(in[3], -1)
-		w13, w2 := m.expertNodes(in[5], in[6], in[4])
-		y := m.d.swiglu(Gather(h, rows), w13, w2, m.d.linear) // [M,D]
-		return []*Node{ScatterSum(x, rows, Mul(y, weights), true, true)}
-	})
+	index, err := upload(m.d, rows, size)
 	if err != nil {
 		return nil, err
 	}
-	b1, err := upload(m.d, rows, size)
+	defer free(index)
+	scale, err := upload(m.d, weights, size)
 	if err != nil {
 		return nil, err
 	}
-	defer free(b1)
-	b2, err := upload(m.d, weights, size)
+	defer free(scale)
+	expert, err := upload(m.d, []int32{int32(g.expert)})
 	if err != nil {
 		return nil, err
 	}
-	defer free(b2)
-	b3, err := upload(m.d, []int32{int32(g.expert)})
-	if err != nil {
-		return nil, err
-	}
-	defer free(b3)
+	defer free(expert)
 	w13, w2 := m.expertWeights(i, g.expert)
-	out, err := p.run(x, h, b1, b2, b3, w13, w2)
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	return one(m.run(programKey{"expert", n, size, 0, 0}, func(in []*Node) []*Node {
+		x, h, rows, scale := in[0], in[1], InsertAxes(in[2], -1), InsertAxes(in[3], -1)
+		w13, w2 := m.expertNodes(in[5], in[6], in[4])                  // [2F,D], [D,F]
+		y := m.d.swiglu(Gather(h, rows), w13, w2, m.d.linear)          // [M,D]
+		return []*Node{ScatterSum(x, rows, Mul(y, scale), true, true)} // [N,D]
+	}, x, h, index, scale, expert, w13, w2))
 }
 
-// expertParams declares the weights of an expert, or of all where stacked.
-func (m *Model) expertParams() []param {
-	c := &m.cfg
-	if m.stacked() {
-		return []param{m.matrix("w13", c.Experts, 2*c.IntermediateSize, c.HiddenSize), m.matrix("w2", c.Experts, c.HiddenSize, c.IntermediateSize)}
-	}
-	return []param{m.matrix("w13", 2*c.IntermediateSize, c.HiddenSize), m.matrix("w2", c.HiddenSize, c.IntermediateSize)}
-}
-
-// expertNodes returns the weights of expert e, from parameters of expertParams.
+// expertNodes returns the weights of expert e in a graph, of what expertWeights
+// returned.
 func (m *Model) expertNodes(w13, w2, e *Node) (*Node, *Node) {
 	if m.stacked() {
 		return m.sliceExpert(w13, e), m.sliceExpert(w2, e)
@@ -236,25 +215,15 @@ func (m *Model) expertRows(i int, h []float32, g chosen) (compute.Buffer, error)
 	clear(rows[len(g.rows)*dim:])
 	w13, w2 := m.expertWeights(i, g.expert)
 	if m.d.isGo {
-		return m.expertProducts(in, w13, w2, size)
+		return m.expertOnHost(in, w13, w2, size)
 	}
-	p, err := m.programs.get(m.d, programKey{"rows", size, 0, 0, 0}, func() []param {
-		return append([]param{f32("h", size, dim), i32("expert")}, m.expertParams()...)
-	}, func(in []*Node) []*Node {
+	expert, err := upload(m.d, []int32{int32(g.expert)})
+	if err != nil {
+		return nil, err
+	}
+	defer free(expert)
+	return one(m.run(programKey{"rows", size, 0, 0, 0}, func(in []*Node) []*Node {
 		w13, w2 := m.expertNodes(in[2], in[3], in[1])
-		return []*Node{m.d.swiglu(in[0], w13, w2, m.d.linear)}
-	})
-	if err != nil {
-		return nil, err
-	}
-	e, err := upload(m.d, []int32{int32(g.expert)})
-	if err != nil {
-		return nil, err
-	}
-	defer free(e)
-	out, err := p.run(in, e, w13, w2)
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+		return []*Node{m.d.swiglu(in[0], w13, w2, m.d.linear)} // [M,D]
+	}, in, expert, w13, w2))
 }

@@ -11,6 +11,42 @@ import (
 // The graph-building functions below follow transformers'
 // models/mixtral/modeling_mixtral.py; N = B*T rows.
 
+// layerNodes are a layer's weights outside of its experts, in a graph.
+type layerNodes struct{ attnNorm, qkv, o, ffnNorm, gate *Node }
+
+// nodes returns the weights of which buffers were the parameters in[:5].
+func nodes(in []*Node) layerNodes { return layerNodes{in[0], in[1], in[2], in[3], in[4]} }
+
+// embedding returns the embeddings [N,D] of tokens [N]. embed: [V,D].
+func embedding(tokens, embed *Node) *Node { return float(Gather(embed, InsertAxes(tokens, -1))) }
+
+// block is a layer up to its router. x: [N,D]; cos, sin: see projectQKV; cache:
+// keys and values of earlier tokens, or nil. It returns x after attention [N,D],
+// the router's input h [N,D], router logits [N,E], and the step's k and v
+// [B,KV,T,hd].
+func (m *Model) block(x *Node, w layerNodes, cos, sin *Node, cache *split, mask *graphMask, b, t int) (y, h, logits, k, v *Node) {
+	c := &m.cfg
+	h = rmsNorm(x, w.attnNorm, c.RMSNormEps)         // [N,D]
+	s := m.d.projectQKV(c, h, w.qkv, cos, sin, b, t) // q, k and v of each head
+	y = m.d.attend(s, cache, mask)                   // [N,H*hd]
+	y = Add(x, m.d.linear(y, w.o))                   // [N,D]
+	h = rmsNorm(y, w.ffnNorm, c.RMSNormEps)          // [N,D]
+	logits = m.d.linear(h, w.gate)                   // [N,E]
+	return y, h, logits, s.k, s.v
+}
+
+// head returns the next-token logits [R,V] of some rows of x [N,D]. rows: [R];
+// norm: [D]; head: [V,D], the embedding where they are tied, whose layout the
+// device never turns (see matrixDims).
+func (m *Model) head(x, rows, norm, head *Node) *Node {
+	x = Gather(x, InsertAxes(rows, -1))    // [R,D]
+	x = rmsNorm(x, norm, m.cfg.RMSNormEps) // [R,D]
+	if m.cfg.TieEmbeddings {
+		return float(DotGeneral(ConvertDType(x, head.DType()), []int{1}, nil, head, []int{1}, nil)) // [R,V]
+	}
+	return m.d.linear(x, head) // [R,V]
+}
+
 // rmsNorm returns x / sqrt(mean(x^2) + eps) * w. x: [N,D] float32; w: [D].
 func rmsNorm(x, w *Node, eps float64) *Node {
 	ms := ReduceAndKeep(Square(x), ReduceMean, -1) // [N,1]

@@ -52,8 +52,8 @@ func (d *device) floats(b compute.Buffer) ([]float32, error) {
 	return flat, b.ToFlatData(flat)
 }
 
-// free finalizes buffers; nil ones are passed over. A failure to free is not
-// an error of the computation, whose results are there already.
+// free finalizes buffers, except nil ones. A failure to free is not an error of
+// the computation, whose results exist already.
 func free(buffers ...compute.Buffer) {
 	for _, b := range buffers {
 		if b != nil {
@@ -62,46 +62,7 @@ func free(buffers ...compute.Buffer) {
 	}
 }
 
-// program is a compiled graph.
-type program struct {
-	name string
-	exec compute.Executable
-	n    int // parameters
-}
-
-// run executes the program; the caller owns (and frees) the outputs.
-func (p *program) run(inputs ...compute.Buffer) (outputs []compute.Buffer, err error) {
-	if len(inputs) != p.n {
-		return nil, fmt.Errorf("program %s takes %d inputs, got %d", p.name, p.n, len(inputs))
-	}
-	err = catch(func() error {
-		outputs, err = p.exec.Execute(inputs, make([]bool, len(inputs)), 0)
-		clearUpper()
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("running %s: %w", p.name, err)
-	}
-	return outputs, nil
-}
-
-// param declares a program's input.
-type param struct {
-	name  string
-	shape shapes.Shape
-}
-
-func f32(name string, dims ...int) param { return param{name, shapes.Make(dtypes.Float32, dims...)} }
-func i32(name string, dims ...int) param { return param{name, shapes.Make(dtypes.Int32, dims...)} }
-
-// programs compiles on demand and keeps what it compiled, for ever: lengths are
-// bucketed, so that there are few. K is a comparable struct of kind and sizes.
-type programs struct {
-	mu   sync.Mutex
-	made map[programKey]*programEntry
-}
-
-// programKey is a kind of program and its sizes.
+// programKey is a kind of program and the sizes that its shapes depend on.
 type programKey struct {
 	kind       string
 	a, b, c, d int
@@ -111,56 +72,89 @@ func (k programKey) String() string {
 	return fmt.Sprintf("%s(%d,%d,%d,%d)", k.kind, k.a, k.b, k.c, k.d)
 }
 
-type programEntry struct {
+// programs are compiled on demand and kept: sizes are bucketed, so that there are
+// few.
+type programs struct {
+	mu   sync.Mutex
+	made map[programKey]*program
+}
+
+type program struct {
 	once sync.Once
-	p    *program
+	exec compute.Executable
 	err  error
 }
 
-// get returns the program of key, which build makes where it is not there yet.
-func (ps *programs) get(d *device, key programKey, params func() []param, build func(in []*Node) []*Node) (*program, error) {
-	ps.mu.Lock()
-	if ps.made == nil {
-		ps.made = make(map[programKey]*programEntry)
+// run computes the graph that build makes of parameters like in, and returns its
+// outputs, which the caller frees. The graph is compiled at the first use of the
+// key, which determines all shapes.
+func (m *Model) run(key programKey, build func(in []*Node) []*Node, in ...compute.Buffer) (out []compute.Buffer, err error) {
+	exec, err := m.programs.get(m.d, key, build, in)
+	if err != nil {
+		return nil, fmt.Errorf("compiling %s: %w", key, err)
 	}
-	e := ps.made[key]
-	if e == nil {
-		e = new(programEntry)
-		ps.made[key] = e
-	}
-	ps.mu.Unlock()
-	e.once.Do(func() { e.p, e.err = compileProgram(d, key.String(), params(), build) })
-	return e.p, e.err
-}
-
-func compileProgram(d *device, name string, params []param, build func(in []*Node) []*Node) (*program, error) {
-	var exec compute.Executable
-	err := catch(func() error {
-		g := NewGraph(d.backend, name)
-		in := make([]*Node, len(params))
-		for i, p := range params {
-			in[i] = Parameter(g, fmt.Sprintf("%s.%d", p.name, i), p.shape) // names must differ
-		}
-		if err := g.Compile(build(in)...); err != nil {
-			return err
-		}
-		exec = g.Executable()
-		return nil
+	err = catch(func() error {
+		out, err = exec.Execute(in, make([]bool, len(in)), 0)
+		clearUpper()
+		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("compiling %s: %w", name, err)
+		return nil, fmt.Errorf("running %s: %w", key, err)
 	}
-	return &program{name: name, exec: exec, n: len(params)}, nil
+	return out, nil
+}
+
+// one returns the only output of a run.
+func one(out []compute.Buffer, err error) (compute.Buffer, error) {
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
+func (ps *programs) get(d *device, key programKey, build func(in []*Node) []*Node, in []compute.Buffer) (compute.Executable, error) {
+	ps.mu.Lock()
+	if ps.made == nil {
+		ps.made = make(map[programKey]*program)
+	}
+	p := ps.made[key]
+	if p == nil {
+		p = new(program)
+		ps.made[key] = p
+	}
+	ps.mu.Unlock()
+	p.once.Do(func() {
+		p.err = catch(func() (err error) {
+			p.exec, err = compile(d, key.String(), build, in)
+			return err
+		})
+	})
+	return p.exec, p.err
+}
+
+func compile(d *device, name string, build func(in []*Node) []*Node, in []compute.Buffer) (compute.Executable, error) {
+	g := NewGraph(d.backend, name)
+	params := make([]*Node, len(in))
+	for i, b := range in {
+		shape, err := b.Shape()
+		if err != nil {
+			return nil, err
+		}
+		params[i] = Parameter(g, fmt.Sprint("in", i), shape)
+	}
+	if err := g.Compile(build(params)...); err != nil {
+		return nil, err
+	}
+	return g.Executable(), nil
 }
 
 // close frees all programs.
 func (ps *programs) close() {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	for _, e := range ps.made {
-		e.once.Do(func() {})
-		if e.p != nil {
-			e.p.exec.Finalize()
+	for _, p := range ps.made {
+		if p.exec != nil {
+			p.exec.Finalize()
 		}
 	}
 	ps.made = nil

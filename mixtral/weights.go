@@ -23,6 +23,11 @@ type layerWeights struct {
 	w13, w2 []compute.Buffer
 }
 
+// dense returns the weights outside of the experts, in the order of layerNodes.
+func (w *layerWeights) dense() []compute.Buffer {
+	return []compute.Buffer{w.attnNorm, w.qkv, w.o, w.ffnNorm, w.gate}
+}
+
 // weights are a model's weights on the device.
 type weights struct {
 	embed, norm, head compute.Buffer // [V,D], [D] float32, [V,D]
@@ -284,7 +289,7 @@ func (w *weights) free() {
 		free(w.head)
 	}
 	for _, l := range w.layers {
-		free(l.attnNorm, l.qkv, l.o, l.ffnNorm, l.gate)
+		free(l.dense()...)
 		free(l.w13...)
 		free(l.w2...)
 	}

@@ -39,27 +39,20 @@ func (r *run) runWhole(ctx context.Context, s *step) error {
 	if shape.headRows == 0 && !shape.observe && !shape.store {
 		return nil // nothing of it is used
 	}
-	p, err := m.programs.get(m.d, shape.key(), func() []param { return m.wholeParams(s, shape) },
-		func(in []*Node) []*Node { return m.wholeGraph(in, shape) })
-	if err != nil {
-		return err
-	}
 	args, own, err := m.wholeArgs(s, shape, rows)
 	defer free(own...)
 	if err != nil {
 		return err
 	}
-	out, err := p.run(args...)
+	out, err := m.run(shape.key(), func(in []*Node) []*Node { return m.wholeGraph(in, shape) }, args...)
 	if err != nil {
 		return err
 	}
 	defer func() { free(out...) }()
 	if shape.headRows > 0 {
-		logits, err := m.d.floats(out[0])
-		if err != nil {
+		if err := r.takeLogits(out[0], docs); err != nil {
 			return err
 		}
-		r.takeLogits(logits, docs)
 		free(out[0])
 		out = out[1:]
 	}
@@ -118,35 +111,34 @@ func (r *run) observed(ctx context.Context, s *step, shape wholeShape, out []com
 	return nil
 }
 
-// wholeArgs returns the program's arguments, and those of them to free after.
+// wholeArgs returns the program's arguments, in the order in which wholeGraph
+// takes them, and those of them to free afterwards.
 func (m *Model) wholeArgs(s *step, shape wholeShape, rows []int32) (args, own []compute.Buffer, err error) {
-	n := s.rowsTotal()
-	tokens, err := upload(m.d, s.tokens, n)
+	tokens, err := upload(m.d, s.tokens, s.rowsTotal())
 	if err != nil {
-		return nil, own, err
+		return nil, nil, err
 	}
 	own = append(own, tokens)
-	in, err := m.stepInputs(s)
-	own = append(own, in...)
+	rope, err := m.uploadRope(s)
 	if err != nil {
 		return nil, own, err
 	}
-	args = append(append(args, own...), s.starts)
+	own = append(own, rope...)
+	args = append(append(args, own...), s.starts, m.w.embed)
+	for i := range m.w.layers {
+		w := &m.w.layers[i]
+		args = append(append(args, w.dense()...), w.w13[0], w.w2[0])
+		if shape.readsCache(m) {
+			args = append(args, s.part.k[i], s.part.v[i])
+		}
+	}
 	if shape.headRows > 0 {
-		index, err := upload(m.d, append(rows, make([]int32, shape.headRows-len(rows))...), shape.headRows)
+		index, _, err := m.uploadRows(rows)
 		if err != nil {
 			return nil, own, err
 		}
 		own = append(own, index)
-		args = append(args, index)
-	}
-	args = append(args, m.w.embed, m.w.norm, m.w.head)
-	for i := range m.w.layers {
-		w := &m.w.layers[i]
-		args = append(args, w.attnNorm, w.qkv, w.o, w.ffnNorm, w.gate, w.w13[0], w.w2[0])
-		if shape.readsCache(m) {
-			args = append(args, s.part.k[i], s.part.v[i])
-		}
+		args = append(args, index, m.w.norm, m.w.head)
 	}
 	return args, own, nil
 }
@@ -155,67 +147,45 @@ func (m *Model) wholeArgs(s *step, shape wholeShape, rows []int32) (args, own []
 // are not written in place) to write to.
 func (w wholeShape) readsCache(m *Model) bool { return w.past > 0 || w.store && !m.d.shared }
 
-func (m *Model) wholeParams(s *step, shape wholeShape) []param {
-	c, n := &m.cfg, s.rowsTotal()
-	dim, hd := c.HiddenSize, c.HeadDim
-	heads := c.Heads + c.KVHeads
-	ps := []param{i32("tokens", n), f32("cos", n, heads*hd/2), f32("sin", n, heads*hd/2), i32("starts", s.b)}
-	if shape.headRows > 0 {
-		ps = append(ps, i32("rows", shape.headRows))
-	}
-	ps = append(ps, param{"embed", shapes.Make(m.dtype, c.VocabSize, dim)}, f32("norm", dim), m.headParam())
-	for range c.Layers {
-		ps = append(ps, f32("attn_norm", dim), m.matrix("qkv", (heads+c.KVHeads)*hd, dim), m.matrix("o", dim, c.Heads*hd),
-			f32("ffn_norm", dim), m.gateParam(),
-			m.matrix("w13", c.Experts, 2*c.IntermediateSize, dim), m.matrix("w2", c.Experts, dim, c.IntermediateSize))
-		if shape.readsCache(m) {
-			ps = append(ps, m.cacheParams(s.b, s.part.c)...)
-		}
-	}
-	return ps
-}
-
+// wholeGraph is the model: tokens [N] to logits [R,V], router logits [L,N,E],
+// router inputs [L,N,D], and keys and values, of which the step requires some.
 func (m *Model) wholeGraph(in []*Node, shape wholeShape) []*Node {
-	c := &m.cfg
-	next := func() *Node { n := in[0]; in = in[1:]; return n }
-	tokens, cos, sin, starts := next(), next(), next(), next()
-	mask := newGraphMask(c, starts, shape.b, shape.past, wholeBlock)
-	var rows *Node
-	if shape.headRows > 0 {
-		rows = next()
-	}
-	embed, norm, head := next(), next(), next()
-	x := float(Gather(embed, InsertAxes(tokens, -1))) // [N,D]
-	var logits, inputs, kv []*Node
-	for range c.Layers {
-		attnNorm, qkv, o, ffnNorm, gate, w13, w2 := next(), next(), next(), next(), next(), next(), next()
+	take := func(n int) []*Node { head := in[:n]; in = in[n:]; return head }
+	first := take(5)
+	tokens, cos, sin, starts := first[0], first[1], first[2], first[3]
+	mask := newGraphMask(&m.cfg, starts, shape.b, shape.past, wholeBlock)
+	x := embedding(tokens, first[4]) // [N,D]
+	var allLogits, inputs, kv []*Node
+	for range m.cfg.Layers {
+		w, experts := nodes(take(5)), take(2)
 		var part, cache *split
 		if shape.readsCache(m) {
-			part = &split{k: next(), v: next()}
+			both := take(2)
+			part = &split{k: both[0], v: both[1]}
 		}
 		if shape.past > 0 {
 			cache = part
 		}
-		out := m.block(x, attnNorm, qkv, o, ffnNorm, gate, cos, sin, cache, mask, shape.b, shape.t)
-		x = Add(out[0], m.moe(out[1], out[2], w13, w2))
-		inputs, logits = append(inputs, out[1]), append(logits, out[2])
+		y, h, logits, k, v := m.block(x, w, cos, sin, cache, mask, shape.b, shape.t) // [N,D], [N,D], [N,E]
+		x = Add(y, m.moe(h, logits, experts[0], experts[1]))                         // [N,D]
+		inputs, allLogits = append(inputs, h), append(allLogits, logits)
 		switch {
 		case shape.store && m.d.shared:
-			kv = append(kv, out[3], out[4])
+			kv = append(kv, k, v)
 		case shape.store:
-			kv = append(kv, appendKV(part.k, out[3], starts), appendKV(part.v, out[4], starts))
+			kv = append(kv, appendKV(part.k, k, starts), appendKV(part.v, v, starts))
 		}
 	}
 	var outs []*Node
-	if rows != nil {
-		x := Gather(x, InsertAxes(rows, -1)) // [R,D]
-		outs = append(outs, m.project(x, norm, head))
+	if shape.headRows > 0 {
+		last := take(3)
+		outs = append(outs, m.head(x, last[0], last[1], last[2])) // [R,V]
 	}
 	if shape.observe {
-		outs = append(outs, Stack(logits, 0))
+		outs = append(outs, Stack(allLogits, 0)) // [L,N,E]
 	}
 	if shape.asInput {
-		outs = append(outs, Stack(inputs, 0))
+		outs = append(outs, Stack(inputs, 0)) // [L,N,D]
 	}
 	return append(outs, kv...)
 }
@@ -242,11 +212,7 @@ func (m *Model) moe(h, logits, w13, w2 *Node) *Node {
 			e := Reshape(SliceAxis(index[k], 0, AxisRange(row, row+1)))
 			w := Slice(weights, AxisRange(row, row+1), AxisRange(k, k+1)) // [1,1]
 			out := Mul(m.d.swiglu(x, m.sliceExpert(w13, e), m.sliceExpert(w2, e), product), w)
-			if y == nil {
-				y = out
-			} else {
-				y = Add(y, out)
-			}
+			y = fold(Add, y, out)
 		}
 		outs = append(outs, y)
 	}
@@ -279,11 +245,7 @@ func combine(index []*Node, weights *Node, numExperts int) *Node {
 	var sum *Node
 	for k, e := range index {
 		w := Mul(OneHot(e, numExperts, dtypes.Float32), SliceAxis(weights, 1, AxisRange(k, k+1)))
-		if sum == nil {
-			sum = w
-		} else {
-			sum = Add(sum, w)
-		}
+		sum = fold(Add, sum, w)
 	}
 	return sum
 }
