@@ -28,9 +28,10 @@ const module = "github.com/expertspec/expertspec"
 // house lists the packages and, of ours, what each may import. A package below
 // one of these (trace/internal/pq) belongs to it and follows its rule.
 var house = map[string][]string{
-	"trace":                     {},
-	"trace/convert":             {"trace", "trace/safetensors"},
-	"trace/safetensors":         {},
+	"trace":                     {"trace/internal/floats"},
+	"trace/convert":             {"trace", "trace/internal/floats", "trace/safetensors"},
+	"trace/internal/floats":     {},
+	"trace/safetensors":         {"trace/internal/floats"},
 	"trace/tracetest":           {"trace"},
 	"mixtral":                   {"trace", "trace/safetensors"},
 	"mixtral/tokenizer":         {},

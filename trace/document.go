@@ -5,7 +5,7 @@ import (
 	"math"
 	"unicode/utf8"
 
-	"github.com/expertspec/expertspec/trace/internal/pq"
+	"github.com/expertspec/expertspec/trace/internal/floats"
 )
 
 // Len returns T, the number of tokens.
@@ -185,7 +185,7 @@ func distinct(choices []int32, experts, topK int) (int, error) {
 // finite checks an array [T,len(layers),width].
 func finite(name string, values []float32, layers []int, width int) error {
 	const exponent = 0x7f800000 // all ones: infinite or not a number
-	if pq.Magnitude(values) < exponent {
+	if floats.Magnitude(values) < exponent {
 		return nil
 	}
 	for i, v := range values {

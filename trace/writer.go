@@ -13,6 +13,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/expertspec/expertspec/trace/internal/floats"
 	"github.com/expertspec/expertspec/trace/internal/pq"
 )
 
@@ -190,7 +191,7 @@ func (w *Writer) Write(d *Document) error {
 func fitsHalf(d *Document, h *Header) error {
 	const limit = 65520 // rounds to infinity
 	for _, values := range [][]float32{d.RouterLogits, d.RouterInput} {
-		if pq.Magnitude(values) < math.Float32bits(limit) {
+		if floats.Magnitude(values) < math.Float32bits(limit) {
 			continue
 		}
 		for i, v := range values {

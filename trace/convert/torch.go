@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math"
 	"strings"
+
+	"github.com/expertspec/expertspec/trace/internal/floats"
 )
 
 // storage is the memory of tensors, a part of the input file.
@@ -101,7 +103,7 @@ func (t *tensor) at(i int) float64 {
 	case "Double":
 		return math.Float64frombits(le.Uint64(b))
 	case "Half":
-		return halfToFloat(le.Uint16(b))
+		return float64(floats.FromHalf(le.Uint16(b)))
 	case "BFloat16":
 		return float64(math.Float32frombits(uint32(le.Uint16(b)) << 16))
 	case "Long":
@@ -114,24 +116,6 @@ func (t *tensor) at(i int) float64 {
 		return float64(int8(b[0]))
 	}
 	return float64(b[0]) // Byte, Bool
-}
-
-func halfToFloat(h uint16) float64 {
-	sign := 1.0
-	if h&0x8000 != 0 {
-		sign = -1
-	}
-	exp, frac := int(h>>10&0x1f), float64(h&0x3ff)
-	switch exp {
-	case 0:
-		return sign * math.Ldexp(frac, -24)
-	case 31:
-		if frac != 0 {
-			return math.NaN()
-		}
-		return sign * math.Inf(1)
-	}
-	return sign * math.Ldexp(1024+frac, exp-25)
 }
 
 // integer returns an element that must be a small integer.

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"github.com/expertspec/expertspec/trace/internal/floats"
 )
 
 // Convert turns n elements of src, of type from, into type to, both
@@ -69,34 +71,19 @@ func widenBF16(dst, src []byte) {
 }
 
 func widenF16(dst, src []byte) {
-	for len(src) >= 16 && len(dst) >= 32 {
-		s, d := (*[16]byte)(src), (*[32]byte)(dst)
-		for i := 0; i < 16; i += 2 {
-			binary.LittleEndian.PutUint32(d[2*i:2*i+4], f16Bits(binary.LittleEndian.Uint16(s[i:i+2])))
+	var wide [512]float32
+	for len(src) >= 2 {
+		part := wide[:min(len(wide), len(src)/2)]
+		floats.Halves(part, src)
+		for i, v := range part {
+			binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(v))
 		}
-		src, dst = src[16:], dst[32:]
-	}
-	for len(src) >= 2 && len(dst) >= 4 {
-		binary.LittleEndian.PutUint32(dst, f16Bits(binary.LittleEndian.Uint16(src)))
-		src, dst = src[2:], dst[4:]
+		src, dst = src[2*len(part):], dst[4*len(part):]
 	}
 }
 
-// f16Bits is the float32, as bits, of a half-precision number, as bits.
-func f16Bits(h uint16) uint32 {
-	sign := uint32(h&0x8000) << 16
-	magnitude := uint32(h & 0x7fff)
-	switch {
-	case magnitude >= 0x7c00: // infinite or NaN
-		return sign | 0x7f800000 | magnitude<<13
-	case magnitude >= 0x0400: // normal: the exponent's bias goes from 15 to 127
-		return sign | (magnitude<<13 + (127-15)<<23)
-	case magnitude == 0:
-		return sign
-	}
-	// Subnormal: magnitude * 2^-24, exact in float32.
-	return sign | math.Float32bits(float32(magnitude)*0x1p-24)
-}
+// f16Bits returns the float32, as bits, of a half-precision number, as bits.
+func f16Bits(h uint16) uint32 { return math.Float32bits(floats.FromHalf(h)) }
 
 // roundBF16 rounds a float32, as bits, to bfloat16.
 func roundBF16(x uint32) uint16 {
@@ -107,23 +94,7 @@ func roundBF16(x uint32) uint16 {
 }
 
 // roundF16 rounds a float32, as bits, to half precision.
-func roundF16(x uint32) uint16 {
-	sign := uint16(x >> 16 & 0x8000)
-	x &= 0x7fffffff
-	switch {
-	case x > 0x7f800000: // NaN
-		return sign | 0x7e00
-	case x >= 0x477ff000: // rounds to 65536 or more
-		return sign | 0x7c00
-	case x >= 0x38800000: // normal
-		x -= (127 - 15) << 23
-		return sign | uint16((x+0xfff+x>>13&1)>>13)
-	case x < 0x33000000: // at most half of the smallest subnormal
-		return sign
-	}
-	// Subnormal: as an integer of units 2^-24.
-	return sign | uint16(math.RoundToEven(float64(math.Float32frombits(x))*0x1p24))
-}
+func roundF16(x uint32) uint16 { return floats.ToHalf(math.Float32frombits(x)) }
 
 // FirstNonFinite gives the index of the first NaN or infinite element of src,
 // which holds little-endian numbers of type F16, BF16, F32 or F64, or -1 where

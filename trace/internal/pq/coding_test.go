@@ -144,34 +144,3 @@ func TestDelta(t *testing.T) {
 		t.Errorf("a counter of 8192 takes %d bytes", n)
 	}
 }
-
-func TestHalf(t *testing.T) {
-	for h := range 1 << 16 {
-		f := HalfToFloat(uint16(h))
-		if f != f {
-			if got := FloatToHalf(f); got&0x7c00 != 0x7c00 || got&0x3ff == 0 {
-				t.Errorf("NaN %04x becomes %04x", h, got)
-			}
-			continue
-		}
-		if got := FloatToHalf(f); got != uint16(h) {
-			t.Fatalf("%04x becomes %g becomes %04x", h, f, got)
-		}
-		// Halfway to the next larger magnitude goes to the even one.
-		if next := HalfToFloat(uint16(h + 1)); h&0x7fff < 0x7bff {
-			middle := (f + next) / 2
-			if got := FloatToHalf(middle); got != uint16(h+h&1) {
-				t.Fatalf("%g between %04x and the next becomes %04x", middle, h, got)
-			}
-			if got := FloatToHalf(math.Nextafter32(middle, f)); got != uint16(h) {
-				t.Fatalf("just below %g becomes %04x, want %04x", middle, got, h)
-			}
-		}
-	}
-	for f, want := range map[float32]uint16{1: 0x3c00, -2: 0xc000, 65504: 0x7bff, 65519: 0x7bff, 65520: 0x7c00,
-		-1e9: 0xfc00, 5.9604645e-08: 1, 2.9802322e-08: 0} {
-		if got := FloatToHalf(f); got != want {
-			t.Errorf("%g becomes %04x, want %04x", f, got, want)
-		}
-	}
-}

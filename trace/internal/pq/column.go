@@ -6,6 +6,8 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+
+	"github.com/expertspec/expertspec/trace/internal/floats"
 )
 
 const (
@@ -87,7 +89,7 @@ func (c *ColumnWriter) AppendFloats(values []float32) error {
 			if err := c.fits(values[:n]); err != nil {
 				return err
 			}
-			c.raw = appendHalves(c.raw, values[:n])
+			c.raw = floats.AppendHalves(c.raw, values[:n])
 		} else {
 			c.raw = appendFloats(c.raw, values[:n])
 		}
@@ -99,11 +101,11 @@ func (c *ColumnWriter) AppendFloats(values []float32) error {
 
 // fits checks that no finite number overflows a half float.
 func (c *ColumnWriter) fits(values []float32) error {
-	if Magnitude(values) < halfLoss {
+	if floats.Magnitude(values) < math.Float32bits(65520) { // rounds to infinity
 		return nil
 	}
 	for i, v := range values {
-		if FloatToHalf(v)&0x7fff == 0x7c00 && !math.IsInf(float64(v), 0) {
+		if floats.ToHalf(v)&0x7fff == 0x7c00 && !math.IsInf(float64(v), 0) {
 			return fmt.Errorf("column %q: %g (value %d) does not fit float16", c.spec.Name, v, i)
 		}
 	}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress"
+
+	"github.com/expertspec/expertspec/trace/internal/floats"
 )
 
 // foreignRow is written and read by parquet-go itself.
@@ -217,7 +219,7 @@ func TestWriteForeign(t *testing.T) {
 		half := make([]float32, 11)
 		for j := range half {
 			half[j] = float32(i%100) + float32(j)/16
-			r.Half = append(r.Half, [2]byte(binary.LittleEndian.AppendUint16(nil, FloatToHalf(half[j]))))
+			r.Half = append(r.Half, [2]byte(binary.LittleEndian.AppendUint16(nil, floats.ToHalf(half[j]))))
 		}
 		if i < 9000 {
 			r.List[2] = 7

@@ -7,6 +7,8 @@ import (
 	"math"
 
 	"github.com/parquet-go/parquet-go/format"
+
+	"github.com/expertspec/expertspec/trace/internal/floats"
 )
 
 // take makes sure that values of the current page are at hand, checks the
@@ -273,7 +275,7 @@ func plainFloats(dst []float32, b []byte, size int) ([]byte, error) {
 	p := b[:size*len(dst)]
 	switch size {
 	case 2:
-		halves(dst, p)
+		floats.Halves(dst, p)
 	case 4:
 		for i := range dst {
 			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(p[4*i:]))

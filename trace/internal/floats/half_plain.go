@@ -1,6 +1,6 @@
 //go:build !goexperiment.simd || !amd64
 
-package pq
+package floats
 
 // Without vectors all is left to the loops in half.go.
 

@@ -1,6 +1,6 @@
 //go:build goexperiment.simd && amd64
 
-package pq
+package floats
 
 import (
 	"simd/archsimd"
@@ -30,7 +30,7 @@ func magnitudeWide(values []float32) (n int, most uint32) {
 	return n, most
 }
 
-// halvesWide converts the first values to the front of dst, as FloatToHalf
+// halvesWide converts the first values to the front of dst, as ToHalf
 // does, and returns how many.
 func halvesWide(dst []byte, values []float32) int {
 	if !vectors {
@@ -38,7 +38,7 @@ func halvesWide(dst []byte, values []float32) int {
 	}
 	n := len(values) / 8 * 8
 	dst = dst[:2*len(values)]
-	low, loss := archsimd.BroadcastUint32x8(0x7fffffff), archsimd.BroadcastUint32x8(halfLoss)
+	low, loss := archsimd.BroadcastUint32x8(0x7fffffff), archsimd.BroadcastUint32x8(overflow)
 	one, round := archsimd.BroadcastUint32x8(1), archsimd.BroadcastUint32x8(0xfff)
 	bias, sign := archsimd.BroadcastUint32x8(112<<10), archsimd.BroadcastUint32x8(0x8000)
 	half, halfBits := archsimd.BroadcastFloat32x8(0.5), archsimd.BroadcastUint32x8(0x3f000000)
@@ -60,7 +60,7 @@ func halvesWide(dst []byte, values []float32) int {
 	return n
 }
 
-// floatsWide converts the first values of b, as HalfToFloat does, and returns
+// floatsWide converts the first values of b, as FromHalf does, and returns
 // how many.
 func floatsWide(dst []float32, b []byte) int {
 	if !vectors {

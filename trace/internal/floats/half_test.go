@@ -1,4 +1,4 @@
-package pq
+package floats
 
 import (
 	"encoding/binary"
@@ -6,6 +6,38 @@ import (
 	"math/rand/v2"
 	"testing"
 )
+
+// TestHalf converts all binary16 numbers there and back, and what lies between.
+func TestHalf(t *testing.T) {
+	for h := range 1 << 16 {
+		f := FromHalf(uint16(h))
+		if f != f {
+			if got := ToHalf(f); got&0x7c00 != 0x7c00 || got&0x3ff == 0 {
+				t.Errorf("NaN %04x becomes %04x", h, got)
+			}
+			continue
+		}
+		if got := ToHalf(f); got != uint16(h) {
+			t.Fatalf("%04x becomes %g becomes %04x", h, f, got)
+		}
+		// Halfway to the next larger magnitude goes to the even one.
+		if next := FromHalf(uint16(h + 1)); h&0x7fff < 0x7bff {
+			middle := (f + next) / 2
+			if got := ToHalf(middle); got != uint16(h+h&1) {
+				t.Fatalf("%g between %04x and the next becomes %04x", middle, h, got)
+			}
+			if got := ToHalf(math.Nextafter32(middle, f)); got != uint16(h) {
+				t.Fatalf("just below %g becomes %04x, want %04x", middle, got, h)
+			}
+		}
+	}
+	for f, want := range map[float32]uint16{1: 0x3c00, -2: 0xc000, 65504: 0x7bff, 65519: 0x7bff, 65520: 0x7c00,
+		-1e9: 0xfc00, 5.9604645e-08: 1, 2.9802322e-08: 0} {
+		if got := ToHalf(f); got != want {
+			t.Errorf("%g becomes %04x, want %04x", f, got, want)
+		}
+	}
+}
 
 // TestHalves compares the conversions of slices, which may work on several
 // values at once, with those of single values: all binary16 numbers, and float32
@@ -16,9 +48,9 @@ func TestHalves(t *testing.T) {
 		binary.LittleEndian.PutUint16(b[2*h:], uint16(h))
 	}
 	floats := make([]float32, 1<<16)
-	halves(floats, b)
+	Halves(floats, b)
 	for h, f := range floats {
-		if want := HalfToFloat(uint16(h)); math.Float32bits(f) != math.Float32bits(want) {
+		if want := FromHalf(uint16(h)); math.Float32bits(f) != math.Float32bits(want) {
 			t.Fatalf("%#04x is %x, want %x", h, math.Float32bits(f), math.Float32bits(want))
 		}
 	}
@@ -32,7 +64,7 @@ func TestHalves(t *testing.T) {
 		}
 	}
 	for i, x := range appendAll(floats) {
-		if want := FloatToHalf(floats[i]); x != want {
+		if want := ToHalf(floats[i]); x != want {
 			t.Fatalf("%g (%x) is %#04x, want %#04x", floats[i], math.Float32bits(floats[i]), x, want)
 		}
 	}
@@ -40,7 +72,7 @@ func TestHalves(t *testing.T) {
 		for from := range 5 {
 			part := floats[0x3c00+from:][:n]
 			back := make([]float32, n)
-			halves(back, appendHalves([]byte("odd"), part)[3:])
+			Halves(back, AppendHalves([]byte("odd"), part)[3:])
 			var most uint32
 			for i, v := range part {
 				most = max(most, math.Float32bits(v)&0x7fffffff)
@@ -56,7 +88,7 @@ func TestHalves(t *testing.T) {
 }
 
 func appendAll(floats []float32) []uint16 {
-	b := appendHalves(nil, floats)
+	b := AppendHalves(nil, floats)
 	list := make([]uint16, len(floats))
 	for i := range list {
 		list[i] = binary.LittleEndian.Uint16(b[2*i:])
@@ -93,13 +125,13 @@ func BenchmarkHalves(b *testing.B) {
 	b.Run("encode", func(b *testing.B) {
 		b.SetBytes(4 << 16)
 		for b.Loop() {
-			raw = appendHalves(raw[:0], values)
+			raw = AppendHalves(raw[:0], values)
 		}
 	})
 	b.Run("decode", func(b *testing.B) {
 		b.SetBytes(4 << 16)
 		for b.Loop() {
-			halves(values, raw)
+			Halves(values, raw)
 		}
 	})
 	b.Run("magnitude", func(b *testing.B) {

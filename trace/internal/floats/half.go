@@ -1,12 +1,15 @@
-package pq
+// Package floats converts between float32 and binary16, one number or many at a
+// time.
+package floats
 
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 )
 
-// HalfToFloat converts an IEEE 754 binary16 number.
-func HalfToFloat(h uint16) float32 {
+// FromHalf converts an IEEE 754 binary16 number.
+func FromHalf(h uint16) float32 {
 	// Exponents move from a bias of 15 to 127, those of subnormals too.
 	bits := math.Float32bits(math.Float32frombits(uint32(h&0x7fff)<<13) * 0x1p112)
 	if h&0x7c00 == 0x7c00 {
@@ -17,19 +20,19 @@ func HalfToFloat(h uint16) float32 {
 
 const (
 	infinity = 0x7f800000 // bits of a float32
-	halfLoss = 0x477ff000 // 65520, the smallest that rounds to infinity
+	overflow = 0x477ff000 // 65520, the smallest that rounds to infinity
 )
 
-// FloatToHalf rounds to the nearest binary16 number, ties to even. Magnitudes
+// ToHalf rounds to the nearest binary16 number, ties to even. Magnitudes
 // of 65520 and above become infinite.
-func FloatToHalf(f float32) uint16 {
+func ToHalf(f float32) uint16 {
 	b := math.Float32bits(f)
 	sign := uint16(b >> 16 & 0x8000)
 	b &= 0x7fffffff
 	switch {
 	case b > infinity:
 		return sign | 0x7e00
-	case b >= halfLoss:
+	case b >= overflow:
 		return sign | 0x7c00
 	case b < 0x38800000: // below 2^-14: subnormal
 		// Adding 0.5 aligns the fraction to multiples of 2^-24, rounding to even.
@@ -39,8 +42,8 @@ func FloatToHalf(f float32) uint16 {
 	return sign | uint16((b+0xfff+(b>>13&1))>>13-112<<10)
 }
 
-// Magnitude returns the bits of the largest magnitude of values, 0 of none.
-// Bits order magnitudes as numbers, and put infinity and what is no number last.
+// Magnitude returns the bits of the largest magnitude of values, 0 if there are none.
+// Bits order magnitudes as numbers do, and infinity and NaN after all of these.
 func Magnitude(values []float32) uint32 {
 	n, most := magnitudeWide(values)
 	for _, v := range values[n:] {
@@ -49,21 +52,21 @@ func Magnitude(values []float32) uint32 {
 	return most
 }
 
-// appendHalves appends binary16 numbers, little-endian.
-func appendHalves(dst []byte, values []float32) []byte {
+// AppendHalves appends values as binary16 numbers, little-endian.
+func AppendHalves(dst []byte, values []float32) []byte {
 	at := len(dst)
-	dst = extend(dst, 2*len(values))
+	dst = slices.Grow(dst, 2*len(values))[:at+2*len(values)]
 	b := dst[at:]
 	for i := halvesWide(b, values); i < len(values); i++ {
-		binary.LittleEndian.PutUint16(b[2*i:], FloatToHalf(values[i]))
+		binary.LittleEndian.PutUint16(b[2*i:], ToHalf(values[i]))
 	}
 	return dst
 }
 
-// halves decodes len(dst) binary16 numbers.
-func halves(dst []float32, b []byte) {
+// Halves decodes len(dst) binary16 numbers.
+func Halves(dst []float32, b []byte) {
 	b = b[:2*len(dst)]
 	for i := floatsWide(dst, b); i < len(dst); i++ {
-		dst[i] = HalfToFloat(binary.LittleEndian.Uint16(b[2*i:]))
+		dst[i] = FromHalf(binary.LittleEndian.Uint16(b[2*i:]))
 	}
 }
