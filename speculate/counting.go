@@ -2,7 +2,6 @@ package speculate
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/expertspec/expertspec/trace"
 )
@@ -91,20 +90,6 @@ func rows[T any](n, width int) [][]T {
 		r[i] = all[i*width : (i+1)*width : (i+1)*width]
 	}
 	return r
-}
-
-// Entropy returns -sum p log2 p in bits of p after scaling it to a sum of 1.
-func Entropy(p []float32) float64 {
-	var sum, h float64
-	for _, x := range p {
-		sum += float64(x)
-	}
-	for _, x := range p {
-		if q := float64(x) / sum; q > 0 {
-			h -= q * math.Log2(q)
-		}
-	}
-	return h
 }
 
 // PreviousToken predicts what the token before chose at the layer: the

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/expertspec/expertspec/trace/internal/pq"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // cutDocuments makes documents of 1 to 60 tokens, some of which begin late or
@@ -62,31 +64,21 @@ func writeCut(t *testing.T, path string, h *Header, docs []*Document, seed uint6
 		keys = append(keys, pq.KeyValue(kv))
 	}
 	w, err := pq.NewWriter(&b, specs(h, Float16, false), keys, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	left := 1
 	for _, d := range docs {
 		for from := 0; from < d.Len(); {
 			to := min(d.Len(), from+left)
-			if err := appendDocument(w, h, d.part(h, from, to)); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, appendDocument(w, h, d.part(h, from, to)))
 			if left -= to - from; left == 0 {
-				if err := w.FlushGroup(); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, w.FlushGroup())
 				left = 1 + rng.IntN(150)
 			}
 			from = to
 		}
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, b.Bytes(), 0o666); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, w.Close())
+	require.NoError(t, os.WriteFile(path, b.Bytes(), 0o666))
 }
 
 // cutTrace writes a trace of three shards, one of which begins with a document
@@ -137,17 +129,11 @@ func TestReadAhead(t *testing.T) {
 	} {
 		f := c.Filter
 		want, wantErr := readWith(t, dir, f, c.bytes, 1, -1)
-		if reflect.DeepEqual(f, Filter{}) && c.bytes == 0 && (wantErr != nil || !reflect.DeepEqual(want, docs)) {
-			t.Fatalf("read %d documents of %d, %v", len(want), len(docs), wantErr)
-		}
+		require.False(t, reflect.DeepEqual(f, Filter{}) && c.bytes == 0 && (wantErr != nil || !reflect.DeepEqual(want, docs)), "read %d documents of %d, %v", len(want), len(docs), wantErr)
 		for _, n := range []int{2, 5} {
 			got, err := readWith(t, dir, f, c.bytes, n, -1)
-			if fmt.Sprint(err) != fmt.Sprint(wantErr) {
-				t.Errorf("%+v, %d processors: error %v, want %v", f, n, err, wantErr)
-			}
-			if !reflect.DeepEqual(got, want) {
-				t.Errorf("%+v, %d processors: %d documents differ from %d", f, n, len(got), len(want))
-			}
+			assert.Equal(t, fmt.Sprint(wantErr), fmt.Sprint(err))
+			assert.Equal(t, want, got, "%+v, %d processors: %d documents differ from %d", f, n, len(got), len(want))
 		}
 	}
 }
@@ -158,29 +144,22 @@ func TestReadAheadCorrupt(t *testing.T) {
 	dir, _ := cutTrace(t)
 	path := filepath.Join(dir, "s-1.parquet")
 	whole, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	rng := rand.New(rand.NewPCG(8, 9))
 	failed := 0
 	for range 60 {
 		b := slices.Clone(whole)
 		b[rng.IntN(len(b))] ^= byte(1 + rng.IntN(255))
-		if err := os.WriteFile(path, b, 0o666); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, b, 0o666))
 		want, wantErr := readWith(t, dir, Filter{}, 0, 1, -1)
 		got, err := readWith(t, dir, Filter{}, 0, 4, -1)
-		if fmt.Sprint(err) != fmt.Sprint(wantErr) || !reflect.DeepEqual(got, want) {
-			t.Errorf("%d documents and %v, want %d and %v", len(got), err, len(want), wantErr)
-		}
+		assert.Equal(t, fmt.Sprint(wantErr), fmt.Sprint(err), "%d documents and %v, want %d and %v", len(got), err, len(want), wantErr)
+		assert.Equal(t, want, got, "%d documents and %v, want %d and %v", len(got), err, len(want), wantErr)
 		if wantErr != nil {
 			failed++
 		}
 	}
-	if failed < 30 {
-		t.Errorf("only %d of 60 files fail", failed)
-	}
+	assert.GreaterOrEqual(t, failed, 30)
 }
 
 // TestReadAheadStop leaves no goroutine behind, whenever the consumer stops.
@@ -189,20 +168,15 @@ func TestReadAheadStop(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for limit := 1; limit <= len(docs); limit += 7 {
 		got, err := readWith(t, dir, Filter{}, 0, 4, limit)
-		if err != nil || len(got) != limit {
-			t.Fatal(len(got), err)
-		}
+		require.NoError(t, err)
+		require.Len(t, got, limit)
 	}
 	func() {
 		defer func() {
-			if recover() != "mine" {
-				t.Error("the consumer's panic is lost")
-			}
+			assert.EqualValues(t, "mine", recover())
 		}()
 		r, err := Open(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 		for range r.Documents() {
 			panic("mine")

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/stretchr/testify/require"
 )
 
 // benchHeader has the shape of the mini Mixtral.
@@ -94,9 +95,7 @@ func BenchmarkRead(b *testing.B) {
 			b.ResetTimer()
 			for b.Loop() {
 				for _, err := range r.Documents() {
-					if err != nil {
-						b.Fatal(err)
-					}
+					require.NoError(b, err)
 				}
 			}
 			b.ReportMetric(float64(r.Tokens())*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
@@ -111,30 +110,21 @@ func BenchmarkReadDocument(b *testing.B) {
 	r := writeBench(b, b.TempDir(), h, benchDocuments(200, 512, &h), trace.Float32)
 	for b.Loop() {
 		all, err := r.Select(trace.Filter{Datasets: []string{"set-5"}, Documents: []string{"document-105"}}).ReadAll()
-		if err != nil || len(all) != 1 {
-			b.Fatal(len(all), err)
-		}
+		require.NoError(b, err)
+		require.Len(b, all, 1)
 	}
 }
 
 func writeBench(b *testing.B, dir string, h trace.Header, docs []*trace.Document, float trace.Float) *trace.Reader {
 	b.Helper()
 	w, err := trace.Create(dir, h, trace.WriterOptions{Float: float})
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	for _, d := range docs {
-		if err := w.Write(d); err != nil {
-			b.Fatal(err)
-		}
+		require.NoError(b, w.Write(d))
 	}
-	if err := w.Close(); err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, w.Close())
 	r, err := trace.Open(dir)
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	return r
 }
 
@@ -160,9 +150,7 @@ func BenchmarkVerify(b *testing.B) {
 			r := writeBench(b, b.TempDir(), h, benchDocuments(200, 512, &h), s.float)
 			b.SetBytes(r.Bytes())
 			for b.Loop() {
-				if err := trace.VerifyShard(r.Paths()[0]); err != nil {
-					b.Fatal(err)
-				}
+				require.NoError(b, trace.VerifyShard(r.Paths()[0]))
 			}
 		})
 	}

@@ -3,15 +3,15 @@ package trace_test
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
 	"runtime"
-	"strings"
 	"testing"
 
 	"github.com/parquet-go/parquet-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/expertspec/expertspec/trace"
 )
@@ -22,9 +22,7 @@ func smallTrace(t testing.TB) []byte {
 	dir := t.TempDir()
 	writePlanted(t, dir, 3, plantedHeader(), trace.WriterOptions{GroupTokens: 10})
 	b, err := os.ReadFile(filepath.Join(dir, "shard-00000.parquet"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return b
 }
 
@@ -45,9 +43,7 @@ func TestTruncated(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "t.parquet")
 	for n := 0; n < len(b); n += 1 + n/50 {
 		_, _, err := readBytes(path, b[:n])
-		if err == nil || !strings.Contains(err.Error(), path) {
-			t.Fatalf("of %d bytes, %d are left: %v", len(b), n, err)
-		}
+		require.ErrorContains(t, err, path, "of %d bytes, %d are left: %v", len(b), n, err)
 	}
 }
 
@@ -57,9 +53,7 @@ func TestFlipped(t *testing.T) {
 	b := smallTrace(t)
 	path := filepath.Join(t.TempDir(), "t.parquet")
 	_, want, err := readBytes(path, b)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	footer := len(b) - 8 - int(binary.LittleEndian.Uint32(b[len(b)-8:]))
 	flipped := bytes.Clone(b)
 	tries, errors := 0, 0
@@ -72,13 +66,9 @@ func TestFlipped(t *testing.T) {
 			errors++
 			continue
 		}
-		if i < footer && !reflect.DeepEqual(got, want) {
-			t.Errorf("a flipped bit in byte %d of %d goes unnoticed", i, len(b))
-		}
+		assert.False(t, i < footer && !reflect.DeepEqual(got, want), "a flipped bit in byte %d of %d goes unnoticed", i, len(b))
 	}
-	if errors < tries/2 {
-		t.Errorf("of %d flipped bits %d make an error", tries, errors)
-	}
+	assert.GreaterOrEqual(t, errors, tries/2)
 }
 
 // TestHostile demands that lying sizes are refused before they cost memory.
@@ -89,25 +79,20 @@ func TestHostile(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	lie := bytes.Clone(b)
 	binary.LittleEndian.PutUint32(lie[len(lie)-8:], 0xfffffff0)
-	if _, _, err := readBytes(path, lie); err == nil {
-		t.Error("a footer of 4 GiB is believed")
-	}
+	_, _, err := readBytes(path, lie)
+	assert.Error(t, err, "a footer of 4 GiB is believed")
 	// A footer that lists 2^31 columns.
 	lie = append([]byte("PAR1"), 0x15, 2, 0x19, 0xfc, 0xff, 0xff, 0xff, 0xff, 7, 0)
 	lie = append(binary.LittleEndian.AppendUint32(lie, uint32(len(lie)-4)), "PAR1"...)
-	if _, _, err := readBytes(path, lie); err == nil {
-		t.Error("a schema of 2^31 columns is believed")
-	}
+	_, _, err = readBytes(path, lie)
+	assert.Error(t, err, "a schema of 2^31 columns is believed")
 	// A footer of a million nested structs.
 	lie = append([]byte("PAR1"), bytes.Repeat([]byte{0x1c}, 1<<20)...)
 	lie = append(binary.LittleEndian.AppendUint32(lie, 1<<20), "PAR1"...)
-	if _, _, err := readBytes(path, lie); err == nil {
-		t.Error("a footer nested 2^20 deep is believed")
-	}
+	_, _, err = readBytes(path, lie)
+	assert.Error(t, err, "a footer nested 2^20 deep is believed")
 	runtime.ReadMemStats(&after)
-	if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
-		t.Errorf("hostile files of %d bytes cost %d MiB", len(b), used>>20)
-	}
+	assert.LessOrEqual(t, after.TotalAlloc-before.TotalAlloc, uint64(64<<20))
 }
 
 func TestForeign(t *testing.T) {
@@ -117,35 +102,26 @@ func TestForeign(t *testing.T) {
 	}
 	write := func(options ...parquet.WriterOption) error {
 		var b bytes.Buffer
-		if err := parquet.Write(&b, []row{{1}, {2}}, options...); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, parquet.Write(&b, []row{{1}, {2}}, options...))
 		_, _, err := readBytes(path, b.Bytes())
 		return err
 	}
-	if err := write(); !errors.Is(err, trace.ErrForeign) || !strings.Contains(err.Error(), path) {
-		t.Errorf("another Parquet file: %v", err)
-	}
-	if err := write(parquet.KeyValueMetadata("expertspec.schema", "2")); !errors.Is(err, trace.ErrVersion) ||
-		!strings.Contains(err.Error(), "version 2") {
-		t.Errorf("a newer schema: %v", err)
-	}
-	if err := write(parquet.KeyValueMetadata("expertspec.schema", "1")); !errors.Is(err, trace.ErrForeign) {
-		t.Errorf("a file without a model: %v", err)
-	}
-	if err := write(parquet.KeyValueMetadata("expertspec.schema", "1"), parquet.KeyValueMetadata("expertspec.source", "{}"),
-		parquet.KeyValueMetadata("expertspec.model", `{"name":"x","layers":2,"experts":4,"top_k":5}`)); err == nil ||
-		!strings.Contains(err.Error(), "top-k 5 of 4 experts") {
-		t.Errorf("a model of top-k 5 of 4 experts: %v", err)
-	}
-	if err := write(parquet.KeyValueMetadata("expertspec.schema", "1"), parquet.KeyValueMetadata("expertspec.source", "{}"),
-		parquet.KeyValueMetadata("expertspec.model", `{"name":"x","layers":2,"experts":4,"top_k":1}`)); !errors.Is(err, trace.ErrForeign) ||
-		!strings.Contains(err.Error(), `no column "dataset"`) {
-		t.Errorf("a file of other columns: %v", err)
-	}
-	if _, err := trace.Open(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("no such trace: %v", err)
-	}
+	err := write()
+	assert.ErrorIs(t, err, trace.ErrForeign)
+	assert.Contains(t, err.Error(), path)
+	err = write(parquet.KeyValueMetadata("expertspec.schema", "2"))
+	assert.ErrorIs(t, err, trace.ErrVersion)
+	assert.Contains(t, err.Error(), "version 2")
+	assert.ErrorIs(t, write(parquet.KeyValueMetadata("expertspec.schema", "1")), trace.ErrForeign)
+	err = write(parquet.KeyValueMetadata("expertspec.schema", "1"), parquet.KeyValueMetadata("expertspec.source", "{}"),
+		parquet.KeyValueMetadata("expertspec.model", `{"name":"x","layers":2,"experts":4,"top_k":5}`))
+	assert.ErrorContains(t, err, "top-k 5 of 4 experts")
+	err = write(parquet.KeyValueMetadata("expertspec.schema", "1"), parquet.KeyValueMetadata("expertspec.source", "{}"),
+		parquet.KeyValueMetadata("expertspec.model", `{"name":"x","layers":2,"experts":4,"top_k":1}`))
+	assert.ErrorIs(t, err, trace.ErrForeign)
+	assert.Contains(t, err.Error(), `no column "dataset"`)
+	_, err = trace.Open(filepath.Join(t.TempDir(), "none"))
+	assert.ErrorIs(t, err, os.ErrNotExist)
 }
 
 // TestMixed demands that shards of different traces are not read as one.
@@ -156,7 +132,6 @@ func TestMixed(t *testing.T) {
 	h.Source.Seed++
 	writePlanted(t, dir, 2, h, trace.WriterOptions{Prefix: "b"})
 	_, err := trace.Open(dir)
-	if err == nil || !strings.Contains(err.Error(), "expertspec.source") || !strings.Contains(err.Error(), "b-00000.parquet") {
-		t.Errorf("two seeds: %v", err)
-	}
+	require.ErrorContains(t, err, "expertspec.source")
+	assert.Contains(t, err.Error(), "b-00000.parquet")
 }

@@ -53,34 +53,8 @@ func Example() {
 }
 
 func ExampleEntropy() {
-	fmt.Println(trace.Entropy([]int{5, 5, 5, 5}), trace.Entropy([]int{1, 1, 2}), trace.Entropy([]int{9, 0}))
+	fmt.Println(trace.Entropy([]int{5, 5, 5, 5}), trace.Entropy([]int{1, 1, 2}), trace.Entropy([]float32{.5, 0}))
 	// Output: 2 1.5 0
-}
-
-func ExampleGini() {
-	fmt.Println(trace.Gini([]int{3, 3, 3, 3}), trace.Gini([]int{0, 8, 0, 0}))
-	// Output: 0 0.75
-}
-
-func ExampleCV() {
-	fmt.Println(trace.CV([]int{2, 2, 2}), trace.CV([]int{0, 0, 0, 0, 5}))
-	// Output: 0 2
-}
-
-func ExampleMutualInformation() {
-	fmt.Println(trace.MutualInformation([]int{
-		6, 0,
-		0, 6,
-	}, 2), trace.MutualInformation([]int{
-		1, 2,
-		2, 4,
-	}, 2))
-	// Output: 1 0
-}
-
-func ExampleRandomRepeat() {
-	fmt.Printf("%.1f %% %.1f %%\n", 100*trace.RandomRepeat(8, 1), 100*trace.RandomRepeat(8, 2))
-	// Output: 12.5 % 46.4 %
 }
 
 func ExampleSplitDocuments() {

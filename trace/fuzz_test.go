@@ -5,6 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // FuzzShard reads any bytes as a shard. Nothing may panic, hang or take memory
@@ -13,25 +16,15 @@ func FuzzShard(f *testing.F) {
 	dir := f.TempDir()
 	h := Header{Model: Model{Name: "m", Layers: 2, Experts: 5, TopK: 3, Hidden: 4}, LogitLayers: []int{1}, InputLayers: []int{0}}
 	w, err := Create(dir, h, WriterOptions{})
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 	d := &Document{Dataset: "set", ID: "a", Tokens: []int32{7, 8}, Experts: []int32{1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1, NoExpert},
 		Weights: []float32{.5, .3, .2, .5, .3, .2, .5, .3, .2, .5, .5, 0}, RouterLogits: make([]float32, 2*5), RouterInput: make([]float32, 2*4)}
-	if err := w.Write(d); err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, w.Write(d))
 	d.ID, d.Phases, d.Positions = "b", []Phase{Prefill, Decode}, []int32{4, 6}
-	if err := w.Write(d); err != nil {
-		f.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, w.Write(d))
+	require.NoError(f, w.Close())
 	b, err := os.ReadFile(filepath.Join(dir, "shard-00000.parquet"))
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := newShard(bytes.NewReader(b), int64(len(b)))
@@ -39,9 +32,7 @@ func FuzzShard(f *testing.F) {
 			return
 		}
 		_, _ = s.scan(&Filter{}, 64<<20).documents(func(d *Document, _ place) bool {
-			if err := d.shapes(&s.header); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, d.shapes(&s.header))
 			return true
 		})
 	})

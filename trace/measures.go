@@ -5,41 +5,36 @@ import (
 	"slices"
 )
 
-// Count is a number of tokens or choices.
-type Count interface {
-	~int | ~int32 | ~int64 | ~float64
-}
-
-// Entropy returns the Shannon entropy of the distribution that counts are
-// proportional to, in bits: -sum p_i log2 p_i. Its maximum, for equal counts, is
-// log2 of their number. Without any count it is 0.
-func Entropy[N Count](counts []N) float64 {
+// Entropy returns the Shannon entropy -sum p_i log2 p_i, in bits, of the
+// distribution p that the weights are proportional to. It is at most log2 of
+// their number, for equal weights, and 0 if all are 0.
+func Entropy[N ~int | ~int64 | ~float32 | ~float64](weights []N) float64 {
 	var total float64
-	for _, c := range counts {
-		total += float64(c)
+	for _, w := range weights {
+		total += float64(w)
 	}
 	var h float64
-	for _, c := range counts {
-		if p := float64(c) / total; p > 0 {
+	for _, w := range weights {
+		if p := float64(w) / total; p > 0 {
 			h -= p * math.Log2(p)
 		}
 	}
 	return h
 }
 
-// NormalizedEntropy returns Entropy as a fraction of its maximum, from 0 (one
+// normalizedEntropy returns Entropy as a fraction of its maximum, from 0 (one
 // expert takes all) to 1 (all take the same). For fewer than two counts it is 1.
-func NormalizedEntropy[N Count](counts []N) float64 {
+func normalizedEntropy(counts []int64) float64 {
 	if len(counts) < 2 {
 		return 1
 	}
 	return Entropy(counts) / math.Log2(float64(len(counts)))
 }
 
-// Gini returns the Gini coefficient of n counts, half the relative mean absolute
+// gini returns the Gini coefficient of n counts, half the relative mean absolute
 // difference (Gini 1912): with x ascending, sum (2i-n-1) x_i / (n sum x_i) for
 // i = 1..n. It is 0 for equal counts and (n-1)/n where one has all.
-func Gini[N Count](counts []N) float64 {
+func gini(counts []int64) float64 {
 	x := slices.Clone(counts)
 	slices.Sort(x)
 	n := float64(len(x))
@@ -54,11 +49,11 @@ func Gini[N Count](counts []N) float64 {
 	return weighted / (n * total)
 }
 
-// CV returns the coefficient of variation: the standard deviation of the
+// cv returns the coefficient of variation: the standard deviation of the
 // counts (of the population, over n) by their mean. Its square is the
 // importance loss of Shazeer et al. 2017 (arXiv 1701.06538, equation 7). For n
 // experts of which one takes all it is sqrt(n-1).
-func CV[N Count](counts []N) float64 {
+func cv(counts []int64) float64 {
 	var total float64
 	for _, c := range counts {
 		total += float64(c)
@@ -74,12 +69,12 @@ func CV[N Count](counts []N) float64 {
 	return math.Sqrt(square/float64(len(counts))) / mean
 }
 
-// MutualInformation returns the mutual information of the two variables whose
+// mutualInformation returns the mutual information of the two variables whose
 // joint distribution the counts are proportional to, in bits:
 // sum p_ij log2(p_ij / (p_i p_j)). counts is [rows,columns], row-major. It is
 // the plug-in estimate, which for N independent observations is too large by
 // about (rows-1)(columns-1)/(2 N ln 2) bits (Miller 1955).
-func MutualInformation[N Count](counts []N, columns int) float64 {
+func mutualInformation(counts []int64, columns int) float64 {
 	if columns < 1 || len(counts) < columns {
 		return 0
 	}
@@ -100,11 +95,11 @@ func MutualInformation[N Count](counts []N, columns int) float64 {
 	return max(mi, 0) // rounding may fall just below
 }
 
-// RandomRepeat returns the probability that two random choices of k among n
+// randomRepeat returns the probability that two random choices of k among n
 // experts have one in common, 1 - C(n-k,k)/C(n,k). For k = 1 it is 1/n: 12.5 %
 // of 8 experts; for 2 of 8 it is 46.4 %, the baseline of Table 5 of the Mixtral
 // paper (arXiv 2401.04088).
-func RandomRepeat(n, k int) float64 {
+func randomRepeat(n, k int) float64 {
 	if k < 1 || n < 1 {
 		return 0
 	}
@@ -118,8 +113,8 @@ func RandomRepeat(n, k int) float64 {
 	return 1 - none
 }
 
-// SoftmaxEntropy returns the entropy of softmax(logits) in bits.
-func SoftmaxEntropy(logits []float32) float64 {
+// softmaxEntropy returns the entropy of softmax(logits) in bits.
+func softmaxEntropy(logits []float32) float64 {
 	if len(logits) == 0 {
 		return 0
 	}

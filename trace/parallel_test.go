@@ -1,12 +1,13 @@
 package trace_test
 
 import (
-	"bytes"
 	"os"
 	"runtime"
 	"testing"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // processors sets GOMAXPROCS for one test.
@@ -25,27 +26,17 @@ func TestWriteAlike(t *testing.T) {
 			processors(t, n)
 			dir := t.TempDir()
 			w, err := trace.Create(dir, h, o)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			for _, d := range docs {
-				if err := w.Write(d); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, w.Write(d))
 			}
-			if err := w.Close(); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, w.Close())
 			got, err := os.ReadFile(dir + "/shard-00000.parquet")
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if want == nil {
 				want = got
 			}
-			if !bytes.Equal(got, want) {
-				t.Errorf("%+v: %d processors write other bytes than one", o, n)
-			}
+			assert.Equal(t, want, got)
 		}
 	}
 }

@@ -3,10 +3,11 @@ package trace_test
 import (
 	"flag"
 	"path/filepath"
-	"reflect"
 	"testing"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 var rewrittenDir = flag.String("rewritten", "../testdata/traces/rewritten", "folder of planted traces written anew by other libraries")
@@ -16,27 +17,19 @@ var rewrittenDir = flag.String("rewritten", "../testdata/traces/rewritten", "fol
 // row groups that cut documents in two.
 func TestReadRewritten(t *testing.T) {
 	paths, err := filepath.Glob(filepath.Join(*rewrittenDir, "*.parquet"))
-	if err != nil || len(paths) < 4 {
-		t.Fatalf("%d files, %v", len(paths), err)
-	}
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(paths), 4)
 	h := plantedHeader()
 	for _, path := range paths {
 		t.Run(filepath.Base(path), func(t *testing.T) {
 			r, err := trace.Open(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !reflect.DeepEqual(r.Header(), h) {
-				t.Errorf("header %+v", r.Header())
-			}
+			require.NoError(t, err)
+			assert.Equal(t, h, r.Header())
 			all, err := r.ReadAll()
-			if err != nil || len(all) != 23 {
-				t.Fatalf("%d documents, %v", len(all), err)
-			}
+			require.NoError(t, err)
+			require.Len(t, all, 23)
 			for i, d := range all {
-				if !reflect.DeepEqual(d, plantedDocument(i, plantedLen(i), h)) {
-					t.Errorf("document %d differs", i)
-				}
+				assert.Equal(t, plantedDocument(i, plantedLen(i), h), d)
 			}
 		})
 	}

@@ -3,10 +3,11 @@ package trace_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"testing"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestSplitDocuments(t *testing.T) {
@@ -18,9 +19,7 @@ func TestSplitDocuments(t *testing.T) {
 	}
 	fractions := []float64{.7, .1, .2}
 	part, err := trace.SplitDocuments(keys, 5, fractions)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	sizes := map[string][]int{}
 	of := map[trace.Key]int{}
 	for i, k := range keys {
@@ -31,27 +30,18 @@ func TestSplitDocuments(t *testing.T) {
 		of[k] = part[i]
 	}
 	want := map[string][]int{"set0": {7, 1, 2}, "set1": {5, 1, 1}, "set2": {1, 1, 1}, "set3": {70, 10, 20}}
-	if !reflect.DeepEqual(sizes, want) {
-		t.Errorf("sizes %v, want %v", sizes, want)
-	}
+	assert.Equal(t, want, sizes)
 	rand.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
 	again, err := trace.SplitDocuments(keys, 5, fractions)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for i, k := range keys {
-		if of[k] != again[i] {
-			t.Fatalf("the split of %v depends on the order", k)
-		}
+		require.Equal(t, again[i], of[k])
 	}
 	other, err := trace.SplitDocuments(keys, 6, fractions)
-	if err != nil || reflect.DeepEqual(other, again) {
-		t.Errorf("seed 6 splits as seed 5 does, %v", err)
-	}
-	if _, err := trace.SplitDocuments(append(keys, keys[3]), 5, fractions); err == nil {
-		t.Error("a document twice is not refused")
-	}
-	if _, err := trace.SplitDocuments(keys, 5, []float64{.5, .4}); err == nil {
-		t.Error("fractions of .9 are not refused")
-	}
+	require.NoError(t, err)
+	assert.NotEqual(t, again, other)
+	_, err = trace.SplitDocuments(append(keys, keys[3]), 5, fractions)
+	assert.Error(t, err, "a document twice is not refused")
+	_, err = trace.SplitDocuments(keys, 5, []float64{.5, .4})
+	assert.Error(t, err, "fractions of .9 are not refused")
 }

@@ -283,7 +283,7 @@ func (s *Statistics) routerEntropy(d *Document, g *group) {
 	n, layers := s.header.Model.Experts, s.header.LogitLayers
 	for i := range len(d.RouterLogits) / n {
 		t, l := i/len(layers), layers[i%len(layers)]
-		h := SoftmaxEntropy(d.RouterLogits[i*n : (i+1)*n])
+		h := softmaxEntropy(d.RouterLogits[i*n : (i+1)*n])
 		if math.IsNaN(h) {
 			continue
 		}

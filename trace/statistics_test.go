@@ -5,70 +5,14 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
-	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
-
-// TestMixtralUsage measures the routing counts of the real Mixtral 8x7B at
-// three layers in five domains, as OLMoE's authors published them.
-func TestMixtralUsage(t *testing.T) {
-	b, err := os.ReadFile("../testdata/reference/mixtral_8x7b_routing_counts.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var file struct {
-		Counts map[string][]map[string]int64 `json:"expert_counts"`
-		Cross  map[string][]map[string]int64 `json:"expert_counts_crosslayer_top1"`
-	}
-	if err := json.Unmarshal(b, &file); err != nil {
-		t.Fatal(err)
-	}
-	var entropies, ginis []float64
-	for _, layers := range file.Counts {
-		for _, experts := range layers {
-			counts := make([]int64, 8)
-			for e, n := range experts {
-				i, err := strconv.Atoi(e)
-				if err != nil {
-					t.Fatal(err)
-				}
-				counts[i] = n
-			}
-			u := trace.NewUsage(counts)
-			if u.Active != 8 || math.Abs(u.Normalized-u.Entropy/3) > 1e-12 {
-				t.Errorf("%+v", u)
-			}
-			entropies, ginis = append(entropies, u.Normalized), append(ginis, u.Gini)
-		}
-	}
-	got := fmt.Sprintf("%.3f-%.3f %.3f-%.3f", slices.Min(entropies), slices.Max(entropies), slices.Min(ginis), slices.Max(ginis))
-	if len(ginis) != 15 || got != "0.982-1.000 0.023-0.121" {
-		t.Errorf("usage entropy and Gini of %d: %s", len(ginis), got)
-	}
-	// Mutual information of first choices, computed independently with Python.
-	for domain, want := range map[string][]float64{"arxiv": {.0981, .2107}, "book": {.1178, .249}, "c4": {.0865, .1422},
-		"github": {.1138, .1296}, "wikipedia": {.0528, .098}} {
-		for i, pairs := range file.Cross[domain] {
-			joint := make([]int64, 64)
-			for key, n := range pairs {
-				var a, b int
-				if _, err := fmt.Sscanf(key, "(%d, %d)", &a, &b); err != nil {
-					t.Fatal(err)
-				}
-				joint[a*8+b] = n
-			}
-			if mi := trace.MutualInformation(joint, 8); math.Abs(mi-want[i]) > 6e-5 {
-				t.Errorf("%s, layers %d: %.4f bits, want %.4f", domain, i, mi, want[i])
-			}
-		}
-	}
-}
 
 // randomTrace routes uniformly.
 func randomTrace(docs, tokens int, h *trace.Header, seed uint64) []*trace.Document {
@@ -99,25 +43,20 @@ func randomTrace(docs, tokens int, h *trace.Header, seed uint64) []*trace.Docume
 func TestRandomRouter(t *testing.T) {
 	h := trace.Header{Model: trace.Model{Layers: 3, Experts: 8, TopK: 2}, LogitLayers: []int{1}}
 	s, err := trace.NewStatistics(h, trace.StatisticsOptions{Segments: []int{1, 8}, CacheSizes: []int{2, 4}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	const docs, tokens = 60, 500
 	for _, d := range randomTrace(docs, tokens, &h, 4) {
-		if err := s.Add(d); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, s.Add(d))
 	}
 	r := s.Summary()
 	near := func(name string, got, want, within float64) {
 		t.Helper()
-		if !(math.Abs(got-want) <= within) {
-			t.Errorf("%s is %.4f, want %.4f", name, got, want)
-		}
+		assert.InDelta(t, want, got, within, "%s is %.4f, want %.4f", name, got, want)
 	}
-	if r.Documents != docs || r.Tokens != docs*tokens || len(r.Datasets) != 3 || r.Datasets[2].Tokens != 20*tokens {
-		t.Errorf("%d documents, %d tokens, %d data sets", r.Documents, r.Tokens, len(r.Datasets))
-	}
+	assert.Equal(t, int64(docs), r.Documents)
+	assert.Equal(t, int64(docs*tokens), r.Tokens)
+	require.Len(t, r.Datasets, 3)
+	assert.Equal(t, int64(20*tokens), r.Datasets[2].Tokens)
 	for _, l := range r.Overall.Layers {
 		near("first choice repeated", l.RepeatedFirst, .125, .008)
 		near("first or second repeated", l.RepeatedAny, 1-30./56, .012)
@@ -142,9 +81,12 @@ func TestRandomRouter(t *testing.T) {
 		near("mutual information of all", x.MutualInformation, 0, 5e-3)
 	}
 	near("pairs", float64(r.Coactivation[2][3][6]), docs*tokens/28., 200)
-	if got := r.Positions[0]; got.From != 0 || got.To != 0 || got.Tokens != docs || r.Positions[3].From != 4 || r.Positions[3].To != 7 {
-		t.Errorf("positions %+v", r.Positions[:4])
-	}
+	got := r.Positions[0]
+	assert.Equal(t, int32(0), got.From, "positions %+v", r.Positions[:4])
+	assert.Equal(t, int32(0), got.To, "positions %+v", r.Positions[:4])
+	assert.Equal(t, int64(docs), got.Tokens, "positions %+v", r.Positions[:4])
+	assert.Equal(t, int32(4), r.Positions[3].From, "positions %+v", r.Positions[:4])
+	assert.Equal(t, int32(7), r.Positions[3].To, "positions %+v", r.Positions[:4])
 }
 
 // binomialSRP is SRP where each expert's count is Binomial(m, p), p = K/E.
@@ -168,16 +110,12 @@ func binomialSRP(m int, p float64) float64 {
 func TestPlantedStatistics(t *testing.T) {
 	h := plantedHeader()
 	s, err := trace.NewStatistics(h, trace.StatisticsOptions{Segments: []int{3, 7}, CacheSizes: []int{5, 3}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var docs []*trace.Document
 	for i := range 17 {
 		d := plantedDocument(i, plantedLen(i), h)
 		docs = append(docs, d)
-		if err := s.Add(d); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, s.Add(d))
 	}
 	r := s.Summary()
 	m := &h.Model
@@ -213,23 +151,21 @@ func TestPlantedStatistics(t *testing.T) {
 				}
 			}
 		}
-		if !slices.Equal(got.Counts, counts[:]) || !slices.Equal(got.FirstCounts, first[:]) {
-			t.Errorf("layer %d: counts %v, want %v", l, got.Counts, counts)
-		}
-		if got.RepeatedFirst != same/pairs || got.RepeatedAny != some/pairs || math.Abs(got.MeanWeights[2]-weight/n) > 1e-9 {
-			t.Errorf("layer %d: repeated %g, %g, want %g, %g", l, got.RepeatedFirst, got.RepeatedAny, same/pairs, some/pairs)
-		}
+		assert.Equal(t, counts[:], got.Counts)
+		assert.Equal(t, first[:], got.FirstCounts)
+		assert.Equal(t, same/pairs, got.RepeatedFirst, "layer %d: repeated %g, %g, want %g, %g", l, got.RepeatedFirst, got.RepeatedAny, same/pairs, some/pairs)
+		assert.Equal(t, some/pairs, got.RepeatedAny, "layer %d: repeated %g, %g, want %g, %g", l, got.RepeatedFirst, got.RepeatedAny, same/pairs, some/pairs)
+		assert.InDelta(t, weight/n, got.MeanWeights[2], 1e-9, "layer %d: repeated %g, %g, want %g, %g", l, got.RepeatedFirst, got.RepeatedAny, same/pairs, some/pairs)
 		for e := range together {
-			if !slices.Equal(r.Coactivation[l][e], together[e][:]) {
-				t.Errorf("layer %d: expert %d with others %v, want %v", l, e, r.Coactivation[l][e], together[e])
-			}
+			assert.Equal(t, together[e][:], r.Coactivation[l][e])
 		}
 		for i, size := range []int{3, 7} {
 			want := bruteLocality(docs, m, l, size, []int{3, 5})
-			if x := got.Local[i]; x.Segment != size || math.Abs(x.SRP-want[0]) > 1e-12 ||
-				math.Abs(x.Cache[0].HitRate-want[1]) > 1e-12 || math.Abs(x.Cache[1].HitRate-want[2]) > 1e-12 {
-				t.Errorf("layer %d, segments of %d: %+v, want %v", l, size, x, want)
-			}
+			x := got.Local[i]
+			assert.Equal(t, size, x.Segment, "layer %d, segments of %d: %+v, want %v", l, size, x, want)
+			assert.InDelta(t, want[0], x.SRP, 1e-12, "layer %d, segments of %d: %+v, want %v", l, size, x, want)
+			assert.InDelta(t, want[1], x.Cache[0].HitRate, 1e-12, "layer %d, segments of %d: %+v, want %v", l, size, x, want)
+			assert.InDelta(t, want[2], x.Cache[1].HitRate, 1e-12, "layer %d, segments of %d: %+v, want %v", l, size, x, want)
 		}
 	}
 	for l, x := range r.Transitions {
@@ -245,9 +181,9 @@ func TestPlantedStatistics(t *testing.T) {
 				}
 			}
 		}
-		if !slices.Equal(slices.Concat(x.Counts...), all) || !slices.Equal(slices.Concat(x.FirstCounts...), first) || x.From != l {
-			t.Errorf("transition from layer %d differs", l)
-		}
+		assert.Equal(t, all, slices.Concat(x.Counts...))
+		assert.Equal(t, first, slices.Concat(x.FirstCounts...))
+		assert.Equal(t, l, x.From)
 	}
 	entropy := 0.0
 	for _, d := range docs {
@@ -255,9 +191,7 @@ func TestPlantedStatistics(t *testing.T) {
 			entropy += bruteEntropy(d.RouterLogits[(tok*4+1)*plantedE : (tok*4+2)*plantedE])
 		}
 	}
-	if got := *r.Overall.Layers[2].RouterEntropy; math.Abs(got-entropy/float64(r.Tokens)) > 1e-9 {
-		t.Errorf("router entropy %g, want %g", got, entropy/float64(r.Tokens))
-	}
+	assert.InDelta(t, entropy/float64(r.Tokens), *r.Overall.Layers[2].RouterEntropy, 1e-9)
 }
 
 func bruteEntropy(logits []float32) (h float64) {
@@ -317,13 +251,9 @@ func bruteLocality(docs []*trace.Document, m *trace.Model, layer, size int, cach
 func TestStatisticsJSON(t *testing.T) {
 	h := plantedHeader()
 	s, err := trace.NewStatistics(h, trace.StatisticsOptions{MaxPairBytes: 100})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for i := range 3 {
-		if err := s.Add(plantedDocument(i, 9, h)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, s.Add(plantedDocument(i, 9, h)))
 	}
 	bad := plantedDocument(1, 9, h)
 	bad.Experts[5] = bad.Experts[4]
@@ -331,21 +261,16 @@ func TestStatisticsJSON(t *testing.T) {
 		t.Error(err)
 	}
 	r := s.Summary()
-	if !reflect.DeepEqual(r.Skipped, []string{"transitions", "coactivation"}) || r.Transitions != nil || r.Documents != 3 {
-		t.Errorf("%+v", r)
-	}
+	assert.Equal(t, []string{"transitions", "coactivation"}, r.Skipped)
+	require.Nil(t, r.Transitions)
+	assert.Equal(t, int64(3), r.Documents)
 	b, err := json.Marshal(r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var again trace.Summary
-	if err := json.Unmarshal(b, &again); err != nil || !reflect.DeepEqual(&again, r) {
-		t.Error("JSON does not come back", err)
-	}
+	require.NoError(t, json.Unmarshal(b, &again))
+	assert.Equal(t, r, &again)
 	for _, name := range []string{`"entropy_normalized"`, `"repeated_first"`, `"datasets"`, `"srp"`, `"router_entropy_bits"`} {
-		if !strings.Contains(string(b), name) {
-			t.Errorf("no %s", name)
-		}
+		assert.Contains(t, string(b), name)
 	}
 }
 
@@ -353,14 +278,10 @@ func BenchmarkStatistics(b *testing.B) {
 	h := benchHeader(false, false)
 	docs := benchDocuments(20, 512, &h)
 	s, err := trace.NewStatistics(h, trace.StatisticsOptions{})
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	for b.Loop() {
 		for _, d := range docs {
-			if err := s.Add(d); err != nil {
-				b.Fatal(err)
-			}
+			require.NoError(b, s.Add(d))
 		}
 	}
 	b.ReportMetric(float64(20*512*b.N)/b.Elapsed().Seconds(), "tokens/s")

@@ -71,9 +71,9 @@ type Usage struct {
 	Active     int     `json:"active"`             // experts chosen at least once
 }
 
-// NewUsage measures the counts, [E].
-func NewUsage[N Count](counts []N) Usage {
-	u := Usage{Entropy: Entropy(counts), Normalized: NormalizedEntropy(counts), Gini: Gini(counts), CV: CV(counts)}
+// newUsage measures the counts, [E].
+func newUsage(counts []int64) Usage {
+	u := Usage{Entropy: Entropy(counts), Normalized: normalizedEntropy(counts), Gini: gini(counts), CV: cv(counts)}
 	for _, c := range counts {
 		if c > 0 {
 			u.Active++
@@ -153,8 +153,8 @@ func (s *Statistics) Summary() *Summary {
 			at, to := (l-1)*n*n, l*n*n
 			r.Transitions = append(r.Transitions, TransitionSummary{
 				From: l - 1, Counts: matrix(s.transition, l-1, n), FirstCounts: matrix(s.first, l-1, n),
-				MutualInformation:      MutualInformation(s.transition[at:to], n),
-				FirstMutualInformation: MutualInformation(s.first[at:to], n),
+				MutualInformation:      mutualInformation(s.transition[at:to], n),
+				FirstMutualInformation: mutualInformation(s.first[at:to], n),
 			})
 		}
 	}
@@ -217,12 +217,12 @@ func (s *Statistics) layer(l int, sums *layerSums) LayerSummary {
 		Counts:              slices.Clone(sums.counts),
 		FirstCounts:         slices.Clone(sums.first),
 		Share:               make([]float64, m.Experts),
-		Usage:               NewUsage(sums.counts),
-		FirstUsage:          NewUsage(sums.first),
+		Usage:               newUsage(sums.counts),
+		FirstUsage:          newUsage(sums.first),
 		RepeatedFirst:       ratio(sums.repeatFirst, sums.pairs),
 		RepeatedAny:         ratio(sums.repeatAny, sums.pairs),
-		RandomRepeatedFirst: RandomRepeat(m.Experts, 1),
-		RandomRepeatedAny:   RandomRepeat(m.Experts, s.topK[l]),
+		RandomRepeatedFirst: randomRepeat(m.Experts, 1),
+		RandomRepeatedAny:   randomRepeat(m.Experts, s.topK[l]),
 		RouterEntropy:       mean(sums.entropy, sums.entropies),
 	}
 	var total int64
@@ -264,7 +264,7 @@ func (b *bucket) result(i, experts int) PositionSummary {
 	for l := range len(b.counts) / experts {
 		counts := b.counts[l*experts : (l+1)*experts]
 		if slices.Max(counts) > 0 {
-			r.Normalized += NormalizedEntropy(counts)
+			r.Normalized += normalizedEntropy(counts)
 			layers++
 		}
 	}

@@ -6,15 +6,15 @@ import (
 	"testing"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // TestValidateDocument breaks a document in one place at a time.
 func TestValidateDocument(t *testing.T) {
 	h := plantedHeader()
 	d := plantedDocument(1, 9, h)
-	if err := d.Validate(&h); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, d.Validate(&h))
 	at := (4*plantedL+3)*plantedK + 1 // token 4, layer 3, second choice
 	for name, c := range map[string]struct {
 		breaks func(d *trace.Document)
@@ -39,27 +39,21 @@ func TestValidateDocument(t *testing.T) {
 		d := plantedDocument(1, 9, h)
 		c.breaks(d)
 		err := d.Validate(&h)
-		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), `data set "set-0"`) {
-			t.Errorf("%s: %v, want %q", name, err, c.want)
-		}
+		require.ErrorContains(t, err, c.want, "%s: %v, want %q", name, err, c.want)
+		assert.Contains(t, err.Error(), `data set "set-0"`, "%s: %v, want %q", name, err, c.want)
 	}
 	d.Weights[at] += .25
-	if err := d.Validate(&h); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, d.Validate(&h))
 }
 
 func TestStackTopK(t *testing.T) {
 	h := trace.Header{Model: trace.Model{Layers: 3, Experts: 4, TopK: 2, Stacks: []trace.Stack{
 		{Name: "encoder", Layers: 2, TopK: 1}, {Name: "decoder", Layers: 1, Blocks: []int{3}}}}}
 	d := trace.Document{ID: "x", Tokens: []int32{5}, Experts: []int32{3, -1, 0, -1, 1, 2}, Weights: []float32{1, 0, 1, 0, .5, .5}}
-	if err := d.Validate(&h); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, d.Validate(&h))
 	d.Experts[1] = 2
-	if err := d.Validate(&h); err == nil || !strings.Contains(err.Error(), "layer 0: 2 experts with top-k 1") {
-		t.Error(err)
-	}
+	err := d.Validate(&h)
+	assert.ErrorContains(t, err, "layer 0: 2 experts with top-k 1")
 }
 
 func TestHeaderValidate(t *testing.T) {
@@ -77,12 +71,9 @@ func TestHeaderValidate(t *testing.T) {
 	} {
 		h := plantedHeader()
 		breaks(&h)
-		if err := h.Validate(); err == nil {
-			t.Errorf("%s: no error", name)
-		}
-		if _, err := trace.Create(t.TempDir(), h, trace.WriterOptions{}); err == nil {
-			t.Errorf("%s: Create takes it", name)
-		}
+		assert.Error(t, h.Validate(), "%s: no error", name)
+		_, err := trace.Create(t.TempDir(), h, trace.WriterOptions{})
+		assert.Error(t, err, "%s: Create takes it", name)
 	}
 }
 
@@ -92,30 +83,25 @@ func TestValidate(t *testing.T) {
 	h := plantedHeader()
 	writePlanted(t, dir, 5, h, trace.WriterOptions{Prefix: "a", GroupTokens: 10})
 	report, err := trace.Validate(dir, trace.ValidateOptions{})
-	if err != nil || report.Err() != nil || report.Documents != 5 || report.Shards != 1 {
-		t.Fatalf("%+v, %v, %v", report, report.Err(), err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, report.Err())
+	require.Equal(t, 5, report.Documents)
+	require.Equal(t, 1, report.Shards)
 	w, err := trace.Create(dir, h, trace.WriterOptions{Prefix: "b"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, doc := range []int{7, 3} {
-		if err := w.Write(plantedDocument(doc, 6, h)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, w.Write(plantedDocument(doc, 6, h)))
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, w.Close())
 	report, err = trace.Validate(dir, trace.ValidateOptions{})
-	if err != nil || report.Count != 1 {
-		t.Fatalf("%+v, %v", report, err)
-	}
+	require.NoError(t, err)
+	require.Equal(t, 1, report.Count)
 	p := report.Problems[0]
-	if !strings.HasSuffix(p.File, "b-00000.parquet") || p.RowGroup != 0 || p.Row != 6 ||
-		!strings.Contains(p.Error(), `"doc-003"`) || !strings.Contains(p.Error(), "a-00000.parquet") {
-		t.Error(p)
-	}
+	assert.True(t, strings.HasSuffix(p.File, "b-00000.parquet"), p)
+	assert.Equal(t, 0, p.RowGroup)
+	assert.Equal(t, int64(6), p.Row)
+	assert.Contains(t, p.Error(), `"doc-003"`)
+	assert.Contains(t, p.Error(), "a-00000.parquet")
 }
 
 // TestWriteRefuses demands that a bad document is left out and the rest is
@@ -124,28 +110,20 @@ func TestWriteRefuses(t *testing.T) {
 	dir := t.TempDir()
 	h := plantedHeader()
 	w, err := trace.Create(dir, h, trace.WriterOptions{Float: trace.Float16})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	bad := plantedDocument(1, 6, h)
 	bad.Experts[7] = 99
 	big := plantedDocument(1, 6, h)
 	big.RouterLogits[3] = 70000
 	for _, d := range []*trace.Document{bad, big} {
-		if err := w.Write(d); err == nil || !strings.Contains(err.Error(), "doc-001") {
-			t.Error(err)
-		}
+		err := w.Write(d)
+		assert.ErrorContains(t, err, "doc-001")
 	}
-	if err := w.Write(plantedDocument(2, 6, h)); err != nil {
-		t.Error(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := w.Write(plantedDocument(3, 6, h)); err == nil {
-		t.Error("a closed writer writes")
-	}
-	if report, err := trace.Validate(dir, trace.ValidateOptions{}); err != nil || report.Err() != nil || report.Documents != 1 {
-		t.Error(report, err)
-	}
+	assert.NoError(t, w.Write(plantedDocument(2, 6, h)))
+	assert.NoError(t, w.Close())
+	assert.Error(t, w.Write(plantedDocument(3, 6, h)), "a closed writer writes")
+	report, err := trace.Validate(dir, trace.ValidateOptions{})
+	require.NoError(t, err)
+	require.NoError(t, report.Err())
+	assert.Equal(t, 1, report.Documents)
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/trace"
 )
 
 // unit is one head's network, standardisation folded in.
@@ -198,5 +199,5 @@ func (p *MLP) mix(u *unit, s *scratch, views []speculate.View) error {
 // in bits, less 1.
 func statistic(probs, odds []float32) float32 {
 	speculate.LogOdds(probs, odds)
-	return float32(speculate.Entropy(probs)) - 1
+	return float32(trace.Entropy(probs)) - 1
 }

@@ -6,39 +6,32 @@ import (
 	"math"
 	"os"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // Rounding and widening agree with PyTorch on numbers whose rounding is
 // delicate: ties, subnormals, overflow, infinities, both zeros.
 func TestConvertAsTorch(t *testing.T) {
 	f, err := Open(os.DirFS("testdata"), "python.safetensors")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	raw := func(name string) []byte {
 		info, ok := f.Info(name)
-		if !ok {
-			t.Fatal(name)
-		}
+		require.True(t, ok, name)
 		b := make([]byte, info.Size)
-		if err := f.Read(name, b); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, f.Read(name, b))
 		return b
 	}
 	wide := raw("round.f32")
 	for _, to := range []DType{BF16, F16} {
 		want := raw(map[DType]string{BF16: "round.bf16", F16: "round.f16"}[to])
 		got := make([]byte, len(want))
-		if err := Convert(got, to, wide, F32); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, Convert(got, to, wide, F32))
 		for i := 0; i < len(got); i += 2 {
 			g, w := binary.LittleEndian.Uint16(got[i:]), binary.LittleEndian.Uint16(want[i:])
-			if g != w {
-				t.Errorf("%#08x to %s is %#04x, torch says %#04x", binary.LittleEndian.Uint32(wide[2*i:]), to, g, w)
-			}
+			assert.Equal(t, w, g, "%#08x to %s is %#04x, torch says %#04x", binary.LittleEndian.Uint32(wide[2*i:]), to, g, w)
 		}
 	}
 }
@@ -51,9 +44,7 @@ func TestWiden(t *testing.T) {
 			binary.LittleEndian.PutUint16(src[2*h:], uint16(h))
 		}
 		dst := make([]byte, 4<<16)
-		if err := Convert(dst, F32, src, dtype); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, Convert(dst, F32, src, dtype))
 		ones := 1<<(15-format.mantissa) - 1
 		for h := range 1 << 16 {
 			got := math.Float32frombits(binary.LittleEndian.Uint32(dst[4*h:]))
@@ -61,9 +52,7 @@ func TestWiden(t *testing.T) {
 			var want float64
 			switch {
 			case exponent == ones && fraction != 0:
-				if got == got {
-					t.Fatalf("%s %#04x is %v, not NaN", dtype, h, got)
-				}
+				require.NotEqual(t, got, got, "%s %#04x is %v, not NaN", dtype, h, got)
 				continue
 			case exponent == ones:
 				want = math.Inf(1)
@@ -75,21 +64,16 @@ func TestWiden(t *testing.T) {
 			if h>>15 == 1 {
 				want = -want
 			}
-			if float64(got) != want || math.Signbit(float64(got)) != (h>>15 == 1) {
-				t.Fatalf("%s %#04x is %v, want %v", dtype, h, got, want)
-			}
+			require.Equal(t, want, float64(got), "%s %#04x is %v, want %v", dtype, h, got, want)
+			require.Equal(t, (h>>15 == 1), math.Signbit(float64(got)), "%s %#04x is %v, want %v", dtype, h, got, want)
 		}
 		// Narrowing what was widened gives it back.
 		back := make([]byte, len(src))
-		if err := Convert(back, dtype, dst, F32); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, Convert(back, dtype, dst, F32))
 		for h := range 1 << 16 {
 			got := int(binary.LittleEndian.Uint16(back[2*h:]))
 			nan := h>>format.mantissa&ones == ones && h&(1<<format.mantissa-1) != 0
-			if got != h && !(nan && got>>format.mantissa&ones == ones && got&(1<<format.mantissa-1) != 0) {
-				t.Fatalf("%s %#04x comes back as %#04x", dtype, h, got)
-			}
+			require.False(t, got != h && !(nan && got>>format.mantissa&ones == ones && got&(1<<format.mantissa-1) != 0), "%s %#04x comes back as %#04x", dtype, h, got)
 		}
 	}
 }
@@ -102,13 +86,9 @@ func TestConvertLengths(t *testing.T) {
 			binary.LittleEndian.PutUint16(src[2*i:], uint16(0x3f80+i))
 		}
 		dst := make([]byte, 4*n)
-		if err := Convert(dst, F32, src, BF16); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, Convert(dst, F32, src, BF16))
 		for i := range n {
-			if got := binary.LittleEndian.Uint32(dst[4*i:]); got != uint32(0x3f80+i)<<16 {
-				t.Fatalf("%d elements: element %d is %#x", n, i, got)
-			}
+			require.Equal(t, uint32(0x3f80+i)<<16, binary.LittleEndian.Uint32(dst[4*i:]))
 		}
 	}
 	for _, err := range []error{
@@ -118,9 +98,7 @@ func TestConvertLengths(t *testing.T) {
 		Convert(make([]byte, 4), I32, make([]byte, 4), F32),
 		Convert(make([]byte, 8), F64, make([]byte, 4), F32),
 	} {
-		if err == nil {
-			t.Error("no error")
-		}
+		assert.Error(t, err, "no error")
 	}
 }
 
@@ -148,9 +126,7 @@ func TestFirstNonFinite(t *testing.T) {
 			for i := range n {
 				put(b[i*width:], width, k.fine[i%len(k.fine)])
 			}
-			if got := FirstNonFinite(b, k.dtype); got != -1 {
-				t.Fatalf("%s, %d fine numbers: %d", k.dtype, n, got)
-			}
+			require.Equal(t, -1, FirstNonFinite(b, k.dtype), "%s, %d fine numbers", k.dtype, n)
 			for i := range n {
 				if n > 100 && i > 40 && i < n-40 {
 					continue
@@ -158,16 +134,12 @@ func TestFirstNonFinite(t *testing.T) {
 				old := make([]byte, width)
 				copy(old, b[i*width:])
 				put(b[i*width:], width, k.wrong[i%len(k.wrong)])
-				if got := FirstNonFinite(b, k.dtype); got != i {
-					t.Fatalf("%s, %d numbers, a bad one at %d: %d", k.dtype, n, i, got)
-				}
+				require.Equal(t, i, FirstNonFinite(b, k.dtype), "%s, %d numbers, a bad one at %d", k.dtype, n, i)
 				copy(b[i*width:], old)
 			}
 		}
 	}
-	if FirstNonFinite([]byte{0xff, 0xff, 0xff, 0xff}, I32) != -1 {
-		t.Error("an integer is not finite")
-	}
+	assert.Equal(t, -1, FirstNonFinite([]byte{0xff, 0xff, 0xff, 0xff}, I32))
 }
 
 func BenchmarkConvert(b *testing.B) {
@@ -180,9 +152,7 @@ func BenchmarkConvert(b *testing.B) {
 			}
 			b.SetBytes(int64(len(src)))
 			for b.Loop() {
-				if err := Convert(dst, c.to, src, c.from); err != nil {
-					b.Fatal(err)
-				}
+				require.NoError(b, Convert(dst, c.to, src, c.from))
 			}
 		})
 	}
@@ -194,9 +164,7 @@ func BenchmarkFirstNonFinite(b *testing.B) {
 			src := make([]byte, 256<<10)
 			b.SetBytes(int64(len(src)))
 			for b.Loop() {
-				if FirstNonFinite(src, dtype) >= 0 {
-					b.Fatal("found one")
-				}
+				require.Less(b, FirstNonFinite(src, dtype), 0)
 			}
 		})
 	}

@@ -10,13 +10,15 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"reflect"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/fstest"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // file makes the bytes of a file with the given header and data.
@@ -33,58 +35,52 @@ func open(b []byte) (*Reader, error) {
 // tensor.
 func TestPythonFile(t *testing.T) {
 	f, err := Open(os.DirFS("testdata"), "python.safetensors")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
-	if got, want := f.Metadata(), map[string]string{"made by": `safetensors.torch, <schön> "quoted" \ &`}; !reflect.DeepEqual(got, want) {
-		t.Errorf("metadata %q, want %q", got, want)
-	}
+	got, want := f.Metadata(), map[string]string{"made by": `safetensors.torch, <schön> "quoted" \ &`}
+	assert.Equal(t, want, got)
 	// t.<type> holds -3, -2, ... in shape [2,3,i+1].
 	types := []DType{Bool, U8, I8, U16, I16, U32, I32, U64, I64, F16, BF16, F32, F64, C64, F8E4M3, F8E5M2}
 	for i, dtype := range types {
 		info, ok := f.Info("t." + strings.ToLower(string(dtype)))
-		if !ok || info.DType != dtype || !slices.Equal(info.Shape, []int{2, 3, i + 1}) || info.Len() != 6*(i+1) {
-			t.Errorf("%s: %+v, %v", dtype, info, ok)
-		}
+		require.True(t, ok, "%s: %+v, %v", dtype, info, ok)
+		assert.Equal(t, dtype, info.DType)
+		assert.Equal(t, []int{2, 3, i + 1}, info.Shape)
+		assert.Equal(t, 6*(i+1), info.Len())
 	}
 	for _, name := range []string{"t.f16", "t.bf16", "t.f32", "t.f64"} {
 		v, err := f.Float32s(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for i, x := range v {
-			if x != float32(i-3) {
-				t.Errorf("%s: element %d is %v", name, i, x)
-			}
+			assert.Equal(t, float32(i-3), x, "%s: element %d is %v", name, i, x)
 		}
 	}
 	i32, err := f.Int32s("t.i32")
-	if err != nil || len(i32) != 42 || i32[0] != -3 || i32[41] != 38 {
-		t.Errorf("t.i32: %v, %v", i32, err)
-	}
+	require.NoError(t, err)
+	require.Len(t, i32, 42)
+	assert.Equal(t, int32(-3), i32[0])
+	assert.Equal(t, int32(38), i32[41])
 	i64, err := f.Int64s("t.i64")
-	if err != nil || len(i64) != 54 || i64[0] != -3 || i64[53] != 50 {
-		t.Errorf("t.i64: %v, %v", i64, err)
-	}
-	if v, err := f.Float32s("scalar"); err != nil || !slices.Equal(v, []float32{2.5}) {
-		t.Errorf("scalar: %v, %v", v, err)
-	}
-	if v, err := f.Float32s("empty"); err != nil || v == nil || len(v) != 0 {
-		t.Errorf("empty: %v, %v", v, err)
-	}
-	if n := len(f.Names()); n != 21 || !slices.IsSorted(f.Names()) {
-		t.Errorf("%d names: %v", n, f.Names())
-	}
+	require.NoError(t, err)
+	require.Len(t, i64, 54)
+	assert.Equal(t, int64(-3), i64[0])
+	assert.Equal(t, int64(50), i64[53])
+	v, err := f.Float32s("scalar")
+	require.NoError(t, err)
+	assert.Equal(t, []float32{2.5}, v)
+	v, err = f.Float32s("empty")
+	require.NoError(t, err)
+	require.NotNil(t, v)
+	assert.Empty(t, v)
+	assert.Equal(t, 21, len(f.Names()))
+	assert.True(t, slices.IsSorted(f.Names()))
 }
 
 // What Python wrote comes out of Write byte for byte, whatever the order of the
 // tensors.
 func TestWriteAsPython(t *testing.T) {
 	want, err := os.ReadFile("testdata/python.safetensors")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	got := rewrite(t, want)
 	if !bytes.Equal(got, want) {
 		n := 0
@@ -99,22 +95,16 @@ func TestWriteAsPython(t *testing.T) {
 func rewrite(t testing.TB, b []byte) []byte {
 	t.Helper()
 	f, err := open(b)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var tensors []Tensor
 	for _, name := range f.Names() {
 		info, _ := f.Info(name)
 		data := make([]byte, info.Size)
-		if err := f.Read(name, data); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, f.Read(name, data))
 		tensors = append(tensors, Bytes(name, info.DType, info.Shape, data))
 	}
 	var out bytes.Buffer
-	if err := Write(&out, tensors, f.Metadata()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, Write(&out, tensors, f.Metadata()))
 	return out.Bytes()
 }
 
@@ -173,35 +163,27 @@ func TestCorrupt(t *testing.T) {
 			_, err := open(file(c.header, make([]byte, c.data)))
 			wantError(t, err, "x.safetensors: ", c.want)
 			var e *Error
-			if !errors.As(err, &e) || e.File != "x.safetensors" {
-				t.Errorf("error is %#v", err)
-			}
+			require.ErrorAs(t, err, &e)
+			assert.Equal(t, "x.safetensors", e.File)
 		})
 	}
 }
 
 func wantError(t *testing.T, err error, parts ...string) {
 	t.Helper()
-	if err == nil {
-		t.Fatalf("no error, want %q", parts)
-	}
+	require.Error(t, err, "no error, want %q", parts)
 	for _, part := range parts {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("error %q lacks %q", err, part)
-		}
+		assert.Contains(t, err.Error(), part)
 	}
 }
 
 // Every prefix of a good file is refused.
 func TestTruncatedAnywhere(t *testing.T) {
 	b, err := os.ReadFile("testdata/python.safetensors")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for n := 0; n < len(b); n += 1 + n/100 {
-		if _, err := open(b[:n]); err == nil {
-			t.Fatalf("the first %d of %d bytes are accepted", n, len(b))
-		}
+		_, err := open(b[:n])
+		require.Error(t, err, "the first %d of %d bytes are accepted", n, len(b))
 	}
 }
 
@@ -224,28 +206,20 @@ func TestLyingLength(t *testing.T) {
 	_, err = NewReader(lyingFile{bytes.NewReader(append(long, "{}"...))}, 1<<40, "liar")
 	runtime.ReadMemStats(&after)
 	wantError(t, err, "liar: truncated: 2 of the header's 100000000 bytes")
-	if got := after.TotalAlloc - before.TotalAlloc; got > 1<<20 {
-		t.Errorf("%d bytes allocated for a header of 2", got)
-	}
+	assert.LessOrEqual(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20))
 
 	// The data that the size promises are not there when they are read.
 	b := file(`{"a":{"dtype":"U8","shape":[1000],"data_offsets":[0,1000]}}`, make([]byte, 10))
 	f, err := NewReader(bytes.NewReader(b), int64(len(b)+990), "liar")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	err = f.Read("a", make([]byte, 1000))
 	wantError(t, err, `liar: tensor "a": reading 1000 bytes`)
-	if !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("error is not io.ErrUnexpectedEOF: %v", err)
-	}
+	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }
 
 func TestReadErrors(t *testing.T) {
 	f, err := open(file(`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}`, make([]byte, 8)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	wantError(t, f.Read("b", nil), `x.safetensors: tensor "b": no such tensor`)
 	wantError(t, f.Read("a", make([]byte, 7)), `tensor "a": destination of 7 bytes for 8`)
 	wantError(t, f.ReadAt("a", make([]byte, 7), 2), `tensor "a": 7 bytes at offset 2 go beyond its 8`)
@@ -287,38 +261,26 @@ func TestOpenFileSystems(t *testing.T) {
 	const name = "python.safetensors"
 	dir := os.DirFS("testdata")
 	b, err := fs.ReadFile(dir, name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var zipped bytes.Buffer
 	z := zip.NewWriter(&zipped)
 	w, err := z.Create(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if _, err := w.Write(b); err != nil {
 		t.Fatal(err)
 	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, z.Close())
 	archive, err := zip.NewReader(bytes.NewReader(zipped.Bytes()), int64(zipped.Len()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want, err := open(b)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for label, fsys := range map[string]fs.FS{
 		"directory": dir, "memory": fstest.MapFS{name: {Data: b}}, "zip": archive,
 		"stream": streamFS{dir, false}, "seek": streamFS{dir, true},
 	} {
 		t.Run(label, func(t *testing.T) {
 			f, err := Open(fsys, name)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			var wg sync.WaitGroup
 			for g := range 3 {
 				wg.Go(func() {
@@ -327,19 +289,13 @@ func TestOpenFileSystems(t *testing.T) {
 						name := names[(i*5+g)%len(names)]
 						info, _ := want.Info(name)
 						got, good := make([]byte, info.Size), make([]byte, info.Size)
-						if err := errors.Join(f.Read(name, got), want.Read(name, good)); err != nil {
-							t.Error(err)
-						}
-						if !bytes.Equal(got, good) {
-							t.Errorf("%s differs", name)
-						}
+						assert.NoError(t, errors.Join(f.Read(name, got), want.Read(name, good)))
+						assert.Equal(t, good, got, "%s differs", name)
 					}
 				})
 			}
 			wg.Wait()
-			if err := f.Close(); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, f.Close())
 		})
 	}
 }
@@ -348,9 +304,7 @@ func TestOpenErrors(t *testing.T) {
 	fsys := fstest.MapFS{"dir/a.safetensors": {Data: []byte("short")}}
 	_, err := Open(fsys, "b.safetensors")
 	wantError(t, err, "b.safetensors: ")
-	if !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("not fs.ErrNotExist: %v", err)
-	}
+	assert.ErrorIs(t, err, fs.ErrNotExist)
 	_, err = Open(fsys, "dir/a.safetensors")
 	wantError(t, err, "dir/a.safetensors: truncated: 5 bytes")
 	_, err = Open(fsys, "dir")
@@ -368,30 +322,24 @@ func FuzzReader(f *testing.F) {
 		r, err := open(b)
 		if err != nil {
 			var e *Error
-			if !errors.As(err, &e) || e.File == "" {
-				t.Fatalf("error does not name the file: %v", err)
-			}
+			require.ErrorAs(t, err, &e)
+			require.NotEmpty(t, e.File)
 			return
 		}
 		covered := r.DataOffset()
 		for _, info := range r.Tensors() {
-			if info.Offset != covered || info.Size != int64(info.Len()*info.DType.Size()) {
-				t.Fatalf("%+v does not begin at %d", info, covered)
-			}
+			require.Equal(t, covered, info.Offset)
+			require.Equal(t, int64(info.Len()*info.DType.Size()), info.Size)
 			covered += info.Size
 		}
-		if covered != int64(len(b)) {
-			t.Fatalf("tensors end at %d of %d", covered, len(b))
-		}
+		require.Equal(t, int64(len(b)), covered)
 		for _, name := range r.Names() {
 			if name == "" {
 				return // may be read, but is not written
 			}
 		}
 		again := rewrite(t, b)
-		if !bytes.Equal(rewrite(t, again), again) {
-			t.Fatal("writing is not stable")
-		}
+		require.Equal(t, again, rewrite(t, again))
 	})
 }
 

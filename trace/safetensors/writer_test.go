@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func some() []Tensor {
@@ -24,42 +27,30 @@ func some() []Tensor {
 func TestWriteRoundTrip(t *testing.T) {
 	var first bytes.Buffer
 	meta := map[string]string{"z": "1", "a": "2", "": ""}
-	if err := Write(&first, some(), meta); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, Write(&first, some(), meta))
 	f, err := open(first.Bytes())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if f.DataOffset()%8 != 0 {
-		t.Errorf("data begin at %d", f.DataOffset())
-	}
+	require.NoError(t, err)
+	assert.Equal(t, int64(0), f.DataOffset()%8)
 	for _, info := range f.Tensors() {
-		if info.Offset%int64(info.DType.Size()) != 0 {
-			t.Errorf("%s of %s is at %d", info.Name, info.DType, info.Offset)
-		}
+		assert.Equal(t, int64(0), info.Offset%int64(info.DType.Size()), "%s of %s is at %d", info.Name, info.DType, info.Offset)
 	}
-	if v, err := f.Float32s("b"); err != nil || !slices.Equal(v, []float32{1, 2, 3, 4}) {
-		t.Errorf("b: %v, %v", v, err)
-	}
+	v, err := f.Float32s("b")
+	require.NoError(t, err)
+	assert.Equal(t, []float32{1, 2, 3, 4}, v)
 	if v, err := f.Int32s("c.ids"); err != nil || !slices.Equal(v, []int32{7, -8, 9}) {
 		t.Errorf("c.ids: %v, %v", v, err)
 	}
 	if v, err := f.Int64s("a"); err != nil || !slices.Equal(v, []int64{-1 << 40}) {
 		t.Errorf("a: %v, %v", v, err)
 	}
-	if m := f.Metadata(); len(m) != 3 || m["z"] != "1" {
-		t.Errorf("metadata %v", m)
-	}
+	m := f.Metadata()
+	require.Len(t, m, 3)
+	assert.Equal(t, "1", m["z"])
 	tensors := some()
 	slices.Reverse(tensors)
 	var second bytes.Buffer
-	if err := Write(&second, tensors, meta); err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(first.Bytes(), second.Bytes()) {
-		t.Error("the tensors' order makes a difference")
-	}
+	require.NoError(t, Write(&second, tensors, meta))
+	assert.Equal(t, second.Bytes(), first.Bytes())
 }
 
 // Data longer than the writer's buffer come through whole.
@@ -69,16 +60,12 @@ func TestWriteLong(t *testing.T) {
 		data[i] = float32(i)
 	}
 	var b bytes.Buffer
-	if err := Write(&b, []Tensor{Float32s("long", []int{len(data)}, data)}, nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, Write(&b, []Tensor{Float32s("long", []int{len(data)}, data)}, nil))
 	f, err := open(b.Bytes())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := f.Float32s("long"); err != nil || !slices.Equal(got, data) {
-		t.Errorf("read back differs: %v", err)
-	}
+	require.NoError(t, err)
+	got, err := f.Float32s("long")
+	require.NoError(t, err)
+	assert.Equal(t, data, got)
 }
 
 func TestWriteErrors(t *testing.T) {
@@ -116,13 +103,9 @@ func TestWriteErrors(t *testing.T) {
 func TestWriteFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "out.safetensors")
-	if err := WriteFile(path, some(), nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, WriteFile(path, some(), nil))
 	good, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	bad := append(some(), Bytes("bad", U8, []int{4}, []byte{1}))
 	err = WriteFile(path, bad, nil)
 	wantError(t, err, path+`: tensor "bad": its data`)
@@ -130,9 +113,8 @@ func TestWriteFile(t *testing.T) {
 		t.Errorf("the old file changed: %v", err)
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 1 {
-		t.Errorf("left in the folder: %v, %v", entries, err)
-	}
+	require.NoError(t, err)
+	assert.Len(t, entries, 1)
 	missing := filepath.Join(dir, "no", "such", "folder")
 	err = WriteFile(missing, some(), nil)
 	wantError(t, err, missing+": ")

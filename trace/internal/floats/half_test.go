@@ -5,6 +5,9 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // TestHalf converts all binary16 numbers there and back, and what lies between.
@@ -12,30 +15,22 @@ func TestHalf(t *testing.T) {
 	for h := range 1 << 16 {
 		f := FromHalf(uint16(h))
 		if f != f {
-			if got := ToHalf(f); got&0x7c00 != 0x7c00 || got&0x3ff == 0 {
-				t.Errorf("NaN %04x becomes %04x", h, got)
-			}
+			got := ToHalf(f)
+			assert.Equal(t, uint16(0x7c00), got&0x7c00, "NaN %04x becomes %04x", h, got)
+			assert.NotEqual(t, uint16(0), got&0x3ff, "NaN %04x becomes %04x", h, got)
 			continue
 		}
-		if got := ToHalf(f); got != uint16(h) {
-			t.Fatalf("%04x becomes %g becomes %04x", h, f, got)
-		}
+		require.Equal(t, uint16(h), ToHalf(f))
 		// Halfway to the next larger magnitude goes to the even one.
 		if next := FromHalf(uint16(h + 1)); h&0x7fff < 0x7bff {
 			middle := (f + next) / 2
-			if got := ToHalf(middle); got != uint16(h+h&1) {
-				t.Fatalf("%g between %04x and the next becomes %04x", middle, h, got)
-			}
-			if got := ToHalf(math.Nextafter32(middle, f)); got != uint16(h) {
-				t.Fatalf("just below %g becomes %04x, want %04x", middle, got, h)
-			}
+			require.Equal(t, uint16(h+h&1), ToHalf(middle))
+			require.Equal(t, uint16(h), ToHalf(math.Nextafter32(middle, f)))
 		}
 	}
 	for f, want := range map[float32]uint16{1: 0x3c00, -2: 0xc000, 65504: 0x7bff, 65519: 0x7bff, 65520: 0x7c00,
 		-1e9: 0xfc00, 5.9604645e-08: 1, 2.9802322e-08: 0} {
-		if got := ToHalf(f); got != want {
-			t.Errorf("%g becomes %04x, want %04x", f, got, want)
-		}
+		assert.Equal(t, want, ToHalf(f))
 	}
 }
 
@@ -50,9 +45,7 @@ func TestHalves(t *testing.T) {
 	floats := make([]float32, 1<<16)
 	Halves(floats, b)
 	for h, f := range floats {
-		if want := FromHalf(uint16(h)); math.Float32bits(f) != math.Float32bits(want) {
-			t.Fatalf("%#04x is %x, want %x", h, math.Float32bits(f), math.Float32bits(want))
-		}
+		require.Equal(t, math.Float32bits(FromHalf(uint16(h))), math.Float32bits(f))
 	}
 	rng := rand.New(rand.NewPCG(5, 6))
 	for range 1 << 16 {
@@ -64,9 +57,7 @@ func TestHalves(t *testing.T) {
 		}
 	}
 	for i, x := range appendAll(floats) {
-		if want := ToHalf(floats[i]); x != want {
-			t.Fatalf("%g (%x) is %#04x, want %#04x", floats[i], math.Float32bits(floats[i]), x, want)
-		}
+		require.Equal(t, ToHalf(floats[i]), x)
 	}
 	for n := range 40 {
 		for from := range 5 {
@@ -76,13 +67,9 @@ func TestHalves(t *testing.T) {
 			var most uint32
 			for i, v := range part {
 				most = max(most, math.Float32bits(v)&0x7fffffff)
-				if back[i] != v {
-					t.Fatalf("value %d of %d from %d: %g, want %g", i, n, from, back[i], v)
-				}
+				require.Equal(t, v, back[i], "value %d of %d from %d: %g, want %g", i, n, from, back[i], v)
 			}
-			if got := Magnitude(part); got != most {
-				t.Fatalf("magnitude of %d from %d: %x, want %x", n, from, got, most)
-			}
+			require.Equal(t, most, Magnitude(part), "magnitude of %d from %d", n, from)
 		}
 	}
 }
@@ -107,9 +94,8 @@ func TestMagnitude(t *testing.T) {
 			for _, v := range []float32{-7, float32(math.Inf(-1)), float32(math.NaN())} {
 				old := values[i]
 				values[i] = v
-				if got, want := Magnitude(values), math.Float32bits(v)&0x7fffffff; got != want {
-					t.Fatalf("%d values, %g at %d: %x, want %x", n, v, i, got, want)
-				}
+				got, want := Magnitude(values), math.Float32bits(v)&0x7fffffff
+				require.Equal(t, want, got, "%d values, %g at %d: %x, want %x", n, v, i, got, want)
 				values[i] = old
 			}
 		}

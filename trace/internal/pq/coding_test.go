@@ -8,6 +8,8 @@ import (
 
 	foreigndelta "github.com/parquet-go/parquet-go/encoding/delta"
 	"github.com/parquet-go/parquet-go/encoding/rle"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestHybridPacked(t *testing.T) {
@@ -19,9 +21,7 @@ func TestHybridPacked(t *testing.T) {
 				want[i] = uint32(rng.Uint64() & (1<<width - 1))
 			}
 			h, err := newHybrid(appendPacked(nil, want, width), width)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			got := make([]uint32, n)
 			// In pieces, and with some values skipped.
 			for i := 0; i < n; {
@@ -32,17 +32,11 @@ func TestHybridPacked(t *testing.T) {
 				} else {
 					err = h.read(got[i : i+k])
 				}
-				if err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, err)
 				i += k
 			}
-			if !slices.Equal(got, want) {
-				t.Fatalf("width %d, %d values: %v, want %v", width, n, got, want)
-			}
-			if err := h.read(make([]uint32, 9)); err == nil {
-				t.Errorf("width %d: reading past the end succeeds", width)
-			}
+			require.Equal(t, want, got, "width %d, %d values: %v, want %v", width, n, got, want)
+			assert.Error(t, h.read(make([]uint32, 9)), "width %d: reading past the end succeeds", width)
 		}
 	}
 }
@@ -54,21 +48,13 @@ func TestHybridForeign(t *testing.T) {
 		want = append(want, int32(i%7), int32(i/300), 3)
 	}
 	b, err := (&rle.Encoding{BitWidth: 3}).EncodeInt32(nil, want)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	h, err := newHybrid(b, 3)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	got := make([]uint32, len(want))
-	if err := h.read(got); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, h.read(got))
 	for i, v := range want {
-		if got[i] != uint32(v) {
-			t.Fatalf("value %d is %d, want %d", i, got[i], v)
-		}
+		require.Equal(t, uint32(v), got[i])
 	}
 }
 
@@ -77,21 +63,16 @@ func TestRuns(t *testing.T) {
 	b = appendPacked(b, []uint32{1, 2, 3, 4, 5, 6, 7, 511}, 9)
 	b = appendRun(b, 0, 1000, 9)
 	h, err := newHybrid(b, 9)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var got []uint32
 	for len(got) < 5+8+1000 {
 		v, n, err := h.run(400)
-		if err != nil || n > 400 {
-			t.Fatal(n, err)
-		}
+		require.NoError(t, err)
+		require.LessOrEqual(t, n, 400)
 		got = append(got, slices.Repeat([]uint32{v}, n)...)
 	}
 	want := append(slices.Repeat([]uint32{300}, 5), 1, 2, 3, 4, 5, 6, 7, 511)
-	if !slices.Equal(got, append(want, make([]uint32, 1000)...)) {
-		t.Error(got)
-	}
+	assert.Equal(t, append(want, make([]uint32, 1000)...), got)
 }
 
 func TestDelta(t *testing.T) {
@@ -113,34 +94,28 @@ func TestDelta(t *testing.T) {
 	} {
 		b := appendDelta(nil, want)
 		d, err := newDelta(b)
-		if err != nil {
-			t.Fatal(name, err)
-		}
+		require.NoError(t, err)
 		for i, w := range want {
-			if v, err := d.read(); err != nil || int32(v) != w {
-				t.Fatalf("%s: value %d is %d, want %d (%v)", name, i, v, w, err)
-			}
+			v, err := d.read()
+			require.NoError(t, err, "%s: value %d is %d, want %d (%v)", name, i, v, w, err)
+			require.Equal(t, w, int32(v), "%s: value %d is %d, want %d (%v)", name, i, v, w, err)
 		}
 		if _, err := d.read(); err == nil {
 			t.Errorf("%s: reading past the end succeeds", name)
 		}
 		foreign, err := new(foreigndelta.BinaryPackedEncoding).DecodeInt32(nil, b)
-		if err != nil || !slices.Equal(foreign, want) {
-			t.Errorf("%s: parquet-go decodes %v, %v", name, foreign, err)
-		}
-		if b, err = new(foreigndelta.BinaryPackedEncoding).EncodeInt32(nil, want); err != nil {
-			t.Fatal(err)
-		}
-		if d, err = newDelta(b); err != nil {
-			t.Fatal(name, err)
-		}
+		require.NoError(t, err, "%s: parquet-go decodes %v, %v", name, foreign, err)
+		assert.Equal(t, want, foreign, "%s: parquet-go decodes %v, %v", name, foreign, err)
+		b, err = new(foreigndelta.BinaryPackedEncoding).EncodeInt32(nil, want)
+		require.NoError(t, err)
+		d, err = newDelta(b)
+		require.NoError(t, err)
 		for i, w := range want {
-			if v, err := d.read(); err != nil || int32(v) != w {
-				t.Fatalf("%s, foreign: value %d is %d, want %d (%v)", name, i, v, w, err)
-			}
+			v, err := d.read()
+			require.NoError(t, err, "%s, foreign: value %d is %d, want %d (%v)", name, i, v, w, err)
+			require.Equal(t, w, int32(v), "%s, foreign: value %d is %d, want %d (%v)", name, i, v, w, err)
 		}
 	}
-	if n := len(appendDelta(nil, count(8192, func(i int) int32 { return int32(i) }))); n > 500 {
-		t.Errorf("a counter of 8192 takes %d bytes", n)
-	}
+	n := len(appendDelta(nil, count(8192, func(i int) int32 { return int32(i) })))
+	assert.LessOrEqual(t, n, 500)
 }

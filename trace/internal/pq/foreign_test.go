@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"reflect"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/expertspec/expertspec/trace/internal/floats"
 )
@@ -49,18 +49,12 @@ func TestReadForeign(t *testing.T) {
 		for version := 1; version <= 2; version++ {
 			t.Run(fmt.Sprint(name, version), func(t *testing.T) {
 				var b bytes.Buffer
-				if err := parquet.Write(&b, rows, parquet.Compression(codec), parquet.DataPageVersion(version),
-					parquet.PageBufferSize(700), parquet.MaxRowsPerRowGroup(500)); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, parquet.Write(&b, rows, parquet.Compression(codec), parquet.DataPageVersion(version),
+					parquet.PageBufferSize(700), parquet.MaxRowsPerRowGroup(500)))
 				f, err := Open(bytes.NewReader(b.Bytes()), int64(b.Len()))
-				if err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, err)
 				got := readRows(t, f)
-				if !reflect.DeepEqual(got, rows) {
-					t.Errorf("rows differ: %+v", got[0])
-				}
+				assert.Equal(t, rows, got, "rows differ: %+v", got[0])
 				skipRows(t, f, rows)
 			})
 		}
@@ -70,18 +64,14 @@ func TestReadForeign(t *testing.T) {
 func column(t *testing.T, f *File, name string) Column {
 	t.Helper()
 	i := slices.IndexFunc(f.Columns(), func(c Column) bool { return c.Path[0] == name })
-	if i < 0 {
-		t.Fatalf("no column %q", name)
-	}
+	require.GreaterOrEqual(t, i, 0, "no column %q", name)
 	return f.Columns()[i]
 }
 
 func cursor(t *testing.T, f *File, group int, name string, width int) *Cursor {
 	t.Helper()
 	c, err := f.Cursor(group, column(t, f, name), width)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return c
 }
 
@@ -90,9 +80,7 @@ func readRows(t *testing.T, f *File) []foreignRow {
 	var rows []foreignRow
 	check := func(err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
 	for g := range f.NumRowGroups() {
 		n := int(f.NumRows(g))
@@ -133,29 +121,19 @@ func skipRows(t *testing.T, f *File, rows []foreignRow) {
 	list, count := cursor(t, f, 1, "list", 5), cursor(t, f, 1, "count", 1)
 	for _, step := range []int{3, 200, 1, 290} {
 		at := step - 1
-		if err := list.Skip(int64(at) * 5); err != nil {
-			t.Fatal(err)
-		}
-		if err := count.Skip(int64(at)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, list.Skip(int64(at)*5))
+		require.NoError(t, count.Skip(int64(at)))
 		var got [5]int32
 		var one [1]int32
-		if err := list.ReadInts(got[:]); err != nil {
-			t.Fatal(err)
-		}
-		if err := count.ReadInts(one[:]); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, list.ReadInts(got[:]))
+		require.NoError(t, count.ReadInts(one[:]))
 		rows = rows[at:]
-		if want := rows[500]; !slices.Equal(got[:], want.List) || one[0] != want.Count {
-			t.Fatalf("%v, %d, want %v, %d", got, one[0], want.List, want.Count)
-		}
+		want := rows[500]
+		require.Equal(t, want.List, got[:])
+		require.Equal(t, want.Count, one[0])
 		rows = rows[1:]
 	}
-	if list.Done() == nil {
-		t.Error("values are left, yet Done does not say so")
-	}
+	assert.Error(t, list.Done(), "values are left, yet Done does not say so")
 }
 
 // TestReadRefuses demands errors for data that is no list of equal lengths.
@@ -171,13 +149,9 @@ func TestReadRefuses(t *testing.T) {
 		"null":   {{[]int32{1, 2}, &one}, {[]int32{1, 2}, nil}, {[]int32{1, 2}, &one}},
 	} {
 		var b bytes.Buffer
-		if err := parquet.Write(&b, rows); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, parquet.Write(&b, rows))
 		f, err := Open(bytes.NewReader(b.Bytes()), int64(b.Len()))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		err = func() error {
 			for name, width := range map[string]int{"list": 2, "null": 1} {
 				c, err := f.Cursor(0, column(t, f, name), width)
@@ -190,9 +164,7 @@ func TestReadRefuses(t *testing.T) {
 			}
 			return nil
 		}()
-		if err == nil {
-			t.Errorf("%s is read", name)
-		}
+		assert.Error(t, err, "%s is read", name)
 	}
 }
 
@@ -210,9 +182,7 @@ func TestWriteForeign(t *testing.T) {
 	w, err := NewWriter(&b, []Spec{{Name: "name"}, {Name: "count", Kind: Counter}, {Name: "token", Kind: Int32},
 		{Name: "list", Kind: Index16, Width: 3, Values: 9}, {Name: "real", Kind: Float32, Width: 2}, {Name: "half", Kind: Float16, Width: 11},
 	}, []KeyValue{{"key", "value"}}, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var want []row
 	for i := range 20000 {
 		r := row{fmt.Sprint(i / 777), int32(i % 513), int32(-i), []int16{int16(i % 9), int16(i % 5), -1}, []float32{float32(i), 2}, nil}
@@ -229,35 +199,25 @@ func TestWriteForeign(t *testing.T) {
 		w.Column(1).AppendInts([]int32{r.Count})
 		w.Column(2).AppendInts([]int32{r.Token})
 		w.Column(3).AppendInts([]int32{int32(r.List[0]), int32(r.List[1]), int32(r.List[2])})
-		if err := errors.Join(w.Column(4).AppendFloats(r.Real), w.Column(5).AppendFloats(half)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, errors.Join(w.Column(4).AppendFloats(r.Real), w.Column(5).AppendFloats(half)))
 		if i%9001 == 9000 {
-			if err := w.FlushGroup(); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, w.FlushGroup())
 		}
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, w.Close())
 	f, err := parquet.OpenFile(bytes.NewReader(b.Bytes()), int64(b.Len()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if v, _ := f.Lookup("key"); v != "value" || len(f.RowGroups()) != 3 {
-		t.Errorf("key %q, %d row groups", v, len(f.RowGroups()))
-	}
-	if s := f.Schema().String(); !strings.Contains(s, "required group list (LIST)") || !strings.Contains(s, "required int32 element (INT(16,true))") {
-		t.Error(s)
-	}
+	require.NoError(t, err)
+	v, _ := f.Lookup("key")
+	assert.Equal(t, "value", v)
+	assert.Len(t, f.RowGroups(), 3)
+	s := f.Schema().String()
+	assert.Contains(t, s, "required group list (LIST)")
+	assert.Contains(t, s, "required int32 element (INT(16,true))")
 	r := parquet.NewGenericReader[row](f)
 	defer r.Close()
 	got := make([]row, len(want))
-	if n, err := r.Read(got); n != len(want) || err != nil && err != io.EOF {
-		t.Fatal(n, err)
-	}
-	if !reflect.DeepEqual(got, want) {
-		t.Error("rows differ")
-	}
+	n, err := r.Read(got)
+	require.Equal(t, len(want), n)
+	require.False(t, err != nil && err != io.EOF)
+	assert.Equal(t, want, got)
 }

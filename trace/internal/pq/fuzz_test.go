@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/parquet-go/parquet-go"
+	"github.com/stretchr/testify/require"
 )
 
 // FuzzFile reads all columns of any bytes. Nothing may panic, hang or make
@@ -12,9 +13,7 @@ import (
 func FuzzFile(f *testing.F) {
 	for version := 1; version <= 2; version++ {
 		var b bytes.Buffer
-		if err := parquet.Write(&b, foreignRows(60), parquet.DataPageVersion(version), parquet.Compression(&parquet.Snappy)); err != nil {
-			f.Fatal(err)
-		}
+		require.NoError(f, parquet.Write(&b, foreignRows(60), parquet.DataPageVersion(version), parquet.Compression(&parquet.Snappy)))
 		f.Add(b.Bytes())
 	}
 	for _, specs := range [][]Spec{
@@ -23,9 +22,7 @@ func FuzzFile(f *testing.F) {
 	} {
 		var b bytes.Buffer
 		w, err := NewWriter(&b, specs, []KeyValue{{"key", "value"}}, "test")
-		if err != nil {
-			f.Fatal(err)
-		}
+		require.NoError(f, err)
 		for i := range 50 {
 			for j, s := range specs {
 				switch s.Kind {
@@ -36,14 +33,10 @@ func FuzzFile(f *testing.F) {
 				default:
 					w.Column(j).AppendInts([]int32{int32(i % 9), 2, -1}[:max(1, s.Width)])
 				}
-				if err != nil {
-					f.Fatal(err)
-				}
+				require.NoError(f, err)
 			}
 		}
-		if err := w.Close(); err != nil {
-			f.Fatal(err)
-		}
+		require.NoError(f, w.Close())
 		f.Add(b.Bytes())
 	}
 	ignoreChecksums = true
