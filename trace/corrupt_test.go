@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"os"
 	"path/filepath"
-	"reflect"
 	"runtime"
 	"testing"
 
@@ -43,7 +42,7 @@ func TestTruncated(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "t.parquet")
 	for n := 0; n < len(b); n += 1 + n/50 {
 		_, _, err := readBytes(path, b[:n])
-		require.ErrorContains(t, err, path, "of %d bytes, %d are left: %v", len(b), n, err)
+		require.ErrorContains(t, err, path, "%d of %d bytes", n, len(b))
 	}
 }
 
@@ -56,19 +55,21 @@ func TestFlipped(t *testing.T) {
 	require.NoError(t, err)
 	footer := len(b) - 8 - int(binary.LittleEndian.Uint32(b[len(b)-8:]))
 	flipped := bytes.Clone(b)
-	tries, errors := 0, 0
+	tries, failed := 0, 0
 	for i := 0; i < len(b); i += 5 {
 		tries++
 		flipped[i] ^= 1 << (i * 5 % 8)
 		_, got, err := readBytes(path, flipped)
 		flipped[i] = b[i]
 		if err != nil {
-			errors++
+			failed++
 			continue
 		}
-		assert.False(t, i < footer && !reflect.DeepEqual(got, want), "a flipped bit in byte %d of %d goes unnoticed", i, len(b))
+		if i < footer {
+			assert.Equal(t, want, got, "a flipped bit in byte %d of %d is not detected", i, len(b))
+		}
 	}
-	assert.GreaterOrEqual(t, errors, tries/2)
+	assert.GreaterOrEqual(t, failed, tries/2)
 }
 
 // TestHostile demands that lying sizes are refused before they cost memory.

@@ -6,7 +6,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/expertspec/expertspec/trace"
@@ -51,7 +50,7 @@ func TestRandomRouter(t *testing.T) {
 	r := s.Summary()
 	near := func(name string, got, want, within float64) {
 		t.Helper()
-		assert.InDelta(t, want, got, within, "%s is %.4f, want %.4f", name, got, want)
+		assert.InDelta(t, want, got, within, name)
 	}
 	assert.Equal(t, int64(docs), r.Documents)
 	assert.Equal(t, int64(docs*tokens), r.Tokens)
@@ -72,8 +71,8 @@ func TestRandomRouter(t *testing.T) {
 		near("SRP of 8", l.Local[1].SRP, binomialSRP(8, .25), .01)
 		if l.Layer == 1 {
 			near("router entropy", *l.RouterEntropy, 3, 1e-9)
-		} else if l.RouterEntropy != nil {
-			t.Error("router entropy without logits")
+		} else {
+			assert.Nil(t, l.RouterEntropy)
 		}
 	}
 	for _, x := range r.Transitions {
@@ -82,11 +81,11 @@ func TestRandomRouter(t *testing.T) {
 	}
 	near("pairs", float64(r.Coactivation[2][3][6]), docs*tokens/28., 200)
 	got := r.Positions[0]
-	assert.Equal(t, int32(0), got.From, "positions %+v", r.Positions[:4])
-	assert.Equal(t, int32(0), got.To, "positions %+v", r.Positions[:4])
-	assert.Equal(t, int64(docs), got.Tokens, "positions %+v", r.Positions[:4])
-	assert.Equal(t, int32(4), r.Positions[3].From, "positions %+v", r.Positions[:4])
-	assert.Equal(t, int32(7), r.Positions[3].To, "positions %+v", r.Positions[:4])
+	assert.Equal(t, int32(0), got.From)
+	assert.Equal(t, int32(0), got.To)
+	assert.Equal(t, int64(docs), got.Tokens)
+	assert.Equal(t, int32(4), r.Positions[3].From)
+	assert.Equal(t, int32(7), r.Positions[3].To)
 }
 
 // binomialSRP is SRP where each expert's count is Binomial(m, p), p = K/E.
@@ -153,19 +152,19 @@ func TestPlantedStatistics(t *testing.T) {
 		}
 		assert.Equal(t, counts[:], got.Counts)
 		assert.Equal(t, first[:], got.FirstCounts)
-		assert.Equal(t, same/pairs, got.RepeatedFirst, "layer %d: repeated %g, %g, want %g, %g", l, got.RepeatedFirst, got.RepeatedAny, same/pairs, some/pairs)
-		assert.Equal(t, some/pairs, got.RepeatedAny, "layer %d: repeated %g, %g, want %g, %g", l, got.RepeatedFirst, got.RepeatedAny, same/pairs, some/pairs)
-		assert.InDelta(t, weight/n, got.MeanWeights[2], 1e-9, "layer %d: repeated %g, %g, want %g, %g", l, got.RepeatedFirst, got.RepeatedAny, same/pairs, some/pairs)
+		assert.Equal(t, same/pairs, got.RepeatedFirst, "layer %d", l)
+		assert.Equal(t, some/pairs, got.RepeatedAny, "layer %d", l)
+		assert.InDelta(t, weight/n, got.MeanWeights[2], 1e-9, "layer %d", l)
 		for e := range together {
 			assert.Equal(t, together[e][:], r.Coactivation[l][e])
 		}
 		for i, size := range []int{3, 7} {
 			want := bruteLocality(docs, m, l, size, []int{3, 5})
 			x := got.Local[i]
-			assert.Equal(t, size, x.Segment, "layer %d, segments of %d: %+v, want %v", l, size, x, want)
-			assert.InDelta(t, want[0], x.SRP, 1e-12, "layer %d, segments of %d: %+v, want %v", l, size, x, want)
-			assert.InDelta(t, want[1], x.Cache[0].HitRate, 1e-12, "layer %d, segments of %d: %+v, want %v", l, size, x, want)
-			assert.InDelta(t, want[2], x.Cache[1].HitRate, 1e-12, "layer %d, segments of %d: %+v, want %v", l, size, x, want)
+			assert.Equal(t, size, x.Segment, "layer %d, segments of %d", l, size)
+			assert.InDelta(t, want[0], x.SRP, 1e-12, "layer %d, segments of %d", l, size)
+			assert.InDelta(t, want[1], x.Cache[0].HitRate, 1e-12, "layer %d, segments of %d", l, size)
+			assert.InDelta(t, want[2], x.Cache[1].HitRate, 1e-12, "layer %d, segments of %d", l, size)
 		}
 	}
 	for l, x := range r.Transitions {
@@ -257,9 +256,7 @@ func TestStatisticsJSON(t *testing.T) {
 	}
 	bad := plantedDocument(1, 9, h)
 	bad.Experts[5] = bad.Experts[4]
-	if err := s.Add(bad); err == nil || !strings.Contains(err.Error(), "token 0, layer 1") {
-		t.Error(err)
-	}
+	assert.ErrorContains(t, s.Add(bad), "token 0, layer 1")
 	r := s.Summary()
 	assert.Equal(t, []string{"transitions", "coactivation"}, r.Skipped)
 	require.Nil(t, r.Transitions)

@@ -3,16 +3,18 @@ package trace
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 )
 
-// ValidateOptions says what Validate checks and how much it reports.
+// ValidateOptions configures Validate.
 type ValidateOptions struct {
 	// SumToOne requires that the routing weights of a token at a layer add up to
 	// 1 within 0.001, as they do after a softmax over the selected experts. Other
 	// models normalize over all experts, or not at all.
 	SumToOne bool
-	// MaxProblems bounds ValidationReport.Problems; 0: 100. All problems are counted.
+	// MaxProblems is the maximum number of ValidationReport.Problems; 0: 100.
+	// All problems are counted.
 	MaxProblems int
 }
 
@@ -26,25 +28,39 @@ type ValidationReport struct {
 	Problems  []*Error // the first ones, in the order of the shards
 }
 
-// Validate reads the whole trace at path and checks it, apart from what a
-// Reader needs for itself: each document by Document.Validate; that no document
-// occurs twice or in several places; that headers agree; that the statistics of
-// row groups cover their data sets and documents. Problems of the data are in
-// the report; a shard that cannot be read to its end is one of them. The error
-// is about the path itself. Memory grows by some bytes a document.
+// Validate reads the whole trace at path, a directory of shards or one shard,
+// and checks what Open does not: each document by Document.Validate; that no
+// document occurs twice or in several places; that headers agree; that the
+// statistics of row groups include their data sets and documents. Problems of
+// the data, such as a shard that cannot be read to its end, are in the report.
+// The error is about the path itself. Memory grows by some bytes a document.
 func Validate(path string, opts ValidateOptions) (*ValidationReport, error) {
 	paths, err := shards(path)
 	if err != nil {
 		return nil, err
 	}
-	v := &validator{opts: opts, seen: map[Key]string{}}
+	return validate(openFile, paths, opts), nil
+}
+
+// ValidateFS is Validate for a trace in the root directory of fsys.
+func ValidateFS(fsys fs.FS, opts ValidateOptions) (*ValidationReport, error) {
+	paths, err := shardsFS(fsys)
+	if err != nil {
+		return nil, err
+	}
+	return validate(fsys.Open, paths, opts), nil
+}
+
+func validate(open opener, paths []string, opts ValidateOptions) *ValidationReport {
+	v := &validator{open: open, opts: opts, seen: map[Key]string{}}
 	for _, p := range paths {
 		v.shard(p)
 	}
-	return &v.report, nil
+	return &v.report
 }
 
 type validator struct {
+	open   opener
 	opts   ValidateOptions
 	report ValidationReport
 	header *Header
@@ -73,7 +89,7 @@ func (v *validator) trouble(path string, err error) {
 
 func (v *validator) shard(path string) {
 	v.report.Shards++
-	s, err := openShard(openFile, path)
+	s, err := openShard(v.open, path)
 	if err != nil {
 		v.trouble(path, err)
 		return

@@ -2,6 +2,7 @@ package trace_test
 
 import (
 	"math"
+	"os"
 	"strings"
 	"testing"
 
@@ -39,8 +40,8 @@ func TestValidateDocument(t *testing.T) {
 		d := plantedDocument(1, 9, h)
 		c.breaks(d)
 		err := d.Validate(&h)
-		require.ErrorContains(t, err, c.want, "%s: %v, want %q", name, err, c.want)
-		assert.Contains(t, err.Error(), `data set "set-0"`, "%s: %v, want %q", name, err, c.want)
+		require.ErrorContains(t, err, c.want, name)
+		assert.Contains(t, err.Error(), `data set "set-0"`, name)
 	}
 	d.Weights[at] += .25
 	assert.NoError(t, d.Validate(&h))
@@ -71,9 +72,9 @@ func TestHeaderValidate(t *testing.T) {
 	} {
 		h := plantedHeader()
 		breaks(&h)
-		assert.Error(t, h.Validate(), "%s: no error", name)
+		assert.Error(t, h.Validate(), name)
 		_, err := trace.Create(t.TempDir(), h, trace.WriterOptions{})
-		assert.Error(t, err, "%s: Create takes it", name)
+		assert.Error(t, err, name)
 	}
 }
 
@@ -102,6 +103,11 @@ func TestValidate(t *testing.T) {
 	assert.Equal(t, int64(6), p.Row)
 	assert.Contains(t, p.Error(), `"doc-003"`)
 	assert.Contains(t, p.Error(), "a-00000.parquet")
+	report, err = trace.ValidateFS(os.DirFS(dir), trace.ValidateOptions{SumToOne: true})
+	require.NoError(t, err)
+	assert.Equal(t, 7, report.Documents)
+	assert.Equal(t, 1+7, report.Count) // planted weights do not add up to 1
+	assert.ErrorContains(t, report.Err(), "weights add up to")
 }
 
 // TestWriteRefuses demands that a bad document is left out and the rest is
