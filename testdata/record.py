@@ -3,8 +3,8 @@ examples/collect on 2 cores, and a check of it.
 
     python testdata/record.py --model mixtral/mini/checkpoint --data testdata/corpus/train.jsonl.zst --docs 600 --out train
 
-Router logits and router inputs of all layers are kept in float16, what decides the routing is float32. Documents are chosen
-at random, --docs of each data set, and shuffled, --tokens each at most. Needs torch, transformers and pyarrow.
+Router logits and router inputs of all layers are stored as float16; the routing is computed in float32. Documents are chosen
+at random, --docs of each data set, and shuffled; at most --tokens of each are used. Requires torch, transformers and pyarrow.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main():
     p.add_argument("--out", required=True)
     p.add_argument("--docs", type=int, default=0, help="of each data set; 0: all")
     p.add_argument("--tokens", type=int, default=512)
-    p.add_argument("--skip", default="x-", help="prefix of data sets to leave out")
+    p.add_argument("--skip", default="x-", help="prefix of data sets to omit")
     p.add_argument("--batch", type=int, default=128, help="documents at once")
     p.add_argument("--seed", type=int, default=1)
     o = p.parse_args()

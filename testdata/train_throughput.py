@@ -1,6 +1,6 @@
-"""Training throughput of two-layer networks in PyTorch, thousand examples a second: the twin of BenchmarkTrainStep in
-speculate/neural. BCE with logits, AdamW, batch 1024, data in memory; the best of runs of 20 steps, as other programs may
-share the machine. Second: with what our loop does besides, clipping gradients and reading the loss at each step.
+"""Training throughput of two-layer networks in PyTorch, thousand examples a second: the counterpart of BenchmarkTrainStep
+in speculate/neural. BCE with logits, AdamW, batch 1024, data in memory; the fastest run of 20 steps, because other programs may
+share the machine. The second number includes what our loop also does: clipping gradients and reading the loss at each step.
 
     python train_throughput.py [seconds a shape]
 """

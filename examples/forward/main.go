@@ -17,12 +17,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/mixtral/tokenizer"
+	"github.com/expertspec/expertspec/trace"
 	"github.com/expertspec/expertspec/trace/safetensors"
 )
 
@@ -174,19 +174,16 @@ func (w *worker) ids(d document) ([]int32, error) {
 // compute adds the tensors of one document.
 func (w *worker) compute(id string, ids []int32) error {
 	c := w.model.Config()
-	t, k := len(ids), c.TopK
-	routerLogits := make([]float32, c.Layers*t*c.Experts)
-	experts, weights := make([]int32, t*c.Layers*k), make([]float32, t*c.Layers*k)
-	observe := func(_ context.Context, r *mixtral.Routing) error {
-		for i, pos := range r.Position {
-			copy(routerLogits[(r.Layer*t+int(pos))*c.Experts:], r.Logits[i*c.Experts:(i+1)*c.Experts])
-			at := (int(pos)*c.Layers + r.Layer) * k
-			copy(experts[at:], r.Experts[i*k:(i+1)*k])
-			copy(weights[at:], r.Weights[i*k:(i+1)*k])
-		}
-		return nil
+	t := len(ids)
+	h := trace.Header{Model: c.TraceModel(w.o.model.Name())}
+	for l := range c.Layers {
+		h.LogitLayers = append(h.LogitLayers, l)
 	}
-	req := mixtral.Request{Tokens: [][]int32{ids}, Observe: observe}
+	recorder, err := mixtral.NewRecorder(h)
+	if err != nil {
+		return err
+	}
+	req := mixtral.Request{Tokens: [][]int32{ids}, Observe: recorder.Observe}
 	if w.o.logits {
 		req.Logits = mixtral.AllLogits
 	}
@@ -194,12 +191,19 @@ func (w *worker) compute(id string, ids []int32) error {
 	if err != nil {
 		return err
 	}
-	name := func(field string) string { return strings.Join([]string{id, field}, ".") }
+	doc := recorder.Take(0)
+	routerLogits := make([]float32, 0, len(doc.RouterLogits)) // [L,T,E], as transformers returns them
+	for l := range c.Layers {
+		for p := range t {
+			routerLogits = append(routerLogits, doc.RouterLogits[(p*c.Layers+l)*c.Experts:][:c.Experts]...)
+		}
+	}
+	name := func(field string) string { return id + "." + field }
 	made := []safetensors.Tensor{
 		safetensors.Int32s(name("input_ids"), []int{t}, ids),
 		safetensors.Float32s(name("router_logits"), []int{c.Layers, t, c.Experts}, routerLogits),
-		safetensors.Int32s(name("experts"), []int{t, c.Layers, k}, experts),
-		safetensors.Float32s(name("weights"), []int{t, c.Layers, k}, weights),
+		safetensors.Int32s(name("experts"), []int{t, c.Layers, c.TopK}, doc.Experts),
+		safetensors.Float32s(name("weights"), []int{t, c.Layers, c.TopK}, doc.Weights),
 	}
 	if w.o.logits {
 		made = append(made, safetensors.Float32s(name("logits"), []int{t, c.VocabSize}, out.Logits[0]))

@@ -3,7 +3,7 @@
     python vectors.py [variants] [seed] | gzip -9n > vectors.jsonl.gz
 
 A line {"name", "base" or "json", "patch"} starts a tokenizer: the file "base" (from the
-top of the repository) with the fields of "patch" put in its place. The lines that follow
+top of the repository) with the fields of "patch" replaced. The lines that follow
 belong to it: {"t": text, "i": ids, "s": ids with specials, "k": tokens with specials} and
 {"d": ids, "x": text without specials, "y": text with them}. Made with tokenizers 0.23.3.
 """
