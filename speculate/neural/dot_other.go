@@ -2,6 +2,12 @@
 
 package neural
 
+// vectors reports whether kernels use vector instructions.
+const vectors = false
+
+// newBytes is not called: there is no kernel for weights of 8 bits.
+func newBytes(in, out int, w []float32) (matrix, float64) { return matrix{}, 1 }
+
 // addRow adds x m to out: x [in], out [stride].
 func (m *matrix) addRow(out, x []float32) { m.addPlain(out, x) }
 
