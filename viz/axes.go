@@ -10,18 +10,18 @@ type tick struct {
 	label string
 }
 
-// axis maps data to a stretch of the page.
+// axis maps values to a range of the page.
 type axis struct {
 	label    string
 	min, max float64
-	log2     bool
+	log      bool
 	ticks    []tick
 	from, to float64 // page
 }
 
 func (a *axis) at(v float64) float64 {
 	lo, hi := a.min, a.max
-	if a.log2 {
+	if a.log {
 		lo, hi, v = math.Log2(lo), math.Log2(hi), math.Log2(v)
 	}
 	if hi == lo {
@@ -30,12 +30,12 @@ func (a *axis) at(v float64) float64 {
 	return a.from + (v-lo)/(hi-lo)*(a.to-a.from)
 }
 
-// wider reports whether hi is above lo by more than rounding.
+// wider reports whether hi exceeds lo by more than rounding.
 func wider(lo, hi float64) bool {
 	return hi-lo > 1e-9*math.Max(math.Abs(lo), math.Abs(hi)) && !math.IsInf(hi-lo, 0)
 }
 
-// linearTicks are at most about n round values within lo..hi.
+// linearTicks returns about n round values from lo to hi.
 func linearTicks(lo, hi float64, n int) []tick {
 	if n < 1 || !wider(lo, hi) {
 		return []tick{{lo, short(lo, 3)}}
@@ -43,7 +43,7 @@ func linearTicks(lo, hi float64, n int) []tick {
 	return stepTicks(lo, hi, roundStep((hi-lo)/float64(n)))
 }
 
-// niceRange widens lo..hi to round values and gives at most about n ticks.
+// niceRange widens lo and hi to round values and returns about n ticks.
 func niceRange(lo, hi float64, n int) (float64, float64, []tick) {
 	if !wider(lo, hi) {
 		d := math.Max(math.Abs(lo)*0.1, 1e-3)
@@ -54,7 +54,7 @@ func niceRange(lo, hi float64, n int) (float64, float64, []tick) {
 	return lo, hi, stepTicks(lo, hi, step)
 }
 
-// roundStep is the first of 1, 2, 5, 10, ... not below raw.
+// roundStep returns the least of ..., 1, 2, 5, 10, ... that is at least raw.
 func roundStep(raw float64) float64 {
 	mag := math.Pow(10, math.Floor(math.Log10(raw)))
 	for _, m := range []float64{1, 2, 5} {
@@ -65,7 +65,7 @@ func roundStep(raw float64) float64 {
 	return 10 * mag
 }
 
-// stepTicks are the multiples of step within lo..hi, which is wide enough.
+// stepTicks returns the multiples of step from lo to hi.
 func stepTicks(lo, hi, step float64) []tick {
 	digits := int(math.Max(0, -math.Floor(math.Log10(step)+1e-9)))
 	var out []tick
@@ -79,7 +79,7 @@ func stepTicks(lo, hi, step float64) []tick {
 	return out
 }
 
-// integerTicks are whole numbers within lo..hi, at most about n.
+// integerTicks returns at most about n integers from lo to hi.
 func integerTicks(lo, hi float64, n int) []tick {
 	n = max(n, 1)
 	step := 1.0
@@ -99,17 +99,18 @@ func integerTicks(lo, hi float64, n int) []tick {
 	return out
 }
 
-// powerTicks are powers of two within lo..hi.
-func powerTicks(lo, hi float64) []tick {
+// powerTicks returns the powers of base from lo to hi.
+func powerTicks(base, lo, hi float64) []tick {
 	var out []tick
-	for k := math.Ceil(math.Log2(lo) - 1e-9); k <= math.Log2(hi)+1e-9; k++ {
-		v := math.Exp2(k)
+	log := func(v float64) float64 { return math.Log2(v) / math.Log2(base) }
+	for k := math.Ceil(log(lo) - 1e-9); k <= log(hi)+1e-9; k++ {
+		v := math.Pow(base, k)
 		out = append(out, tick{v, short(v, 4)})
 	}
 	return out
 }
 
-// short writes a number with at most n digits that mean something.
+// short formats a number with at most n significant digits.
 func short(v float64, n int) string {
 	if math.IsNaN(v) {
 		return "absent"
@@ -128,7 +129,7 @@ func short(v float64, n int) string {
 func tickStyle(s Style) textStyle  { return textStyle{size: 11, tone: s.tone("soft")} }
 func labelStyle(s Style) textStyle { return textStyle{size: 12, tone: s.tone("ink")} }
 
-// leftMargin is the room that the labels of a y axis need.
+// leftMargin returns the width of the labels of a y axis.
 func leftMargin(s Style, label string, ticks []tick, most float64) float64 {
 	w := 0.0
 	for _, t := range ticks {
@@ -148,8 +149,8 @@ func bottomMargin(label string) float64 {
 	return 40
 }
 
-// drawX draws ticks and label of a horizontal axis below a box; labels that
-// would touch are left out.
+// drawX draws ticks and label of a horizontal axis below a box, without labels
+// that would touch.
 func (p *pen) drawX(a *axis, box rect, grid bool) {
 	t := tickStyle(p.style)
 	t.h, t.v = 0.5, 0
@@ -179,7 +180,7 @@ func (p *pen) drawX(a *axis, box rect, grid bool) {
 	p.text(mid, box.y+box.h+36, s, l)
 }
 
-// drawY draws ticks and label of a vertical axis left of a box.
+// drawY draws ticks and label of a vertical axis to the left of a box.
 func (p *pen) drawY(a *axis, box rect, left float64, grid bool) {
 	t := tickStyle(p.style)
 	t.h, t.v = 1, 0.5
@@ -205,7 +206,7 @@ func (p *pen) drawY(a *axis, box rect, left float64, grid bool) {
 	p.text(left+1, box.y+box.h/2, l.fit(a.label, box.h+40), l)
 }
 
-// key is one entry of a legend.
+// key is an entry of a legend.
 type key struct {
 	text string
 	tone tone
@@ -217,7 +218,7 @@ func (k key) width(s Style) float64 {
 	return 26 + tickStyle(s).measure(k.text) + 16
 }
 
-// legendHeight is the height of a legend laid out in rows of a width.
+// legendHeight returns the height of a legend of the given width.
 func legendHeight(s Style, keys []key, width float64) float64 {
 	if len(keys) == 0 {
 		return 0
@@ -250,4 +251,20 @@ func (p *pen) drawLegend(keys []key, at rect) {
 		p.text(x+27, y+8, t.fit(k.text, at.w-30), t)
 		x += w
 	}
+}
+
+// drawCategories draws names beside the rows of a box that is as wide as the
+// names permit, and returns the box. top is the distance of the box from at.
+func (p *pen) drawCategories(names []string, at rect, top, right, rowHeight, share float64) rect {
+	t := tickStyle(p.style)
+	t.tone, t.h, t.v = p.style.tone("ink"), 1, 0.5
+	left := 0.0
+	for _, n := range names {
+		left = math.Max(left, t.measure(label(n, 60)))
+	}
+	left = math.Min(left, at.w*share) + 8
+	for i, n := range names {
+		p.text(at.x+left-7, at.y+top+rowHeight*(float64(i)+0.5), t.fit(n, left-8), t)
+	}
+	return rect{at.x + left, at.y + top, at.w - left - right, rowHeight * float64(len(names))}
 }

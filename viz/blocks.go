@@ -42,7 +42,7 @@ const narrowWidth = 358
 func (f Figures) block(p *page) (blockHTML, error) {
 	out := blockHTML{Label: f.Label}
 	if f.Options != nil && len(f.Options) != len(f.List) {
-		return out, fmt.Errorf("viz: report: choice %q: %d options for %d figures", f.Label, len(f.Options), len(f.List))
+		return out, fmt.Errorf("viz: report: choice %q: got %d options for %d figures", f.Label, len(f.Options), len(f.List))
 	}
 	if len(f.List) < 2 {
 		out.Label = ""
@@ -74,8 +74,8 @@ func (f Figures) block(p *page) (blockHTML, error) {
 	return out, nil
 }
 
-// labelled gives a picture its name for those who do not see it. The SVG is
-// our own, every text in it escaped.
+// labelled adds the accessible name to a picture. The SVG is our own; its text
+// is escaped.
 func labelled(svg string, i Info) template.HTML {
 	name := template.HTMLEscapeString(strings.TrimSpace(i.Title + ". " + i.Caption))
 	return template.HTML(strings.Replace(svg, "<svg ", `<svg role="img" aria-label="`+name+`" `, 1))
@@ -102,15 +102,17 @@ func hoverJSON(fig Figure, wide, narrow hover) figureJSON {
 		out.Spots = append(out.Spots, j)
 	}
 	t := fig.Table()
-	if len(out.Cells) > 0 && len(out.Spots) == 0 { // the cells are the table
+	if len(out.Cells) > 0 && len(out.Spots) == 0 { // the cells hold the numbers
 		out.Value = "value"
 		if n := len(t.Columns); n > 0 {
 			out.Value = t.Columns[n-1].Name
 		}
 		return out
 	}
-	j := t.forJSON()
-	out.Table = &j
+	if len(t.Columns) > 0 {
+		j := t.forJSON()
+		out.Table = &j
+	}
 	return out
 }
 
@@ -136,7 +138,7 @@ func (t Table) block(p *page) (blockHTML, error) {
 	if err := p.claim(t.Info); err != nil {
 		return blockHTML{}, err
 	}
-	if err := t.Check(); err != nil {
+	if err := t.check(); err != nil {
 		return blockHTML{}, err
 	}
 	out := &tableHTML{Info: t.Info}

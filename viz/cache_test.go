@@ -32,20 +32,16 @@ func TestExpertCache(t *testing.T) {
 	r, err := prefetch.Simulate(ctx, data, prefetch.Config{Capacity: 4, Load: 3e-3, Compute: 2e-3, Predictor: speculate.Oracle{},
 		Horizon: speculate.Horizon{Layers: 1}, Prefetch: 2, Events: 1000})
 	require.NoError(t, err)
-	study := CacheStudy{Layers: 3, Names: []string{"LRU"}, Rates: [][]prefetch.Point{points}, Labels: []string{"ahead"}, Costs: []*prefetch.Result{r},
+	study := CacheStudy{Names: []string{"LRU"}, Rates: [][]prefetch.Point{points}, Labels: []string{"ahead"}, Costs: []*prefetch.Result{r},
 		Timeline: r, From: 1, To: 2}
-	s, err := ExpertCache(study)
+	s, err := study.section(3)
 	require.NoError(t, err)
 	require.Len(t, s.Blocks, 3)
 	lines := s.Blocks[0].(Figures).List[0].(Lines)
-	if got, want := fmt.Sprint(lines.Curves[0].Points), "{[3 4] [0 60] [] []}"; got != want {
-		t.Errorf("curve %s, want %s", got, want)
-	}
+	assert.Equal(t, Curve{Name: "LRU", X: []float64{3, 4}, Y: []float64{0, 60}}, lines.Curves[0])
 	// 10 misses of 3 ms and 20 late by 1 ms, 60 ms of compute, in 10 tokens.
-	if got, want := fmt.Sprint(s.Blocks[1].(Table).Rows), fmt.Sprintf("[[ahead %v 0 %v 3 0 5 %v]]", 100*4./15, 100*2./3, 10/.11); got != want {
-		t.Errorf("costs %s, want %s", got, want)
-	}
-	line := s.Blocks[2].(Figures).List[0].(Timeline)
+	assert.Equal(t, fmt.Sprintf("[[ahead %v 0 %v 3 0 5 %v]]", 100*4./15, 100*2./3, 10/.11), fmt.Sprint(s.Blocks[1].(Table).Rows))
+	line := s.Blocks[2].(Figures).List[0].(timeline)
 	var got []string
 	for _, e := range line.Events {
 		got = append(got, fmt.Sprintf("%s %s %.0f-%.0f", e.Kind, e.Label, e.Start, e.End))
@@ -54,12 +50,11 @@ func TestExpertCache(t *testing.T) {
 	assert.Equal(t, want, strings.Join(got, "; "))
 	for _, b := range s.Blocks {
 		if f, ok := b.(Figures); ok {
-			assert.NoError(t, f.List[0].Check())
+			assert.NoError(t, f.List[0].check())
 		}
 	}
-	assert.Empty(t, PrefetchTimeline("none", r, 20, 21).Events)
-	assert.Equal(t, (PrefetchCost{"ahead", 0.25, 0, 3}), CostOf("ahead", 0.25, r))
+	assert.Empty(t, prefetchTimeline(r, 20, 21).Events)
 	study.Names = nil
-	_, err = ExpertCache(study)
+	_, err = study.section(3)
 	assert.Error(t, err, "a curve without a name is drawn")
 }

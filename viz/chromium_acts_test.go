@@ -15,10 +15,8 @@ func TestChromiumLooks(t *testing.T) {
 	b := startBrowser(t)
 	h, docs := planted(t, 12, 40)
 	stats, results := statistics(t, h, docs), evaluate(t, h, docs)
-	c, err := Compare(Side{Name: "whole", Routing: stats, Results: results, Prefetch: []PrefetchCost{{"LRU", 0.25, 0.6, 3.1}}},
-		Side{Name: "half", Routing: statistics(t, h, docs[:6]), Results: results, Prefetch: []PrefetchCost{{"LRU", 0.25, 0.5, 4}}})
-	require.NoError(t, err)
-	study, err := NewReport(Study{Routing: stats, Results: results, First: []Section{c}})
+	study, err := Compare(Study{Name: "whole", Routing: stats, Results: results, Cache: sampleCache(0.25, 0.6, 3.1)},
+		Study{Name: "half", Routing: statistics(t, h, docs[:6]), Results: results, Cache: sampleCache(0.25, 0.5, 4)})
 	require.NoError(t, err)
 	for name, r := range map[string]Report{"sample": sampleReport(), "study": study} {
 		file := writeReport(t, r)
@@ -157,10 +155,10 @@ func TestChromiumActs(t *testing.T) {
 	check("by name", cell, "ensemble")
 
 	// The journey: layer recolours, document changes, keys move the token.
-	j := r.Sections[1].Blocks[0].(Journeys).Documents
+	j := r.Sections[1].Blocks[0].(journeys).Documents
 	token := func(n int) string { return fmt.Sprintf(`document.querySelectorAll(".tokens span")[%d]`, n) }
 	expert := func(doc, tok, layer, k int) string {
-		e, _ := j[doc].Choice(tok, layer, k)
+		e, _ := j[doc].choice(tok, layer, k)
 		return strconv.Itoa(e)
 	}
 	set := func(name, value, event string) {
@@ -206,7 +204,7 @@ func TestChromiumActs(t *testing.T) {
 	for _, k := range []string{"ArrowRight", "ArrowRight", "ArrowDown"} {
 		b.key(k)
 	}
-	want := r.Sections[0].Blocks[0].(Figures).List[0].(HeatMap).Data.At(1, 1)
+	want := r.Sections[0].Blocks[0].(Figures).List[0].(HeatMap).Data[1][1]
 	check("value by keys", `document.querySelector("#tip").textContent`, fmt.Sprintf("expert 1, layer 1: %s %%", short(want, 4)))
 	b.key("Escape")
 	check("closed", `document.querySelector("#tip").hidden`, "true")
@@ -237,8 +235,8 @@ func TestChromiumActs(t *testing.T) {
 // TestChromiumEmpty: reports of nothing and of the smallest things load too.
 func TestChromiumEmpty(t *testing.T) {
 	b := startBrowser(t)
-	j := func(l, e, k int, d ...Journey) Journeys {
-		return Journeys{Info: Info{Name: fmt.Sprintf("j%d-%d-%d-%d", l, e, k, len(d)), Title: "Journey"}, Layers: l, Experts: e, TopK: k, Documents: d}
+	j := func(l, e, k int, d ...Journey) journeys {
+		return journeys{Info: Info{Name: fmt.Sprintf("j%d-%d-%d-%d", l, e, k, len(d)), Title: "Journey"}, Layers: l, Experts: e, TopK: k, Documents: d}
 	}
 	r := Report{Title: "Small", Sections: []Section{{ID: "s", Title: "S", Blocks: []Block{
 		j(0, 0, 0), j(1, 1, 1, Journey{Layers: 1, TopK: 1, Pieces: []string{"x"}, Experts: []int32{0}}),

@@ -6,64 +6,67 @@ import (
 	"slices"
 
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/speculate/prefetch"
 	"github.com/expertspec/expertspec/trace"
 )
 
-// Side is one of two traces that are compared. Name tells it from the other.
-type Side struct {
-	Name    string
-	Routing *trace.Summary
-	// Results are those of an evaluation; nil: none.
-	Results *speculate.Results
-	// Prefetch are costs of running the model with most experts elsewhere, by
-	// policy; nil: none.
-	Prefetch []PrefetchCost
-}
-
-// PrefetchCost is what a policy of caching and prefetching costs on a trace.
-type PrefetchCost struct {
-	Policy string
-	// Resident is the share of the experts that is kept, 0..1; HitRate the
-	// share of choices that were there in time; Copied the experts copied a
-	// token, counted in experts.
-	Resident, HitRate, Copied float64
-}
-
-// Compare sets two traces side by side: shape of the routing, balance, entropy,
-// predictability and cost of prefetch, as a table and as figures. Layers of
-// models of different depth are put at their share of the depth, and usage is
-// given relative to an even spread, so that models of different numbers of
-// experts can be compared.
-func Compare(a, b Side) (Section, error) {
-	s := Section{ID: "comparison", Title: "Comparison"}
+// Compare returns the report of a, preceded by a comparison with b: routing,
+// balance, predictability and cost of prefetch, as a table and as figures. The
+// studies must have different names. Layers are placed by their share of the
+// depth and usage is relative to an even spread, so that models of different
+// depths and numbers of experts can be compared.
+func Compare(a, b Study) (Report, error) {
 	if a.Routing == nil || b.Routing == nil {
-		return s, fmt.Errorf("viz: comparison of %q and %q: one has no statistics of routing", a.Name, b.Name)
+		return Report{}, fmt.Errorf("viz: comparison of %q and %q: a study has no Routing", a.Name, b.Name)
 	}
+	a.Name, b.Name = a.name(), b.name()
 	if a.Name == b.Name {
-		return s, fmt.Errorf("viz: comparison: both sides are named %q", a.Name)
+		return Report{}, fmt.Errorf("viz: comparison: both studies are named %q", a.Name)
 	}
-	s.Text = []string{"Two traces side by side: " + a.Name + " and " + b.Name + ". Layers are placed by their share of the depth, so that models of different depth lie over each other; " +
-		"chance is what a router that draws evenly, or a predictor that guesses, would reach in that model."}
-	s.Blocks = []Block{ComparisonTable(a, b), Figures{List: []Figure{compareLayers(a, b)}}, Figures{List: []Figure{compareUsage(a, b)}}}
-	if d := UsageDifference(a, b); d.Data != nil {
-		s.Blocks = append(s.Blocks, Figures{List: []Figure{d}})
+	if a.Title == "" {
+		a.Title = a.Name + " against " + b.Name
+	}
+	r, err := NewReport(a)
+	r.Sections = append([]Section{comparison(a, b)}, r.Sections...)
+	return r, err
+}
+
+// comparison is the section of a report that compares two studies.
+func comparison(a, b Study) Section {
+	s := Section{ID: "comparison", Title: "Comparison"}
+	s.Text = []string{"Two traces, " + a.Name + " and " + b.Name + ", side by side. Layers are placed by their share of the depth, so that models of different depths can be compared. " +
+		"Chance is what a router that chooses evenly, or a predictor that guesses, reaches in that model."}
+	s.Blocks = append(s.Blocks, comparisonTable(a, b))
+	s.add(compareLayers(a, b))
+	s.add(Panels{Info: Info{Name: "comparison-usage", Title: "Usage relative to an even spread", Caption: "1: as often as if all experts were used equally."},
+		Figures: []Figure{relativeUsage(a), relativeUsage(b)}, Shared: true})
+	if d := usageDifference(a, b); len(d.Data) > 0 {
+		s.add(d)
 	}
 	if f := comparePredictors(a, b); len(f.Groups) > 0 {
-		s.Blocks = append(s.Blocks, Figures{List: []Figure{compareDistance(a, b), f}})
+		s.add(compareDistance(a, b), f)
 	}
 	if f := comparePrefetch(a, b); len(f.Figures) > 0 {
-		s.Blocks = append(s.Blocks, Figures{List: []Figure{f}})
+		s.add(f)
 	}
-	figs, options := Beside(a, b)
-	s.Blocks = append(s.Blocks, Figures{Label: "Side by side", List: figs, Options: options})
-	return s, nil
+	s.Blocks = append(s.Blocks, beside(a, b))
+	return s
 }
 
-// ComparisonTable is a row for each measure and a column for each trace.
-func ComparisonTable(a, b Side) Table {
-	t := Table{Info: Info{Name: "comparison-table", Title: "Side by side", Caption: "Means over layers. Above chance: the share of what guessing leaves open."},
+// meanOver returns the mean of a value over layers, NaN without layers.
+func meanOver(layers []trace.LayerSummary, value func(*trace.LayerSummary) float64) float64 {
+	sum := 0.0
+	for i := range layers {
+		sum += value(&layers[i])
+	}
+	return sum / float64(len(layers))
+}
+
+// comparisonTable has a row for each measure and a column for each study.
+func comparisonTable(a, b Study) Table {
+	t := Table{Info: Info{Name: "comparison-table", Title: "Side by side", Caption: "Means over layers. Above chance: (value − chance) / (1 − chance)."},
 		Columns: []Column{{Name: "measure"}, {Name: a.Name, Digits: 2}, {Name: b.Name, Digits: 2}}}
-	row := func(name, unit string, f func(Side) float64) {
+	row := func(name, unit string, f func(Study) float64) {
 		x, y := f(a), f(b)
 		if unit != "" {
 			name += " (" + unit + ")"
@@ -76,39 +79,33 @@ func ComparisonTable(a, b Side) Table {
 			t.Rows = append(t.Rows, []any{name, x, y})
 		}
 	}
-	mean := func(f func(*trace.LayerSummary) float64) func(Side) float64 {
-		return func(s Side) float64 {
-			sum := 0.0
-			for i := range s.Routing.Overall.Layers {
-				sum += f(&s.Routing.Overall.Layers[i])
-			}
-			return sum / float64(len(s.Routing.Overall.Layers))
-		}
+	mean := func(f func(*trace.LayerSummary) float64) func(Study) float64 {
+		return func(s Study) float64 { return meanOver(s.Routing.Overall.Layers, f) }
 	}
-	row("tokens", "", func(s Side) float64 { return float64(s.Routing.Tokens) })
-	row("documents", "", func(s Side) float64 { return float64(s.Routing.Documents) })
-	row("MoE layers", "", func(s Side) float64 { return float64(s.Routing.Model.Layers) })
-	row("experts a layer", "", func(s Side) float64 { return float64(s.Routing.Model.Experts) })
-	row("experts a token (top-k)", "", func(s Side) float64 { return float64(s.Routing.Model.TopK) })
-	row("share of experts a token uses", "%", func(s Side) float64 {
+	row("tokens", "", func(s Study) float64 { return float64(s.Routing.Tokens) })
+	row("documents", "", func(s Study) float64 { return float64(s.Routing.Documents) })
+	row("MoE layers", "", func(s Study) float64 { return float64(s.Routing.Model.Layers) })
+	row("experts per layer", "", func(s Study) float64 { return float64(s.Routing.Model.Experts) })
+	row("experts per token (top-k)", "", func(s Study) float64 { return float64(s.Routing.Model.TopK) })
+	row("share of experts that a token uses", "%", func(s Study) float64 {
 		return 100 * float64(s.Routing.Model.TopK) / float64(s.Routing.Model.Experts)
 	})
 	row("active experts", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * float64(l.Usage.Active) / float64(len(l.Counts)) }))
 	row("entropy of use", "bits", mean(func(l *trace.LayerSummary) float64 { return l.Usage.Entropy }))
-	row("entropy of use, of its maximum", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * l.Usage.Normalized }))
+	row("entropy of use, share of its maximum", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * l.Usage.Normalized }))
 	row("Gini coefficient", "", mean(func(l *trace.LayerSummary) float64 { return l.Usage.Gini }))
 	row("coefficient of variation", "", mean(func(l *trace.LayerSummary) float64 { return l.Usage.CV }))
-	row("same first choice as the token before", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedFirst }))
+	row("same first choice as the previous token", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedFirst }))
 	row("same first choice, at random", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * l.RandomRepeatedFirst }))
-	row("an expert in common with the token before", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedAny }))
+	row("an expert in common with the previous token", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedAny }))
 	row("an expert in common, at random", "%", mean(func(l *trace.LayerSummary) float64 { return 100 * l.RandomRepeatedAny }))
-	row("information about the next layer's first choice", "bits", func(s Side) float64 { return meanInformation(s.Routing) })
-	row("the same, of its maximum", "%", func(s Side) float64 {
+	row("information about the next layer's first choice", "bits", func(s Study) float64 { return meanInformation(s.Routing) })
+	row("the same, share of its maximum", "%", func(s Study) float64 {
 		return 100 * meanInformation(s.Routing) / math.Log2(float64(s.Routing.Model.Experts))
 	})
 	for _, p := range sharedPredictors(a, b) {
-		row("recall@K of "+p+", 1 layer ahead", "%", func(s Side) float64 { r, _ := recallOf(s.Results, p, 1); return 100 * r })
-		row("the same, above chance", "%", func(s Side) float64 { return 100 * skill(s.Results, p, 1) })
+		row("recall@K of "+p+", 1 layer ahead", "%", func(s Study) float64 { return 100 * recallAhead(s.Results, p).RecallK })
+		row("the same, above chance", "%", func(s Study) float64 { return 100 * aboveChance(s.Results, recallAhead(s.Results, p).RecallK) })
 	}
 	return t
 }
@@ -118,194 +115,167 @@ func meanInformation(r *trace.Summary) float64 {
 	for _, t := range r.Transitions {
 		sum += t.FirstMutualInformation
 	}
-	return sum / float64(len(r.Transitions)) // NaN where there is none
+	return sum / float64(len(r.Transitions)) // NaN without transitions
 }
 
-// recallOf is recall@K h layers ahead; NaN where it is not known.
-func recallOf(r *speculate.Results, predictor string, h int) (float64, *speculate.Interval) {
+// recallAhead returns the row of a predictor one layer ahead. Its RecallK is NaN
+// if there is none.
+func recallAhead(r *speculate.Results, predictor string) speculate.Row {
 	if r != nil {
-		for _, row := range r.Find(predictor, speculate.Horizon{Layers: h}, "all") {
-			return row.RecallK, row.RecallKInterval
+		for _, row := range r.Find(predictor, speculate.Horizon{Layers: 1}, "all") {
+			return row
 		}
 	}
-	return math.NaN(), nil
+	return speculate.Row{RecallK: math.NaN()}
 }
 
-// skill is (recall - chance) / (1 - chance), the share that guessing leaves open.
-func skill(r *speculate.Results, predictor string, h int) float64 {
-	x, _ := recallOf(r, predictor, h)
+// aboveChance returns (recall - chance) / (1 - chance), NaN if chance is 1.
+func aboveChance(r *speculate.Results, recall float64) float64 {
 	if r == nil || r.Shape.Experts <= r.Shape.TopK {
 		return math.NaN()
 	}
 	c := float64(r.Shape.TopK) / float64(r.Shape.Experts)
-	return (x - c) / (1 - c)
+	return (recall - c) / (1 - c)
 }
 
-func sharedPredictors(a, b Side) []string {
+// sharedPredictors returns the predictors that both studies evaluated.
+func sharedPredictors(a, b Study) []string {
 	if a.Results == nil || b.Results == nil {
 		return nil
 	}
-	var out []string
-	for _, p := range withoutOracle(a.Results).Predictors {
-		if slices.Contains(b.Results.Predictors, p) {
-			out = append(out, p)
-		}
-	}
-	return out
+	return slices.DeleteFunc(withoutOracle(a.Results).Predictors, func(p string) bool { return !slices.Contains(b.Results.Predictors, p) })
 }
 
-// compareLayers draws evenness, repeats and information by share of the depth.
-func compareLayers(a, b Side) Panels {
-	depth := func(name string, n int, value func(i int) float64) Curve {
-		var s Series
-		for i := range n {
-			x := 50.0
-			if n > 1 {
-				x = 100 * float64(i) / float64(n-1)
+// compareLayers shows evenness, repeats and information by share of the depth.
+func compareLayers(a, b Study) Panels {
+	line := func(title, axis string, curve func(Study) (n int, value func(i int) float64)) Lines {
+		l := Lines{Info: panel(title), XAxis: "share of the depth (%)", YAxis: axis, Height: 250}
+		for _, s := range []Study{a, b} {
+			c := Curve{Name: s.Name}
+			n, value := curve(s)
+			for i := range n {
+				x := 50.0
+				if n > 1 {
+					x = 100 * float64(i) / float64(n-1)
+				}
+				c.add(x, value(i))
 			}
-			s.X, s.Y = append(s.X, x), append(s.Y, value(i))
-		}
-		return Curve{name, s}
-	}
-	layers := func(title, axis string, f func(*trace.LayerSummary) float64) Lines {
-		l := Lines{Info: Info{Name: "panel", Title: title}, XAxis: "share of the depth (%)", YAxis: axis, Height: 250}
-		for _, s := range []Side{a, b} {
-			ls := s.Routing.Overall.Layers
-			l.Curves = append(l.Curves, depth(s.Name, len(ls), func(i int) float64 { return f(&ls[i]) }))
+			l.Curves = append(l.Curves, c)
 		}
 		return l
 	}
-	over := func(x, random float64) float64 {
-		if random <= 0 || random >= 1 {
-			return math.NaN()
-		}
-		return 100 * (x - random) / (1 - random)
-	}
-	info := Lines{Info: Info{Name: "panel", Title: "Information about the next layer"}, XAxis: "share of the depth (%)", YAxis: "of its maximum, log2 E (%)", Height: 250}
-	for _, s := range []Side{a, b} {
-		t := s.Routing.Transitions
-		most := math.Log2(float64(s.Routing.Model.Experts))
-		info.Curves = append(info.Curves, depth(s.Name, len(t), func(i int) float64 { return 100 * t[i].FirstMutualInformation / most }))
+	layers := func(title, axis string, f func(*trace.LayerSummary) float64) Lines {
+		return line(title, axis, func(s Study) (int, func(int) float64) {
+			ls := s.Routing.Overall.Layers
+			return len(ls), func(i int) float64 { return f(&ls[i]) }
+		})
 	}
 	return Panels{
 		Info: Info{Name: "comparison-layers", Title: "Layer by layer",
-			Caption: "Entropy of the usage as a share of its maximum; Gini coefficient; repeated first choice above chance, (observed − random) / (1 − random); mutual information of the first choices of a layer and the next."},
+			Caption: "Entropy of the usage as a share of its maximum; Gini coefficient; repeated first choices above chance, (observed − random) / (1 − random); mutual information of the first choices at a layer and at the next."},
 		Figures: []Figure{
-			layers("Evenness of use", "entropy, of its maximum (%)", func(l *trace.LayerSummary) float64 { return 100 * l.Usage.Normalized }),
+			layers("Evenness of use", "entropy, share of its maximum (%)", func(l *trace.LayerSummary) float64 { return 100 * l.Usage.Normalized }),
 			layers("Gini coefficient", "Gini coefficient", func(l *trace.LayerSummary) float64 { return l.Usage.Gini }),
-			layers("Repeated first choice", "above chance (%)", func(l *trace.LayerSummary) float64 { return over(l.RepeatedFirst, l.RandomRepeatedFirst) }),
-			info,
+			layers("Repeated first choice", "above chance (%)", func(l *trace.LayerSummary) float64 {
+				random := l.RandomRepeatedFirst
+				if random <= 0 || random >= 1 {
+					return math.NaN()
+				}
+				return 100 * (l.RepeatedFirst - random) / (1 - random)
+			}),
+			line("Information about the next layer", "share of its maximum, log2 E (%)", func(s Study) (int, func(int) float64) {
+				t, most := s.Routing.Transitions, math.Log2(float64(s.Routing.Model.Experts))
+				return len(t), func(i int) float64 { return 100 * t[i].FirstMutualInformation / most }
+			}),
 		},
 	}
 }
 
-// relativeUsage is the usage relative to an even spread, [E,L].
-func relativeUsage(s Side) HeatMap {
-	h := UsageMap(&s.Routing.Overall, "panel", s.Name)
-	d, ok := h.Data.(Dense)
-	if !ok {
-		return h
-	}
-	v := slices.Clone(d.Values)
-	for i := range v {
-		v[i] *= float64(d.R) / 100
-	}
-	h.Data, h.Value, h.Unit, h.Reference = Dense{d.R, d.C, v}, "use, relative to an even spread", "", &Reference{1, "even"}
-	return h
-}
-
-func compareUsage(a, b Side) Panels {
-	return Panels{Info: Info{Name: "comparison-usage", Title: "Usage relative to an even spread", Caption: "1: as often as if all experts were used alike."},
-		Figures: []Figure{relativeUsage(a), relativeUsage(b)}, Columns: 2, Shared: true}
-}
-
-// UsageDifference maps a's usage less b's, in percentage points; its Data is
-// nil where the models have different numbers of layers or experts.
-func UsageDifference(a, b Side) HeatMap {
-	h := HeatMap{Info: Info{Name: "comparison-difference", Title: "Difference of usage: " + a.Name + " less " + b.Name},
-		RowAxis: "expert", ColumnAxis: "layer", Value: "difference of share", Unit: "percentage points", Diverging: true}
-	x, okX := UsageMap(&a.Routing.Overall, "x", "").Data.(Dense)
-	y, okY := UsageMap(&b.Routing.Overall, "x", "").Data.(Dense)
-	if !okX || !okY || x.R != y.R || x.C != y.C {
-		return h
-	}
-	d := Dense{R: x.R, C: x.C}
-	for i := range x.Values {
-		d.Values = append(d.Values, x.Values[i]-y.Values[i])
-	}
-	h.Data = d
-	return h
-}
-
-// compareDistance sets recall by distance of both sides beside each other.
-func compareDistance(a, b Side) Panels {
-	p := Panels{Info: Info{Name: "comparison-distance", Title: "Predictability by distance", Caption: "Recall of the K chosen experts among the first K named."}}
-	for _, s := range []Side{a, b} {
-		if s.Results == nil {
-			continue
+// relativeUsage shows the usage relative to an even spread, [E,L].
+func relativeUsage(s Study) HeatMap {
+	h := usageMap(&s.Routing.Overall, "panel", s.Name)
+	for _, row := range h.Data {
+		for j := range row {
+			row[j] *= float64(len(h.Data)) / 100
 		}
-		f := RecallByDistance(withoutOracle(s.Results))
-		f.Info = Info{Name: "panel", Title: s.Name}
+	}
+	h.Value, h.Unit, h.Reference = "use relative to an even spread", "", &Reference{1, "even"}
+	return h
+}
+
+// usageDifference shows a's usage minus b's, in percentage points. Data is empty
+// if the models have different numbers of layers or experts.
+func usageDifference(a, b Study) HeatMap {
+	h := HeatMap{Info: Info{Name: "comparison-difference", Title: "Difference of usage: " + a.Name + " minus " + b.Name},
+		RowAxis: "expert", ColumnAxis: "layer", Value: "difference of share", Unit: "percentage points", Diverging: true}
+	x, y := usageMap(&a.Routing.Overall, "x", "").Data, usageMap(&b.Routing.Overall, "x", "").Data
+	r, c := dims(x)
+	if r2, c2 := dims(y); r == r2 && c == c2 {
+		h.Data = newGrid(r, c, func(i, j int) float64 { return x[i][j] - y[i][j] })
+	}
+	return h
+}
+
+// compareDistance shows recall by distance of both studies.
+func compareDistance(a, b Study) Panels {
+	p := Panels{Info: Info{Name: "comparison-distance", Title: "Predictability by distance", Caption: "Recall of the K chosen experts among the first K named."}}
+	for _, s := range []Study{a, b} {
+		f := recallByDistance(withoutOracle(s.Results))
+		f.Info = panel(s.Name)
 		p.Figures = append(p.Figures, f)
 	}
 	return p
 }
 
-// comparePredictors draws recall above chance, one layer ahead, by predictor.
-func comparePredictors(a, b Side) Bars {
-	f := Bars{Info: Info{Name: "comparison-predictors", Title: "Predictability above chance, 1 layer ahead",
-		Caption: "(recall − chance) / (1 − chance): 0 is guessing, 100 % is knowing."}, Axis: "recall above chance (%)", Categories: sharedPredictors(a, b)}
+// comparePredictors shows recall above chance, one layer ahead, by predictor.
+func comparePredictors(a, b Study) bars {
+	f := bars{Info: Info{Name: "comparison-predictors", Title: "Predictability above chance, 1 layer ahead",
+		Caption: "(recall − chance) / (1 − chance): 0 for guesses, 100 % for perfect predictions."}, Axis: "recall above chance (%)", Categories: sharedPredictors(a, b)}
 	if len(f.Categories) == 0 {
 		return f
 	}
-	for _, s := range []Side{a, b} {
-		g := BarGroup{Name: s.Name}
-		c := float64(s.Results.Shape.TopK) / float64(s.Results.Shape.Experts)
-		for _, p := range f.Categories {
-			g.Values = append(g.Values, 100*skill(s.Results, p, 1))
-			lo, hi := math.NaN(), math.NaN()
-			if _, i := recallOf(s.Results, p, 1); i != nil && c < 1 {
-				lo, hi = 100*(i.Low-c)/(1-c), 100*(i.High-c)/(1-c)
-			}
-			g.Low, g.High = append(g.Low, lo), append(g.High, hi)
+	for _, s := range []Study{a, b} {
+		g := Curve{Name: s.Name}
+		for i, p := range f.Categories {
+			row := recallAhead(s.Results, p)
+			lo, hi := recallInterval(row)
+			g.addInterval(float64(i), 100*aboveChance(s.Results, row.RecallK), 100*aboveChance(s.Results, lo/100), 100*aboveChance(s.Results, hi/100))
 		}
 		f.Groups = append(f.Groups, g)
 	}
 	return f
 }
 
-// comparePrefetch draws hit rate and copies by policy.
-func comparePrefetch(a, b Side) Panels {
+// comparePrefetch shows hit rate and copies by policy.
+func comparePrefetch(a, b Study) Panels {
 	p := Panels{Info: Info{Name: "comparison-prefetch", Title: "Cost of prefetch",
-		Caption: "A simulation on the trace: the share of choices whose expert was there in time, and the experts copied a token."}, Columns: 1}
-	var policies []string
-	for _, c := range a.Prefetch {
-		if slices.ContainsFunc(b.Prefetch, func(o PrefetchCost) bool { return o.Policy == c.Policy && o.Resident == c.Resident }) {
-			policies = append(policies, policyName(c))
-		}
-	}
-	if len(policies) == 0 {
+		Caption: "A simulation on the trace: the share of choices whose expert was resident in time, and the experts copied per token."}, Columns: 1}
+	if a.Cache == nil || b.Cache == nil {
 		return p
 	}
-	bars := func(title, axis string, f func(PrefetchCost) float64) Bars {
-		out := Bars{Info: Info{Name: "panel", Title: title}, Axis: axis, Categories: policies}
-		for _, s := range []Side{a, b} {
-			g := BarGroup{Name: s.Name}
-			for _, n := range policies {
-				i := slices.IndexFunc(s.Prefetch, func(c PrefetchCost) bool { return policyName(c) == n })
-				g.Values = append(g.Values, f(s.Prefetch[i]))
+	hit := bars{Info: panel("Hit rate"), Axis: "hit rate (%)", Groups: []Curve{{Name: a.Name}, {Name: b.Name}}}
+	copies := bars{Info: panel("Copies"), Axis: "experts copied per token", Groups: []Curve{{Name: a.Name}, {Name: b.Name}}}
+	for i, x := range a.Cache.Costs {
+		// Capacities are whole numbers of experts, so that equal shares differ a little.
+		var y *prefetch.Result
+		distance := 0.05
+		for j, r := range b.Cache.Costs {
+			if d := math.Abs(x.Resident - r.Resident); a.Cache.Labels[i] == b.Cache.Labels[j] && d < distance {
+				y, distance = r, d
 			}
-			out.Groups = append(out.Groups, g)
 		}
-		return out
+		if y == nil {
+			continue
+		}
+		name := fmt.Sprintf("%s, %s %% resident", a.Cache.Labels[i], short(100*x.Resident, 3))
+		hit.Categories, copies.Categories = append(hit.Categories, name), append(copies.Categories, name)
+		for k, r := range []*prefetch.Result{x, y} {
+			hit.Groups[k].add(0, 100*r.HitRate)
+			copies.Groups[k].add(0, r.TransfersPerToken)
+		}
 	}
-	p.Figures = []Figure{
-		bars("Hit rate", "hit rate (%)", func(c PrefetchCost) float64 { return 100 * c.HitRate }),
-		bars("Copies", "experts copied a token", func(c PrefetchCost) float64 { return c.Copied }),
+	if len(hit.Categories) > 0 {
+		p.Figures = []Figure{hit, copies}
 	}
 	return p
-}
-
-func policyName(c PrefetchCost) string {
-	return fmt.Sprintf("%s, %s %% resident", c.Policy, short(100*c.Resident, 3))
 }

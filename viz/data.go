@@ -3,143 +3,114 @@ package viz
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/expertspec/expertspec/trace"
 )
 
-// Grid is a matrix of values, [R,C]; every mat.Matrix of gonum is one.
-type Grid interface {
-	Dims() (r, c int)
-	At(i, j int) float64
+// Curve is one line of a figure.
+type Curve struct {
+	Name string
+	// X and Y are the coordinates of the points, of equal length. NaN in Y
+	// interrupts the line.
+	X, Y []float64
+	// Low and High are the ends of an interval around each Y, of the length of
+	// Y, or nil. NaN means that a point has no interval.
+	Low, High []float64
 }
 
-// Dense is the plain Grid: Values is [R,C], row by row.
-type Dense struct {
-	R, C   int
-	Values []float64
+func (c *Curve) add(x, y float64) { c.X, c.Y = append(c.X, x), append(c.Y, y) }
+
+func (c *Curve) addInterval(x, y, low, high float64) {
+	c.add(x, y)
+	c.Low, c.High = append(c.Low, low), append(c.High, high)
 }
 
-// Dims implements Grid.
-func (d Dense) Dims() (r, c int) { return d.R, d.C }
-
-// At implements Grid. It is NaN outside the matrix.
-func (d Dense) At(i, j int) float64 {
-	if k := i*d.C + j; i >= 0 && j >= 0 && j < d.C && k < len(d.Values) {
-		return d.Values[k]
+// interval returns the interval of point i, NaN where there is none.
+func (c Curve) interval(i int) (low, high float64) {
+	if c.Low == nil || c.High == nil {
+		return math.NaN(), math.NaN()
 	}
-	return math.NaN()
+	return c.Low[i], c.High[i]
 }
 
-func checkGrid(name string, g Grid, signed bool) error {
-	if g == nil {
-		return nil
+// check reports slices that do not have n elements and values that cannot be drawn.
+func (c Curve) check(n int) error {
+	if len(c.Y) != n || (c.Low != nil && len(c.Low) != n) || (c.High != nil && len(c.High) != n) {
+		return fmt.Errorf("%q has %d values, %d low and %d high for %d places", c.Name, len(c.Y), len(c.Low), len(c.High), n)
 	}
-	if d, ok := g.(Dense); ok && (d.R < 0 || d.C < 0 || len(d.Values) != d.R*d.C) {
-		return fmt.Errorf("viz: figure %s: %d values for %d rows and %d columns", name, len(d.Values), d.R, d.C)
+	for i, y := range c.Y {
+		if lo, hi := c.interval(i); math.IsInf(y, 0) || math.IsInf(lo, 0) || math.IsInf(hi, 0) {
+			return fmt.Errorf("%q: value %d is %g [%g, %g]; must be finite", c.Name, i, y, lo, hi)
+		}
 	}
-	r, c := g.Dims()
-	if r > maxSide || c > maxSide {
-		return fmt.Errorf("viz: figure %s: %d x %d is more than %d rows or columns", name, r, c, maxSide)
-	}
-	for i := range r {
+	return nil
+}
+
+// Reference is a known value, such as chance, that a figure marks.
+type Reference struct {
+	Value float64
+	Label string
+}
+
+// maxSide is the maximum number of rows or columns of a picture.
+const maxSide = 4096
+
+// newGrid returns a matrix [r,c] of values.
+func newGrid(r, c int, value func(i, j int) float64) [][]float64 {
+	g := make([][]float64, r)
+	for i := range g {
+		g[i] = make([]float64, c)
 		for j := range c {
-			v := g.At(i, j)
-			if math.IsInf(v, 0) || (!signed && v < 0) {
-				return fmt.Errorf("viz: figure %s: row %d, column %d: %g cannot be drawn", name, i, j, v)
+			g[i][j] = value(i, j)
+		}
+	}
+	return g
+}
+
+func dims(g [][]float64) (r, c int) {
+	if len(g) == 0 {
+		return 0, 0
+	}
+	return len(g), len(g[0])
+}
+
+func checkGrid(name string, g [][]float64) error {
+	r, c := dims(g)
+	if r > maxSide || c > maxSide {
+		return fmt.Errorf("viz: figure %s: got %d x %d values, want at most %d rows and columns", name, r, c, maxSide)
+	}
+	for i, row := range g {
+		if len(row) != c {
+			return fmt.Errorf("viz: figure %s: row %d has %d values, row 0 has %d", name, i, len(row), c)
+		}
+		for j, v := range row {
+			if math.IsInf(v, 0) {
+				return fmt.Errorf("viz: figure %s: row %d, column %d is %g; must be finite", name, i, j, v)
 			}
 		}
 	}
 	return nil
 }
 
-// maxSide bounds the rows and columns of a picture: more cannot be seen.
-const maxSide = 4096
-
-// Points are the points of a curve; every plotter.XYer of gonum/plot is one.
-// Points that also have the method YError(i) (low, high float64), as a
-// plotter.YErrorer has, are drawn with the interval [y-|low|, y+|high|].
-type Points interface {
-	Len() int
-	XY(i int) (x, y float64)
-}
-
-// Series is the plain Points, all slices of one length; Low and High, the ends
-// of the interval around Y, are nil where there is none.
-type Series struct {
-	X, Y, Low, High []float64
-}
-
-// Len implements Points.
-func (s Series) Len() int { return len(s.X) }
-
-// XY implements Points.
-func (s Series) XY(i int) (x, y float64) { return s.X[i], s.Y[i] }
-
-// YError gives the distances from Y to the ends of its interval.
-func (s Series) YError(i int) (low, high float64) {
-	if s.Low == nil || s.High == nil {
-		return math.NaN(), math.NaN()
-	}
-	return s.Y[i] - s.Low[i], s.High[i] - s.Y[i]
-}
-
-func (s Series) check() error {
-	n := len(s.X)
-	if len(s.Y) != n || (s.Low != nil && len(s.Low) != n) || (s.High != nil && len(s.High) != n) {
-		return fmt.Errorf("%d x, %d y, %d low, %d high", n, len(s.Y), len(s.Low), len(s.High))
-	}
-	return nil
-}
-
-// interval is the interval of point i, NaN where there is none.
-func interval(p Points, i int) (low, high float64) {
-	e, ok := p.(interface{ YError(int) (float64, float64) })
-	if !ok {
-		return math.NaN(), math.NaN()
-	}
-	_, y := p.XY(i)
-	l, h := e.YError(i)
-	return y - math.Abs(l), y + math.Abs(h)
-}
-
-// Curve is one line of a figure.
-type Curve struct {
-	Name   string
-	Points Points
-}
-
-// Reference is a known value that a figure is read against.
-type Reference struct {
-	Value float64
-	Label string
-}
-
-// Routing is the routing of one document: T tokens, L layers, K experts a token.
-type Routing interface {
-	Dims() (tokens, layers, topK int)
-	// Piece is the text of token t, spaces included.
-	Piece(t int) string
-	// Choice is the k-th expert of token t at layer l and its routing
-	// weight; the expert is negative where there is none.
-	Choice(t, l, k int) (expert int, weight float64)
-}
-
-// Journey is the plain Routing of a document.
+// Journey is the routing of one document of T tokens, L layers and K experts
+// per token. [Sampler] makes journeys from documents of a trace.
 type Journey struct {
 	Dataset, Document string
 	Layers, TopK      int
-	// Pieces are the texts of the tokens, [T].
+	// Pieces are the texts of the tokens, [T], with their spaces.
 	Pieces []string
-	// Experts is [T,L,K], first choice first, negative where there is none.
+	// Experts are the selected experts, [T,L,K], first choice first. Negative
+	// means that there is none.
 	Experts []int32
-	// Weights is [T,L,K]; nil: not known.
+	// Weights are their routing weights, [T,L,K]; nil if not known.
 	Weights []float32
 }
 
-// JourneyOf is a document of a trace as a Journey, without copying its routing.
-// pieces are the texts of its tokens, [T]; nil: the token ids stand for them.
-// Documents without token ids then show positions.
-func JourneyOf(doc *trace.Document, model trace.Model, pieces []string) (Journey, error) {
+// journeyOf returns the journey of a document, which shares its slices. pieces
+// are the texts of its tokens, [T]; nil: token ids, or positions where the
+// document has no token ids.
+func journeyOf(doc *trace.Document, model trace.Model, pieces []string) (Journey, error) {
 	j := Journey{
 		Dataset: doc.Dataset, Document: doc.ID, Layers: model.Layers, TopK: model.TopK,
 		Pieces: pieces, Experts: doc.Experts, Weights: doc.Weights,
@@ -156,31 +127,41 @@ func JourneyOf(doc *trace.Document, model trace.Model, pieces []string) (Journey
 			}
 		}
 	}
-	return j, j.Check()
+	return j, j.check()
 }
 
-// Check reports slices whose lengths do not agree.
-func (j Journey) Check() error {
+// check reports slices whose lengths do not agree.
+func (j Journey) check() error {
 	n := len(j.Pieces) * j.Layers * j.TopK
 	if j.Layers < 0 || j.TopK < 0 || len(j.Experts) != n || (j.Weights != nil && len(j.Weights) != n) {
-		return fmt.Errorf("viz: document %s/%s: %d tokens, %d layers and top-%d ask for %d experts; there are %d, and %d weights",
+		return fmt.Errorf("viz: document %s/%s: %d tokens, %d layers and top-%d require %d experts; got %d, and %d weights",
 			j.Dataset, j.Document, len(j.Pieces), j.Layers, j.TopK, n, len(j.Experts), len(j.Weights))
 	}
 	return nil
 }
 
-// Dims implements Routing.
-func (j Journey) Dims() (tokens, layers, topK int) { return len(j.Pieces), j.Layers, j.TopK }
-
-// Piece implements Routing.
-func (j Journey) Piece(t int) string { return j.Pieces[t] }
-
-// Choice implements Routing.
-func (j Journey) Choice(t, l, k int) (expert int, weight float64) {
+// choice returns the k-th expert of token t at layer l, negative where there is
+// none, and its routing weight, NaN where it is not known.
+func (j Journey) choice(t, l, k int) (expert int, weight float64) {
 	i := (t*j.Layers+l)*j.TopK + k
 	weight = math.NaN()
 	if j.Weights != nil {
 		weight = float64(j.Weights[i])
 	}
 	return int(j.Experts[i]), weight
+}
+
+// appendNew appends v to s unless s contains it.
+func appendNew[T comparable](s []T, v T) []T {
+	if slices.Contains(s, v) {
+		return s
+	}
+	return append(s, v)
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
 }

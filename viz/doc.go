@@ -1,23 +1,32 @@
-// Package viz draws what a mixture-of-experts model routed and how well it was
-// predicted: figures as PNG and SVG for a paper, and one self-contained HTML
-// report for a colleague.
+// Package viz draws how a mixture-of-experts model routed tokens and how well
+// that was predicted: figures as PNG and SVG for a paper, and a self-contained
+// HTML report for a colleague.
 //
-// Axis letters are those of package trace: T tokens, L MoE layers, E experts,
-// K experts per token.
+// [NewReport] makes the report of a [Study], which holds the statistics of a
+// trace and, optionally, an evaluation, a training and simulations of a cache.
+// [Compare] makes the report of two. [Report.Figure] returns one of its figures
+// by name, and [Report.Save] writes all of them:
 //
-// A figure takes plain data: [HeatMap] a [Grid], which any gonum matrix is;
-// [Lines] a list of [Points], which any plotter.XYer of gonum/plot is;
-// [TokenText], [Paths] and [Journeys] a [Routing] or its plain form [Journey].
-// Figures are drawn with gonum/plot in colours that colour-blind readers tell
-// apart; curves differ in dash and marker as well, and heat maps rise in
-// lightness, so that a print in grey can be read. The same data gives the same
-// bytes.
+//	usage, balance, usage-by-dataset, usage-dataset-1, ...  usage of experts
+//	entropy-by-dataset, proportions                         data sets
+//	flow-0, ..., transition-0, ..., information, together-0, ...  layers
+//	repeats, locality, positions, certainty                 tokens
+//	recall-by-distance, recall-by-layer-h1, recall-by-dataset-h1, ...  prediction
+//	calibration-h1, cache-hit-rate, prefetch-timeline       confidence and cache
 //
-// Absent data draws a figure that says so; data that contradicts itself (a
-// label too few, an infinite value) is an error that names the figure.
+// Figures of one's own data are [HeatMap], [Lines], [Sankey], [TokenText],
+// [TokenPaths] and [Panels] of them. A [Drawing] is any figure that gonum/plot or
+// the user's own code draws. All have an [Info] and can be written by [Save],
+// [WritePNG] and [WriteSVG] and included in a report.
 //
-// A [Report] holds figures, sortable tables and the token-journey view in one
-// HTML file, with the numbers behind each figure to download. It fetches
-// nothing and runs no script but its own (its Content-Security-Policy says
-// both), so that text of a data set stays text.
+// Colours are distinguishable for colour-blind readers. Curves also differ in
+// dash and marker, and heat maps increase in lightness, so that figures can be
+// printed in grey. Equal data is drawn as equal bytes. Without data, a figure is
+// a sentence that says so; inconsistent data is an error that names the figure.
+//
+// A report loads nothing from the network and runs no script but its own, which
+// its Content-Security-Policy enforces; text from data sets is always displayed
+// as text. See [Table.WriteCSV] for text in CSV files.
+//
+// Axis letters are T tokens, L MoE layers, E experts and K experts per token.
 package viz

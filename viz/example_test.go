@@ -6,65 +6,144 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/expertspec/expertspec/trace"
 	"github.com/expertspec/expertspec/viz"
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
 )
 
-// Usage of four experts in three layers, as a picture and as numbers.
+// summary returns the statistics of a document of 4 tokens in a model of 2
+// layers, 3 experts and top-1.
+func summary() *trace.Summary {
+	h := trace.Header{Model: trace.Model{Name: "tiny", Layers: 2, Stacks: []trace.Stack{{Name: "decoder", Layers: 2}}, Experts: 3, TopK: 1}, NoWeights: true}
+	s, err := trace.NewStatistics(h, trace.StatisticsOptions{})
+	if err != nil {
+		panic(err)
+	}
+	if err := s.Add(&trace.Document{ID: "1", Tokens: []int32{5, 6, 7, 8}, Experts: []int32{0, 1, 0, 2, 1, 1, 2, 1}}); err != nil {
+		panic(err)
+	}
+	return s.Summary()
+}
+
+// The usage of experts in a trace, as a picture and as numbers.
 func ExampleSave() {
-	f := viz.HeatMap{
-		Info: viz.Info{Name: "usage", Title: "Expert usage by layer"},
-		Data: viz.Dense{R: 4, C: 3, Values: []float64{
-			25, 40, 10,
-			25, 20, 30,
-			25, 20, 30,
-			25, 20, 30,
-		}},
-		RowAxis: "expert", ColumnAxis: "layer", Value: "share of choices", Unit: "%",
+	report, err := viz.NewReport(viz.Study{Routing: summary()})
+	if err != nil {
+		panic(err)
 	}
 	dir, err := os.MkdirTemp("", "viz")
 	if err != nil {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
-	paths, err := viz.Save(dir, f, viz.Style{})
+	paths, err := viz.Save(dir, report.Figure("usage"), viz.Style{NoTitle: true})
 	if err != nil {
 		panic(err)
 	}
 	for _, p := range paths {
 		fmt.Println(filepath.Base(p))
 	}
-	numbers, _ := os.ReadFile(paths[2])
-	fmt.Println(strings.Join(strings.Split(string(numbers), "\n")[:3], "\n"))
+	numbers, err := os.ReadFile(paths[2])
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(string(numbers))
 	// Output:
 	// usage.png
 	// usage.svg
 	// usage.csv
 	// expert,layer,share of choices (%)
-	// 0,0,25
-	// 0,1,40
+	// 0,0,50
+	// 0,1,0
+	// 1,0,25
+	// 1,1,75
+	// 2,0,25
+	// 2,1,25
 }
 
-// A report of one document of two tokens, in a model of one layer, two experts
-// and top-1.
+// A figure that gonum/plot draws, in a report with the trace's own figures.
+func ExampleDrawing() {
+	p := plot.New()
+	p.X.Label.Text, p.Y.Label.Text = "router entropy (bits)", "tokens"
+	h, err := plotter.NewHist(plotter.Values{0.2, 0.3, 0.9, 1.1, 1.2, 1.3, 1.4, 2.1}, 4)
+	if err != nil {
+		panic(err)
+	}
+	p.Add(h)
+	mine := viz.Drawing{
+		Info: viz.Info{Name: "entropy-histogram", Title: "Entropy of the router", Caption: "All layers."},
+		Draw: p.Draw,
+		Numbers: viz.Table{
+			Columns: []viz.Column{{Name: "entropy", Unit: "bits"}, {Name: "tokens"}},
+			Rows:    [][]any{{0.4375, 2}, {0.9125, 2}, {1.3875, 3}, {1.8625, 1}},
+		},
+	}
+	report, err := viz.NewReport(viz.Study{
+		Routing: summary(),
+		Extra:   []viz.Section{{ID: "mine", Title: "My section", Blocks: []viz.Block{viz.Figures{List: []viz.Figure{mine}}}}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	var page, picture strings.Builder
+	if err := report.WriteHTML(&page); err != nil {
+		panic(err)
+	}
+	if err := viz.WriteSVG(&picture, mine, viz.Style{Dark: true}); err != nil {
+		panic(err)
+	}
+	if err := mine.Table().WriteCSV(os.Stdout); err != nil {
+		panic(err)
+	}
+	fmt.Println(strings.Contains(page.String(), "Entropy of the router"), strings.Contains(picture.String(), "router entropy (bits)"))
+	// Output:
+	// entropy (bits),tokens
+	// 0.4375,2
+	// 0.9125,2
+	// 1.3875,3
+	// 1.8625,1
+	// true true
+}
+
+// Recall of a predictor with 95 % intervals, for a paper. An SVG can be converted
+// to PDF.
+func ExampleLines() {
+	f := viz.Lines{
+		Info:  viz.Info{Name: "recall", Title: "Recall by distance"},
+		XAxis: "distance (layers)", YAxis: "recall@2 (%)", IntegerX: true,
+		References: []viz.Reference{{Value: 25, Label: "chance"}},
+		Curves: []viz.Curve{
+			{Name: "transition", X: []float64{1, 2, 4}, Y: []float64{58, 51, 44}, Low: []float64{57, 50, 42}, High: []float64{59, 52, 46}},
+			{Name: "frequency", X: []float64{1, 2, 4}, Y: []float64{40, 40, 40}},
+		},
+	}
+	var b strings.Builder
+	if err := viz.WriteSVG(&b, f, viz.Style{Width: 500}); err != nil {
+		panic(err)
+	}
+	fmt.Println(strings.Contains(b.String(), `viewBox="0 0 500 `))
+	// Output: true
+}
+
+// A report of one's own figures: text from data is never part of the page's code.
 func ExampleReport_WriteHTML() {
+	document := viz.Journey{
+		Dataset: "demo", Document: "1", Layers: 1, TopK: 1,
+		Pieces: []string{"Hello", " </script>"}, Experts: []int32{1, 0}, Weights: []float32{1, 1},
+	}
 	r := viz.Report{
 		Title: "A tiny model",
 		Facts: []viz.Fact{{Label: "tokens", Value: "2"}},
-		Sections: []viz.Section{{ID: "tokens", Title: "Tokens", Blocks: []viz.Block{
-			viz.Journeys{
-				Info:   viz.Info{Name: "journey", Title: "Token journey"},
-				Layers: 1, Experts: 2, TopK: 1,
-				Documents: []viz.Journey{{
-					Dataset: "demo", Document: "1", Layers: 1, TopK: 1,
-					Pieces: []string{"Hello", " </script>"}, Experts: []int32{1, 0}, Weights: []float32{1, 1},
-				}},
-			},
-		}}},
+		Sections: []viz.Section{{ID: "tokens", Title: "Tokens", Blocks: []viz.Block{viz.Figures{List: []viz.Figure{
+			viz.TokenText{Info: viz.Info{Name: "text", Title: "Layer 0"}, Journey: document, Experts: 2},
+			viz.HeatMap{Info: viz.Info{Name: "usage"}, Data: [][]float64{{50}, {50}}, RowAxis: "expert", ColumnAxis: "layer", Value: "share", Unit: "%"},
+		}}}}},
 	}
 	var b strings.Builder
 	if err := r.WriteHTML(&b); err != nil {
 		panic(err)
 	}
-	fmt.Println(strings.Contains(b.String(), `\u003c/script\u003e`), strings.Contains(b.String(), " </script>"))
-	// Output: true false
+	fmt.Println(strings.Contains(b.String(), "</script>\""), strings.Count(b.String(), "</script>"))
+	// Output: false 2
 }

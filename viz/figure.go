@@ -13,40 +13,44 @@ import (
 	"gonum.org/v1/plot/vg/vgimg"
 )
 
-// Info names a figure and says what it shows.
+// Info names a figure or a table. Figures embed it.
 type Info struct {
-	// Name is the stem of the figure's files: lower-case letters, digits, -.
+	// Name is the base name of the figure's files and its address in a report:
+	// lower-case letters, digits and single hyphens.
 	Name string
-	// Title stands above the figure, Caption below it in the report.
+	// Title is written above the figure. In a report, Caption is written below it.
 	Title, Caption string
 }
+
+// Describe returns i. It makes a type that embeds Info describe itself.
+func (i Info) Describe() Info { return i }
 
 var nameRule = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 
 func (i Info) check() error {
 	if !nameRule.MatchString(i.Name) || len(i.Name) > 80 {
-		return fmt.Errorf("viz: figure %q: a name is of a-z, 0-9 and single hyphens, at most 80", i.Name)
+		return fmt.Errorf("viz: figure name %q is invalid; must be at most 80 of a-z, 0-9 and single hyphens", i.Name)
 	}
 	return nil
 }
 
-// Figure is a picture with the numbers behind it: [HeatMap], [Lines], [Bars],
-// [Paths], [TokenText], [Sankey], [Timeline] and [Panels] of them.
+// Figure is a picture and the numbers that it shows: [HeatMap], [Lines],
+// [Sankey], [TokenText], [TokenPaths], [Drawing] or [Panels] of them.
 type Figure interface {
-	// Describe returns what the figure is called.
+	// Describe returns the figure's name, title and caption.
 	Describe() Info
-	// Check reports data that cannot be drawn. Data that is only absent
-	// (no rows, no curves) draws a figure that says so.
-	Check() error
-	// Table returns the numbers behind the figure, in long form.
+	// Table returns the numbers that the figure shows, in long form.
 	Table() Table
 
-	// size is the height for a width, both in points.
+	// check returns an error for data that cannot be drawn. Without data a
+	// figure draws a sentence that says so.
+	check() error
+	// size returns the height for a width, both in points.
 	size(width float64, s Style) float64
 	draw(p *pen, at rect) hover
 }
 
-// rect is a rectangle of the page, y down.
+// rect is a rectangle of the page, in points, y down.
 type rect struct{ x, y, w, h float64 }
 
 // hover is where the numbers are in a drawn figure, for pointer and keyboard.
@@ -55,7 +59,7 @@ type hover struct {
 	Spots []spot  `json:"spots,omitempty"`
 }
 
-// cells is a grid of values of R rows from the top and C columns.
+// cells is a grid of R rows, from the top, and C columns.
 type cells struct {
 	Box    [4]float64 `json:"box"` // x, y, w, h
 	Title  string     `json:"title,omitempty"`
@@ -78,27 +82,26 @@ func (h *hover) add(o hover) {
 	h.Spots = append(h.Spots, o.Spots...)
 }
 
-// Style says how figures are drawn. Its zero value is right for a paper: black
-// on white, 760 points wide, PNG at two pixels a point.
+// Style sets how a figure is rendered. The zero value suits a paper: black on
+// white, 760 points wide, PNG at two pixels per point.
 type Style struct {
-	// Dark draws on a dark ground.
+	// Dark draws on a dark background.
 	Dark bool
-	// Width of the figure in points, 240..4000; 0: 760. Text keeps its
-	// size (11 to 14 points), so a narrower figure is denser.
+	// Width of the figure in points, 240 to 4000; 0 means 760. The size of
+	// text, 11 to 14 points, does not depend on it.
 	Width float64
-	// Density is the number of pixels a point in a PNG, 0.5..8; 0: 2.
+	// Density is the number of pixels per point in a PNG, 0.5 to 8; 0 means 2.
 	Density float64
-	// NoTitle leaves the title out, where a caption takes its place.
+	// NoTitle omits the title, for a figure that has a caption instead.
 	NoTitle bool
 }
 
-// Validate reports a field outside its range.
-func (s Style) Validate() error {
+func (s Style) check() error {
 	if s.Width != 0 && !(s.Width >= 240 && s.Width <= 4000) {
-		return fmt.Errorf("viz: style: width %g is outside 240..4000 points", s.Width)
+		return fmt.Errorf("viz: style: width is %g points; must be 240 to 4000", s.Width)
 	}
 	if s.Density != 0 && !(s.Density >= 0.5 && s.Density <= 8) {
-		return fmt.Errorf("viz: style: density %g is outside 0.5..8", s.Density)
+		return fmt.Errorf("viz: style: density is %g; must be 0.5 to 8", s.Density)
 	}
 	return nil
 }
@@ -142,12 +145,14 @@ func WritePNG(w io.Writer, f Figure, s Style) error {
 	return nil
 }
 
-// Save writes NAME.png, NAME.svg and NAME.csv of the figure into a folder that
-// exists, and returns their paths.
+// Save writes the figure as NAME.png and NAME.svg and its numbers, if it has
+// any, as NAME.csv into the existing folder dir, and returns their paths. NAME
+// is the figure's name.
 func Save(dir string, f Figure, s Style) ([]string, error) {
 	if err := checkFigure(f, s); err != nil {
 		return nil, err
 	}
+	table := f.Table()
 	var paths []string
 	for _, out := range []struct {
 		ext   string
@@ -155,8 +160,11 @@ func Save(dir string, f Figure, s Style) ([]string, error) {
 	}{
 		{".png", func(w io.Writer) error { return WritePNG(w, f, s) }},
 		{".svg", func(w io.Writer) error { return WriteSVG(w, f, s) }},
-		{".csv", func(w io.Writer) error { return f.Table().WriteCSV(w) }},
+		{".csv", func(w io.Writer) error { return table.WriteCSV(w) }},
 	} {
+		if out.ext == ".csv" && len(table.Columns) == 0 {
+			continue
+		}
 		path := filepath.Join(dir, f.Describe().Name+out.ext)
 		if err := writeFile(path, out.write); err != nil {
 			return paths, err
@@ -166,7 +174,7 @@ func Save(dir string, f Figure, s Style) ([]string, error) {
 	return paths, nil
 }
 
-// writeFile writes a whole file or none.
+// writeFile writes a file completely or not at all.
 func writeFile(path string, write func(io.Writer) error) (err error) {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".viz-*")
 	if err != nil {
@@ -193,13 +201,13 @@ func writeFile(path string, write func(io.Writer) error) (err error) {
 }
 
 func checkFigure(f Figure, s Style) error {
-	if err := s.Validate(); err != nil {
+	if err := s.check(); err != nil {
 		return err
 	}
 	if err := f.Describe().check(); err != nil {
 		return err
 	}
-	return f.Check()
+	return f.check()
 }
 
 const pageMargin = 6
@@ -235,7 +243,8 @@ func drawPage(p *pen, f Figure) hover {
 	return f.draw(p, at)
 }
 
-// renderSVG draws the figure; css leaves the colours to the page it stands in.
+// renderSVG returns the figure as SVG and where its numbers are. With css,
+// colours are those of the page that contains it.
 func renderSVG(f Figure, s Style, css bool) (string, hover, error) {
 	if err := checkFigure(f, s); err != nil {
 		return "", hover{}, err
@@ -257,7 +266,7 @@ func renderSVG(f Figure, s Style, css bool) (string, hover, error) {
 	return head + c.buf.String() + "</svg>\n", hov, nil
 }
 
-// drawAbsent states in place of a picture why there is none.
+// drawAbsent writes why there is nothing to draw.
 func (p *pen) drawAbsent(at rect, why string) {
 	p.frame(at.x+0.5, at.y+0.5, at.w-1, at.h-1, 1, p.style.tone("grid"))
 	t := textStyle{size: 12, tone: p.style.tone("soft"), h: 0.5, v: 0.5}

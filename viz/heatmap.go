@@ -10,96 +10,73 @@ import (
 	"gonum.org/v1/plot/vg"
 )
 
-// HeatMap colours a matrix: usage of experts by layer, transitions from one
-// layer to the next, experts chosen together.
+// HeatMap colours the values of a matrix: usage of experts by layer,
+// transitions between layers, pairs of experts.
 type HeatMap struct {
 	Info
-	// Data is [R,C]; row 0 is at the top. NaN is drawn as absent.
-	Data Grid
+	// Data are the values, rows from the top, all of equal length. NaN means
+	// that a cell has no value.
+	Data [][]float64
 	// Rows and Columns are the labels; nil: 0, 1, 2, ...
 	Rows, Columns []string
-	// RowAxis and ColumnAxis say what rows and columns are ("expert").
+	// RowAxis and ColumnAxis name what rows and columns are ("expert").
 	RowAxis, ColumnAxis string
-	// Value says what a cell holds ("share of choices"), Unit its unit ("%").
+	// Value names what a cell holds ("share of choices"), Unit its unit ("%").
 	Value, Unit string
 	// Range is the range of the colours; both 0: that of the data.
 	Range [2]float64
 	// Diverging colours values by their distance from Center.
 	Diverging bool
 	Center    float64
-	// Reference is marked on the colour bar; nil: none.
+	// Reference is marked on the colour bar, unless it is nil.
 	Reference *Reference
 
-	inner        bool // a panel: the colour bar stands elsewhere
-	noRow, noCol bool // a panel: its neighbour labels the axis
+	inner        bool // a panel, whose colour bar is drawn elsewhere
+	noRow, noCol bool // a panel whose neighbour has the label of the axis
 }
 
-// Describe implements Figure.
-func (h HeatMap) Describe() Info { return h.Info }
-
-// Check implements Figure.
-func (h HeatMap) Check() error {
-	if err := checkGrid(h.Name, h.Data, true); err != nil {
+func (h HeatMap) check() error {
+	if err := checkGrid(h.Name, h.Data); err != nil {
 		return err
 	}
-	r, c := h.dims()
+	r, c := dims(h.Data)
 	if h.Rows != nil && len(h.Rows) != r || h.Columns != nil && len(h.Columns) != c {
-		return fmt.Errorf("viz: figure %s: %d row and %d column labels for %d x %d values", h.Name, len(h.Rows), len(h.Columns), r, c)
+		return fmt.Errorf("viz: figure %s: got %d row and %d column labels for %d x %d values", h.Name, len(h.Rows), len(h.Columns), r, c)
 	}
 	return nil
 }
 
-func (h HeatMap) dims() (r, c int) {
-	if h.Data == nil {
-		return 0, 0
+// labelOf returns label i, or i where there are no labels.
+func labelOf(labels []string, i int) string {
+	if labels == nil {
+		return strconv.Itoa(i)
 	}
-	return h.Data.Dims()
+	return labels[i]
 }
 
-func (h HeatMap) row(i int) string {
-	if h.Rows != nil {
-		return h.Rows[i]
-	}
-	return strconv.Itoa(i)
-}
-
-func (h HeatMap) column(j int) string {
-	if h.Columns != nil {
-		return h.Columns[j]
-	}
-	return strconv.Itoa(j)
-}
-
-// Table implements Figure: a row for each cell.
+// Table implements Figure, with a row per cell.
 func (h HeatMap) Table() Table {
 	t := Table{Info: h.Info, Columns: []Column{
 		{Name: orElse(h.RowAxis, "row")}, {Name: orElse(h.ColumnAxis, "column")}, {Name: orElse(h.Value, "value"), Unit: h.Unit},
 	}}
-	r, c := h.dims()
+	r, c := dims(h.Data)
 	for i := range r {
 		for j := range c {
-			t.Rows = append(t.Rows, []any{h.row(i), h.column(j), h.Data.At(i, j)})
+			t.Rows = append(t.Rows, []any{labelOf(h.Rows, i), labelOf(h.Columns, j), h.Data[i][j]})
 		}
 	}
 	return t
 }
 
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
-}
-
-// limits is the range of the colours.
+// limits returns the range of the colours.
 func (h HeatMap) limits() (lo, hi float64) {
 	lo, hi = h.Range[0], h.Range[1]
 	if lo == 0 && hi == 0 {
 		lo, hi = math.Inf(1), math.Inf(-1)
-		r, c := h.dims()
+		r, c := dims(h.Data)
 		for i := range r {
 			for j := range c {
-				if v := h.Data.At(i, j); !math.IsNaN(v) {
+				if v := h.Data[i][j]; !math.IsNaN(v) {
 					lo, hi = math.Min(lo, v), math.Max(hi, v)
 				}
 			}
@@ -146,7 +123,7 @@ func (h HeatMap) rowLabel() string {
 }
 
 func (h HeatMap) bodyHeight() float64 {
-	r, _ := h.dims()
+	r, _ := dims(h.Data)
 	per := 26.0
 	if h.inner {
 		per = 14
@@ -171,7 +148,7 @@ func (h HeatMap) size(width float64, s Style) float64 {
 }
 
 func (h HeatMap) draw(p *pen, at rect) hover {
-	r, c := h.dims()
+	r, c := dims(h.Data)
 	if r == 0 || c == 0 {
 		p.drawAbsent(at, "Nothing to draw: no "+orElse(h.Value, "values")+" were given.")
 		return hover{}
@@ -185,14 +162,14 @@ func (h HeatMap) draw(p *pen, at rect) hover {
 	x := axis{label: h.columnLabel(), min: -0.5, max: float64(c) - 0.5}
 	y := axis{label: h.rowLabel(), min: -0.5, max: float64(r) - 0.5}
 	body := h.bodyHeight()
-	y.ticks = h.labels(r, h.Rows, h.row, body/14)
-	left := leftMargin(p.style, h.RowAxis, y.ticks, at.w*0.4) // the same in every panel
+	y.ticks = gridTicks(r, h.Rows, body/14)
+	left := leftMargin(p.style, h.RowAxis, y.ticks, at.w*0.4) // equal in all panels
 	box := rect{at.x + left, top, at.w - left - 2, body}
 	widest := 10.0
 	for j := range c {
-		widest = math.Max(widest, tickStyle(p.style).measure(h.column(j)))
+		widest = math.Max(widest, tickStyle(p.style).measure(labelOf(h.Columns, j)))
 	}
-	x.ticks = h.labels(c, h.Columns, h.column, box.w/(widest+6))
+	x.ticks = gridTicks(c, h.Columns, box.w/(widest+6))
 	x.from, x.to, y.from, y.to = box.x, box.x+box.w, box.y, box.y+box.h
 	h.drawCells(p, box, lo, hi)
 	p.drawX(&x, box, false)
@@ -202,35 +179,36 @@ func (h HeatMap) draw(p *pen, at rect) hover {
 		g.Title = h.Title
 	}
 	for i := range r {
-		g.Rows = append(g.Rows, h.row(i))
+		g.Rows = append(g.Rows, labelOf(h.Rows, i))
 		for j := range c {
-			g.Values = append(g.Values, jsonNum(h.Data.At(i, j)))
+			g.Values = append(g.Values, jsonNum(h.Data[i][j]))
 		}
 	}
 	for j := range c {
-		g.Cols = append(g.Cols, h.column(j))
+		g.Cols = append(g.Cols, labelOf(h.Columns, j))
 	}
 	return hover{Cells: []cells{g}}
 }
 
-// labels are as many labels of n as there is room for.
-func (h HeatMap) labels(n int, given []string, name func(int) string, room float64) []tick {
-	var out []tick
-	if given == nil {
-		for _, t := range integerTicks(0, float64(n-1), int(math.Max(1, room))) {
-			out = append(out, tick{t.v, name(int(t.v))})
+// gridTicks returns the labels of n rows or columns for which there is room.
+func gridTicks(n int, labels []string, room float64) []tick {
+	room = math.Max(1, room)
+	if labels == nil {
+		ticks := integerTicks(0, float64(n-1), int(room))
+		for i := range ticks {
+			ticks[i].label = strconv.Itoa(int(ticks[i].v))
 		}
-		return out
+		return ticks
 	}
-	step := int(math.Max(1, math.Ceil(float64(n)/math.Max(1, room))))
-	for i := 0; i < n; i += step {
-		out = append(out, tick{float64(i), name(i)})
+	var out []tick
+	for i := 0; i < n; i += max(1, int(math.Ceil(float64(n)/room))) {
+		out = append(out, tick{float64(i), labels[i]})
 	}
 	return out
 }
 
 func (h HeatMap) drawCells(p *pen, box rect, lo, hi float64) {
-	r, c := h.dims()
+	r, c := dims(h.Data)
 	w, ht := box.w/float64(c), box.h/float64(r)
 	missing := p.style.tone("missing")
 	digits := 0
@@ -245,11 +223,11 @@ func (h HeatMap) drawCells(p *pen, box rect, lo, hi float64) {
 	write := w >= longest+4 && ht >= 13
 	asImage := p.image && (r*c > 2500 || p.report && r*c > 16)
 	if asImage {
-		p.rect(box.x, box.y, box.w, box.h, missing) // shows through where there is no value
+		p.rect(box.x, box.y, box.w, box.h, missing) // visible where there is no value
 		img := image.NewNRGBA(image.Rect(0, 0, c, r))
 		for i := range r {
 			for j := range c {
-				if v := h.Data.At(i, j); !math.IsNaN(v) {
+				if v := h.Data[i][j]; !math.IsNaN(v) {
 					img.SetNRGBA(j, i, h.color(v, lo, hi))
 				}
 			}
@@ -261,9 +239,9 @@ func (h HeatMap) drawCells(p *pen, box rect, lo, hi float64) {
 	}
 	for i := range r {
 		for j := range c {
-			v := h.Data.At(i, j)
+			v := h.Data[i][j]
 			x, y := box.x+w*float64(j), box.y+ht*float64(i)
-			// Cells reach under their neighbours: no seams.
+			// Cells extend under their neighbours, so that no seams show.
 			cw, ch := math.Min(w+0.5, box.x+box.w-x), math.Min(ht+0.5, box.y+box.h-y)
 			if math.IsNaN(v) {
 				if !asImage {
@@ -288,7 +266,7 @@ func (h HeatMap) drawCells(p *pen, box rect, lo, hi float64) {
 	}
 }
 
-// drawBar draws the colour bar with its unit and ticks above the cells.
+// drawBar draws the colour bar, its unit and ticks above the cells.
 func (h HeatMap) drawBar(p *pen, at rect, lo, hi float64) {
 	w := math.Min(240, at.w*0.62)
 	name := h.Value
@@ -311,7 +289,7 @@ func (h HeatMap) drawBar(p *pen, at rect, lo, hi float64) {
 	var taken [][2]float64
 	put := func(v float64, s string) {
 		px, half := a.at(v), t.measure(s)/2
-		mid := math.Max(at.x+half, math.Min(at.x+at.w-half, px)) // whole, at the edge of the page too
+		mid := math.Max(at.x+half, math.Min(at.x+at.w-half, px)) // complete at the edge of the page too
 		for _, k := range taken {
 			if mid+half+4 > k[0] && mid-half-4 < k[1] {
 				return

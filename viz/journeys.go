@@ -21,25 +21,25 @@ type journeyJSON struct {
 	ID      string   `json:"id"`
 	Pieces  []string `json:"pieces"`
 	Experts string   `json:"e"`
-	Weights string   `json:"w,omitempty"`    // of all choices but the last, where they add up to 1
-	Rest    bool     `json:"rest,omitempty"` // they do
+	Weights string   `json:"w,omitempty"`    // with Rest, without the last choice
+	Rest    bool     `json:"rest,omitempty"` // the weights of a token add up to 1
 }
 
-func (j Journeys) block(p *page) (blockHTML, error) {
+func (j journeys) block(p *page) (blockHTML, error) {
 	if err := p.claim(j.Info); err != nil {
 		return blockHTML{}, err
 	}
 	if j.Experts < 0 || j.Experts > maxSide {
-		return blockHTML{}, fmt.Errorf("viz: journeys %s: %d experts are outside 0..%d", j.Name, j.Experts, maxSide)
+		return blockHTML{}, fmt.Errorf("viz: journeys %s: got %d experts, want 0 to %d", j.Name, j.Experts, maxSide)
 	}
 	out := blockHTML{ID: j.Name, Title: j.Title, Caption: j.Caption}
 	data := journeysJSON{Layers: j.Layers, Experts: j.Experts, TopK: j.TopK, Wide: j.Experts > 255, Documents: []journeyJSON{}}
 	for _, d := range j.Documents {
-		if err := d.Check(); err != nil {
+		if err := d.check(); err != nil {
 			return out, err
 		}
 		if d.Layers != j.Layers || d.TopK != j.TopK {
-			return out, fmt.Errorf("viz: journeys %s: document %s/%s has %d layers and top-%d; the others %d and %d",
+			return out, fmt.Errorf("viz: journeys %s: document %s/%s has %d layers and top-%d, want %d and top-%d",
 				j.Name, d.Dataset, d.Document, d.Layers, d.TopK, j.Layers, j.TopK)
 		}
 	}
@@ -53,26 +53,27 @@ func (j Journeys) block(p *page) (blockHTML, error) {
 	}
 	switch {
 	case len(j.Documents) == 0 || j.Layers == 0 || j.TopK == 0:
-		out.Note = "No journeys: no routed document was given."
+		out.Note = "No journeys: no document was given."
 		data.Documents = []journeyJSON{}
 	case left > 0:
-		out.Note = fmt.Sprintf("%d of %d documents are here, from each data set in turn; the rest would make the file too large.", len(docs), len(j.Documents))
+		out.Note = fmt.Sprintf("%d of %d documents are included, taken from each data set in turn; more would make the file too large.", len(docs), len(j.Documents))
 	}
 	p.jour[j.Name] = data
 	p.experts = max(p.experts, j.Experts)
 	return out, nil
 }
 
-// journeyTokens is how many tokens of a model fit into 2.5 MB of a report.
+// journeyTokens returns how many tokens of a model fit into 2.5 MB of a report:
+// a choice takes two bytes, in base64, and the text of a token about ten.
 func journeyTokens(layers, topK int) int {
 	return int(2.5e6 / (8.0/3*float64(layers*topK) + 10))
 }
 
-// choose takes documents from the data sets in turn until MaxTokens is full,
-// and returns them in their given order.
-func (j Journeys) choose() (docs []Journey, left int) {
+// choose selects documents from the data sets in turn while MaxTokens permits,
+// and returns them in their original order, and the number of the others.
+func (j journeys) choose() (docs []Journey, left int) {
 	limit := j.MaxTokens
-	if limit <= 0 { // a choice takes two bytes, in base64, and a token some ten
+	if limit <= 0 {
 		limit = journeyTokens(j.Layers, j.TopK)
 	}
 	var names []string
@@ -106,8 +107,8 @@ func (j Journeys) choose() (docs []Journey, left int) {
 	return docs, left
 }
 
-// encode packs the routing: experts as bytes (255: none) or little-endian
-// uint16 (65535: none), weights in 255ths.
+// encode packs the routing: experts as bytes (255: none) or, with wide, as
+// little-endian uint16 (65535: none), weights as multiples of 1/255.
 func (j Journey) encode(experts int, wide bool) (journeyJSON, error) {
 	out := journeyJSON{Dataset: j.Dataset, ID: j.Document, Pieces: make([]string, len(j.Pieces))}
 	for i, s := range j.Pieces {

@@ -8,14 +8,13 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// some returns at most limit of 0..n-1, the first and the last among them.
+// some returns at most limit of the numbers 0..n-1, evenly spaced, the first and
+// the last among them.
 func some(n, limit int) []int {
 	if limit < 1 || n < 1 {
 		return nil
 	}
-	if n <= limit {
-		limit = n
-	}
+	limit = min(limit, n)
 	var out []int
 	for i := range limit {
 		k := 0
@@ -27,64 +26,54 @@ func some(n, limit int) []int {
 	return out
 }
 
-// maxCells bounds the cells that one choice of figures puts into a report.
+// maxCells is the maximum number of cells of a report's choice of figures.
 const maxCells = 40000
 
-// TransitionMaps map for layers and the next the chance of an expert given the
-// first choice before it, in percent. Large models show some of the layers.
-func TransitionMaps(r *trace.Summary) (figs []Figure, options []string) {
+// transitionMaps shows, for layers and their next, the share of each expert
+// given the first choice before it, in percent. Large models show some layers.
+func transitionMaps(r *trace.Summary) (f Figures) {
+	f.Label = "Layers"
 	e := max(1, r.Model.Experts)
 	for _, i := range some(len(r.Transitions), maxCells/(e*e)) {
 		t := r.Transitions[i]
-		d := Dense{R: e, C: e, Values: make([]float64, 0, e*e)}
-		for _, row := range t.FirstCounts {
-			var sum int64
+		sums := make([]int64, e)
+		for i, row := range t.FirstCounts {
 			for _, v := range row {
-				sum += v
-			}
-			for _, v := range row {
-				if sum == 0 {
-					d.Values = append(d.Values, math.NaN())
-				} else {
-					d.Values = append(d.Values, 100*float64(v)/float64(sum))
-				}
+				sums[i] += v
 			}
 		}
-		figs = append(figs, HeatMap{
+		f.add(fmt.Sprintf("%d to %d", t.From, t.From+1), HeatMap{
 			Info: Info{Name: fmt.Sprintf("transition-%d", t.From), Title: fmt.Sprintf("From layer %d to layer %d", t.From, t.From+1),
-				Caption: "Of the tokens with this first choice, where they go next. Every row adds up to 100 %; grey: never chosen."},
-			Data: d, RowAxis: fmt.Sprintf("first choice at layer %d", t.From), ColumnAxis: fmt.Sprintf("first choice at layer %d", t.From+1),
-			Value: "share of the row", Unit: "%", Reference: &Reference{100 / float64(e), "even: " + short(100/float64(e), 3)},
+				Caption: "Of the tokens with this first choice, the share of each next first choice. Every row adds up to 100 %; grey: never chosen."},
+			// 0 of 0 is NaN: no value.
+			Data:    newGrid(e, e, func(i, j int) float64 { return 100 * float64(t.FirstCounts[i][j]) / float64(sums[i]) }),
+			RowAxis: fmt.Sprintf("first choice at layer %d", t.From), ColumnAxis: fmt.Sprintf("first choice at layer %d", t.From+1),
+			Value: "share of the row", Unit: "%", Reference: even(100 / float64(e)),
 		})
-		options = append(options, fmt.Sprintf("%d to %d", t.From, t.From+1))
 	}
-	return figs, options
+	return f
 }
 
-// Information draws the mutual information of successive layers, in bits.
-func Information(r *trace.Summary) Lines {
-	l := Lines{
-		Info: Info{Name: "information", Title: "What a layer says about the next",
-			Caption: "Mutual information of the choices at a layer and the next. Entropy of a choice: at most log2 E bits."},
-		XAxis: "from layer", YAxis: "mutual information (bits)", IntegerX: true,
-	}
-	var first, all Series
+// information shows the mutual information of successive layers, in bits.
+func information(r *trace.Summary) Lines {
+	first, all := Curve{Name: "first choices"}, Curve{Name: "all pairs of choices"}
 	for _, t := range r.Transitions {
-		x := float64(t.From)
-		first.X, first.Y = append(first.X, x), append(first.Y, t.FirstMutualInformation)
-		all.X, all.Y = append(all.X, x), append(all.Y, t.MutualInformation)
+		first.add(float64(t.From), t.FirstMutualInformation)
+		all.add(float64(t.From), t.MutualInformation)
 	}
-	if len(first.X) > 0 {
-		l.Curves = []Curve{{"first choices", first}, {"all pairs of choices", all}}
+	return Lines{
+		Info: Info{Name: "information", Title: "Information about the next layer",
+			Caption: "Mutual information of the choices at a layer and at the next. The entropy of a choice is at most log2 E bits."},
+		XAxis: "from layer", YAxis: "mutual information (bits)", IntegerX: true, Curves: []Curve{first, all},
 	}
-	return l
 }
 
-// Flows are Sankey diagrams of the first choices through runs of four layers.
-func Flows(r *trace.Summary) (figs []Figure, options []string) {
+// flows are Sankey diagrams of the first choices through runs of four layers.
+func flows(r *trace.Summary) (f Figures) {
+	f.Label = "Layers"
 	const run = 3
 	n := len(r.Transitions)
-	starts := []int{}
+	var starts []int
 	for s := 0; s+run < n; s += run {
 		starts = append(starts, s)
 	}
@@ -92,53 +81,45 @@ func Flows(r *trace.Summary) (figs []Figure, options []string) {
 		starts = append(starts, max(0, n-run))
 	}
 	for _, k := range some(len(starts), 6) {
-		s := starts[k]
-		f := Sankey{
-			Info: Info{Name: fmt.Sprintf("flow-%d", s), Title: fmt.Sprintf("First choices, layers %d to %d", s, min(s+run, n)),
-				Caption: "A node is as high as the tokens that its expert saw as their first choice, a ribbon as wide as those that went on together; its colour is where they came from."},
-			Unit: "tokens", Stages: []string{fmt.Sprint("layer ", s)},
+		from := starts[k]
+		to := min(from+run, n)
+		s := Sankey{
+			Info: Info{Name: fmt.Sprintf("flow-%d", from), Title: fmt.Sprintf("First choices, layers %d to %d", from, to),
+				Caption: "The height of a node is the number of tokens whose first choice is this expert; the width of a ribbon is the number of tokens that go from one expert to the other. Its colour is that of the expert on its left."},
+			Unit: "tokens", Stages: []string{fmt.Sprint("layer ", from)},
 		}
-		for i := s; i < min(s+run, n); i++ {
-			e := len(r.Transitions[i].FirstCounts)
-			d := Dense{R: e, C: e, Values: make([]float64, 0, e*e)}
-			for _, row := range r.Transitions[i].FirstCounts {
-				for _, v := range row {
-					d.Values = append(d.Values, float64(v))
-				}
-			}
-			f.Flows, f.Stages = append(f.Flows, d), append(f.Stages, fmt.Sprint("layer ", i+1))
+		for i, t := range r.Transitions[from:to] {
+			e := len(t.FirstCounts)
+			s.Flows = append(s.Flows, newGrid(e, e, func(i, j int) float64 { return float64(t.FirstCounts[i][j]) }))
+			s.Stages = append(s.Stages, fmt.Sprint("layer ", from+i+1))
 		}
-		figs, options = append(figs, f), append(options, fmt.Sprintf("%d to %d", s, min(s+run, n)))
+		f.add(fmt.Sprintf("%d to %d", from, to), s)
 	}
-	return figs, options
+	return f
 }
 
-// CoactivationMaps map for layers the share of tokens that chose both of two
-// experts, in percent. Large models show some of the layers.
-func CoactivationMaps(r *trace.Summary) (figs []Figure, options []string) {
+// coactivationMaps shows for layers the share of tokens that chose both of two
+// experts, in percent. Large models show some layers.
+func coactivationMaps(r *trace.Summary) (f Figures) {
+	f.Label = "Layer"
 	if r.Model.TopK < 2 || r.Tokens == 0 {
-		return nil, nil
+		return f
 	}
 	e := max(1, r.Model.Experts)
+	k := float64(r.Model.TopK)
 	for _, l := range some(len(r.Coactivation), maxCells/(e*e)) {
-		d := Dense{R: e, C: e, Values: make([]float64, 0, e*e)}
-		for i, row := range r.Coactivation[l] {
-			for j, v := range row {
-				if i == j {
-					d.Values = append(d.Values, math.NaN())
-				} else {
-					d.Values = append(d.Values, 100*float64(v)/float64(r.Tokens))
-				}
-			}
-		}
-		k := float64(r.Model.TopK)
-		even := 100 * k * (k - 1) / (float64(e) * math.Max(1, float64(e-1)))
-		figs = append(figs, HeatMap{
+		f.add(strconv.Itoa(l), HeatMap{
 			Info: Info{Name: fmt.Sprintf("together-%d", l), Title: fmt.Sprintf("Chosen together at layer %d", l),
 				Caption: "Share of the tokens that chose both experts."},
-			Data: d, RowAxis: "expert", ColumnAxis: "expert", Value: "share of tokens", Unit: "%", Reference: &Reference{even, "even: " + short(even, 3)},
+			Data: newGrid(e, e, func(i, j int) float64 {
+				if i == j {
+					return math.NaN()
+				}
+				return 100 * float64(r.Coactivation[l][i][j]) / float64(r.Tokens)
+			}),
+			RowAxis: "expert", ColumnAxis: "expert", Value: "share of tokens", Unit: "%",
+			Reference: even(100 * k * (k - 1) / (float64(e) * math.Max(1, float64(e-1)))),
 		})
-		options = append(options, strconv.Itoa(l))
 	}
-	return figs, options
+	return f
 }

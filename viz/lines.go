@@ -5,76 +5,69 @@ import (
 	"math"
 )
 
-// Lines draws curves over one axis: recall by distance, entropy by layer, the
-// loss of training, hit rate by cache size.
+// Lines draws curves over one axis: recall by distance, entropy by layer,
+// losses of training, hit rate by cache size.
 type Lines struct {
 	Info
-	XAxis, YAxis string // with units: "recall (%)"
+	// XAxis and YAxis are the labels of the axes with their units: "recall (%)".
+	XAxis, YAxis string
 	Curves       []Curve
-	// References are drawn as horizontal lines with their labels.
+	// References are drawn as labelled horizontal lines.
 	References []Reference
-	// IntegerX puts ticks at whole numbers only: layers, distances.
+	// IntegerX places ticks at integers only: layers, distances.
 	IntegerX bool
-	// LogX spaces x by powers of two; every x is above 0.
+	// LogX makes x logarithmic; every x must be positive.
 	LogX bool
-	// Diagonal draws y = x: the confidence that is right as often as it says.
+	// Diagonal draws the line y = x.
 	Diagonal bool
 	// YRange is the range of y; both 0: that of the data.
 	YRange [2]float64
-	// Height in points; 0: 300.
+	// Height in points; 0 means 300.
 	Height float64
+
+	named bool // each curve is a point, with its name beside it; LogX by powers of ten
 }
 
-// Describe implements Figure.
-func (l Lines) Describe() Info { return l.Info }
-
-// Check implements Figure.
-func (l Lines) Check() error {
-	if l.Height < 0 || l.Height > 4000 {
-		return fmt.Errorf("viz: figure %s: height %g is outside 0..4000 points", l.Name, l.Height)
+func (l Lines) check() error {
+	if err := checkHeight(l.Name, l.Height); err != nil {
+		return err
 	}
 	for _, c := range l.Curves {
-		if s, ok := c.Points.(Series); ok {
-			if err := s.check(); err != nil {
-				return fmt.Errorf("viz: figure %s: curve %q: %w", l.Name, c.Name, err)
-			}
+		if err := c.check(len(c.X)); err != nil {
+			return fmt.Errorf("viz: figure %s: curve %w", l.Name, err)
 		}
-		if c.Points == nil {
-			continue
-		}
-		for i := range c.Points.Len() {
-			x, y := c.Points.XY(i)
-			if math.IsNaN(x) || math.IsInf(x, 0) || math.IsInf(y, 0) {
-				return fmt.Errorf("viz: figure %s: curve %q: point %d (%g, %g) cannot be drawn", l.Name, c.Name, i, x, y)
+		for i, x := range c.X {
+			if math.IsNaN(x) || math.IsInf(x, 0) {
+				return fmt.Errorf("viz: figure %s: curve %q: x of point %d is %g; must be finite", l.Name, c.Name, i, x)
 			}
 			if l.LogX && x <= 0 {
-				return fmt.Errorf("viz: figure %s: curve %q: x %g of point %d is not above 0, which a logarithmic axis needs", l.Name, c.Name, x, i)
+				return fmt.Errorf("viz: figure %s: curve %q: x of point %d is %g; must be positive on a logarithmic axis", l.Name, c.Name, i, x)
 			}
 		}
 	}
 	return nil
 }
 
-// Table implements Figure: a row for each point.
+// Table implements Figure, with a row per point.
 func (l Lines) Table() Table {
+	first := "curve"
+	if l.named {
+		first = "name"
+	}
 	t := Table{Info: l.Info, Columns: []Column{
-		{Name: "curve"}, {Name: orElse(l.XAxis, "x")}, {Name: orElse(l.YAxis, "y")}, {Name: "low"}, {Name: "high"},
+		{Name: first}, {Name: orElse(l.XAxis, "x")}, {Name: orElse(l.YAxis, "y")}, {Name: "low"}, {Name: "high"},
 	}}
 	for _, c := range l.Curves {
-		if c.Points == nil {
-			continue
-		}
-		for i := range c.Points.Len() {
-			x, y := c.Points.XY(i)
-			lo, hi := interval(c.Points, i)
-			t.Rows = append(t.Rows, []any{c.Name, x, y, lo, hi})
+		for i := range c.X {
+			lo, hi := c.interval(i)
+			t.Rows = append(t.Rows, []any{c.Name, c.X[i], c.Y[i], lo, hi})
 		}
 	}
 	return t
 }
 
 func (l Lines) size(width float64, s Style) float64 {
-	if _, _, _, _, any := l.ranges(); !any {
+	if l.empty() {
 		return 60
 	}
 	h := l.Height
@@ -85,7 +78,7 @@ func (l Lines) size(width float64, s Style) float64 {
 }
 
 func (l Lines) keys(s Style) []key {
-	if len(l.Curves) == 1 && l.Curves[0].Name == "" {
+	if l.named || len(l.Curves) == 1 && l.Curves[0].Name == "" {
 		return nil
 	}
 	var keys []key
@@ -95,26 +88,33 @@ func (l Lines) keys(s Style) []key {
 	return keys
 }
 
-// Colour, marker and dash run at different periods: 8, 6 and, after every eight
-// curves, the next dash, so that even 48 curves are told apart.
+// Colours, markers and dashes have different periods, 8, 6 and, with a shift
+// after every eighth curve, 8, so that 48 curves can be told apart.
 func markOf(i int) int       { return i % 6 }
 func dashOf(i int) []float64 { return dashes[(i+i/seriesColours)%len(dashes)] }
 
-// ranges are the limits of the axes.
-func (l Lines) ranges() (x0, x1, y0, y1 float64, any bool) {
+// empty reports whether there is no point to draw.
+func (l Lines) empty() bool {
+	for _, c := range l.Curves {
+		for _, y := range c.Y {
+			if !math.IsNaN(y) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// ranges returns the range of the data.
+func (l Lines) ranges() (x0, x1, y0, y1 float64) {
 	x0, x1, y0, y1 = math.Inf(1), math.Inf(-1), math.Inf(1), math.Inf(-1)
 	for _, c := range l.Curves {
-		if c.Points == nil {
-			continue
-		}
-		for i := range c.Points.Len() {
-			x, y := c.Points.XY(i)
+		for i, y := range c.Y {
 			if math.IsNaN(y) {
 				continue
 			}
-			any = true
-			x0, x1, y0, y1 = math.Min(x0, x), math.Max(x1, x), math.Min(y0, y), math.Max(y1, y)
-			if lo, hi := interval(c.Points, i); !math.IsNaN(lo) && !math.IsNaN(hi) {
+			x0, x1, y0, y1 = math.Min(x0, c.X[i]), math.Max(x1, c.X[i]), math.Min(y0, y), math.Max(y1, y)
+			if lo, hi := c.interval(i); !math.IsNaN(lo) && !math.IsNaN(hi) {
 				y0, y1 = math.Min(y0, lo), math.Max(y1, hi)
 			}
 		}
@@ -125,20 +125,13 @@ func (l Lines) ranges() (x0, x1, y0, y1 float64, any bool) {
 	if l.YRange != [2]float64{} {
 		y0, y1 = l.YRange[0], l.YRange[1]
 	}
-	return x0, x1, y0, y1, any
+	return x0, x1, y0, y1
 }
 
-// axes are the axes of the figure, rounded outward to ticks.
+// axes returns the axes, rounded outward to ticks.
 func (l Lines) axes(width, height float64) (x, y axis) {
-	x0, x1, y0, y1, _ := l.ranges()
-	if !wider(x0, x1) {
-		if l.LogX {
-			x0, x1 = x0/2, x1*2
-		} else {
-			x0, x1 = x0-1, x1+1
-		}
-	}
-	x = axis{label: l.XAxis, min: x0, max: x1, log2: l.LogX}
+	x0, x1, y0, y1 := l.ranges()
+	x = axis{label: l.XAxis, log: l.LogX}
 	y = axis{label: l.YAxis, min: y0, max: y1}
 	ny := int(math.Max(2, height/48))
 	if l.YRange == [2]float64{} {
@@ -146,36 +139,53 @@ func (l Lines) axes(width, height float64) (x, y axis) {
 	} else {
 		y.ticks = linearTicks(y0, y1, ny)
 	}
-	nx := math.Max(2, width/44)
 	switch {
+	case l.LogX && l.named:
+		x0, x1 = math.Pow(10, math.Floor(math.Log10(x0)+1e-9)), math.Pow(10, math.Ceil(math.Log10(x1)-1e-9))
+		if x0 == x1 {
+			x1 *= 10
+		}
+		x.ticks = powerTicks(10, x0, x1)
 	case l.LogX:
-		x.ticks = powerTicks(x0, x1)
-	case l.IntegerX:
-		x.ticks = integerTicks(x0, x1, int(nx))
+		if !wider(x0, x1) {
+			x0, x1 = x0/2, x1*2
+		}
+		x.ticks = powerTicks(2, x0, x1)
 	default:
-		x.ticks = linearTicks(x0, x1, int(nx*0.7))
+		if !wider(x0, x1) {
+			x0, x1 = x0-1, x1+1
+		}
+		if nx := math.Max(2, width/44); l.IntegerX {
+			x.ticks = integerTicks(x0, x1, int(nx))
+		} else {
+			x.ticks = linearTicks(x0, x1, int(nx*0.7))
+		}
 	}
+	x.min, x.max = x0, x1
 	return x, y
 }
 
 func (l Lines) draw(p *pen, at rect) hover {
-	if _, _, _, _, any := l.ranges(); !any {
+	if l.empty() {
 		p.drawAbsent(at, "Nothing to draw: no points were given.")
 		return hover{}
 	}
 	keys := l.keys(p.style)
 	head := legendHeight(p.style, keys, at.w)
 	p.drawLegend(keys, rect{at.x, at.y, at.w, head})
-	x, y := l.axes(at.w, at.h-head)
+	height, gap, right, pad := at.h-head, 6.0, 14.0, 8.0
+	if l.named {
+		height, right, pad = at.h-46, 10, 10
+	}
+	x, y := l.axes(at.w, height)
 	left := leftMargin(p.style, y.label, y.ticks, at.w*0.3)
-	gap := 6.0
 	for _, r := range l.References {
 		if y.max-r.Value < 0.08*(y.max-y.min) {
-			gap = 17 // its label stands above the box, clear of the curves
+			gap = 17 // its label is above the box, clear of the curves
 		}
 	}
-	box := rect{at.x + left, at.y + head + gap, at.w - left - 14, at.h - head - gap - bottomMargin(x.label)}
-	x.from, x.to, y.from, y.to = box.x+8, box.x+box.w-8, box.y+box.h, box.y
+	box := rect{at.x + left, at.y + head + gap, at.w - left - right, at.h - head - gap - bottomMargin(x.label)}
+	x.from, x.to, y.from, y.to = box.x+pad, box.x+box.w-pad, box.y+box.h, box.y
 	p.drawY(&y, box, at.x, true)
 	p.drawX(&x, box, false)
 	p.line(box.x, box.y+box.h, box.x+box.w, box.y+box.h, 1, p.style.tone("axis"))
@@ -184,6 +194,10 @@ func (l Lines) draw(p *pen, at rect) hover {
 		p.line(x.at(lo), y.at(lo), x.at(hi), y.at(hi), 1.2, p.style.tone("soft"), 4, 3)
 	}
 	var h hover
+	if l.named {
+		h.Spots = l.drawNamed(p, &x, &y, box)
+		return h
+	}
 	for i := range l.Curves {
 		l.drawBand(p, i, &x, &y)
 	}
@@ -194,7 +208,7 @@ func (l Lines) draw(p *pen, at rect) hover {
 	return h
 }
 
-// drawReferences draws the lines, and after the curves their labels.
+// drawReferences draws the lines, or, after the curves, their labels.
 func (l Lines) drawReferences(p *pen, y *axis, box rect, labels bool) {
 	t := textStyle{size: 10, tone: p.style.tone("soft"), h: 1, v: 1}
 	for _, r := range l.References {
@@ -213,19 +227,17 @@ func (l Lines) drawReferences(p *pen, y *axis, box rect, labels bool) {
 	}
 }
 
+// drawBand draws the intervals of a curve as a band and, if they are few, as
+// whiskers.
 func (l Lines) drawBand(p *pen, i int, x, y *axis) {
-	c := l.Curves[i].Points
-	if c == nil {
-		return
-	}
+	c := l.Curves[i]
 	var xs, lo, hi []float64
-	for k := range c.Len() {
-		px, py := c.XY(k)
-		a, b := interval(c, k)
-		if math.IsNaN(py) || math.IsNaN(a) || math.IsNaN(b) {
+	for k := range c.X {
+		a, b := c.interval(k)
+		if math.IsNaN(c.Y[k]) || math.IsNaN(a) || math.IsNaN(b) {
 			continue
 		}
-		xs, lo, hi = append(xs, x.at(px)), append(lo, y.at(a)), append(hi, y.at(b))
+		xs, lo, hi = append(xs, x.at(c.X[k])), append(lo, y.at(a)), append(hi, y.at(b))
 	}
 	tone := p.style.series(i)
 	if len(xs) <= 10 {
@@ -238,18 +250,31 @@ func (l Lines) drawBand(p *pen, i int, x, y *axis) {
 	if len(xs) < 2 {
 		return
 	}
-	px, py := append([]float64{}, xs...), append([]float64{}, lo...)
 	for k := len(xs) - 1; k >= 0; k-- {
-		px, py = append(px, xs[k]), append(py, hi[k])
+		xs, lo = append(xs, xs[k]), append(lo, hi[k])
 	}
-	p.polygon(px, py, tone.fade(0.14))
+	p.polygon(xs, lo, tone.fade(0.14))
+}
+
+// pointText returns the text shown at point k of a curve.
+func (l Lines) pointText(c Curve, k int) string {
+	text := ""
+	if c.Name != "" {
+		text = c.Name + "\n"
+	}
+	text += orElse(l.XAxis, "x") + " " + short(c.X[k], 5) + ": " + short(c.Y[k], 4)
+	return text + intervalText(c.interval(k))
+}
+
+func intervalText(lo, hi float64) string {
+	if math.IsNaN(lo) || math.IsNaN(hi) {
+		return ""
+	}
+	return " [" + short(lo, 4) + ", " + short(hi, 4) + "]"
 }
 
 func (l Lines) drawCurve(p *pen, i int, x, y *axis) []spot {
 	c := l.Curves[i]
-	if c.Points == nil {
-		return nil
-	}
 	tone := p.style.series(i)
 	var xs, ys []float64
 	var spots []spot
@@ -257,32 +282,61 @@ func (l Lines) drawCurve(p *pen, i int, x, y *axis) []spot {
 		p.polyline(xs, ys, 2, tone, dashOf(i))
 		xs, ys = nil, nil
 	}
-	for k := range c.Points.Len() {
-		px, py := c.Points.XY(k)
-		if math.IsNaN(py) {
-			flush() // a gap, not a bridge
+	for k := range c.X {
+		if math.IsNaN(c.Y[k]) {
+			flush()
 			continue
 		}
-		xs, ys = append(xs, x.at(px)), append(ys, y.at(py))
-		text := ""
-		if c.Name != "" {
-			text = c.Name + "\n"
-		}
-		text += orElse(l.XAxis, "x") + " " + short(px, 5) + ": " + short(py, 4)
-		if lo, hi := interval(c.Points, k); !math.IsNaN(lo) && !math.IsNaN(hi) {
-			text += " [" + short(lo, 4) + ", " + short(hi, 4) + "]"
-		}
-		spots = append(spots, spot{X: x.at(px), Y: y.at(py), Text: text})
+		s := spot{X: x.at(c.X[k]), Y: y.at(c.Y[k]), Text: l.pointText(c, k)}
+		xs, ys, spots = append(xs, s.X), append(ys, s.Y), append(spots, s)
 	}
 	flush()
-	if n := len(spots); n <= 40 { // on long curves markers would hide the line
-		for _, s := range spots {
-			p.mark(markOf(i), s.X, s.Y, 3.2, tone)
-		}
-	} else {
-		for k := n / 24; k < n; k += max(1, n/12) {
-			p.mark(markOf(i), spots[k].X, spots[k].Y, 3.2, tone)
-		}
+	first, step := 0, 1
+	if n := len(spots); n > 40 { // more markers would hide the line
+		first, step = n/24, max(1, n/12)
+	}
+	for k := first; k < len(spots); k += step {
+		p.mark(markOf(i), spots[k].X, spots[k].Y, 3.2, tone)
 	}
 	return spots
+}
+
+// drawNamed draws the first point of each curve with the curve's name beside it.
+func (l Lines) drawNamed(p *pen, x, y *axis, box rect) (spots []spot) {
+	var taken []rect
+	for _, c := range l.Curves {
+		taken = append(taken, rect{x.at(c.X[0]) - 5, y.at(c.Y[0]) - 5, 10, 10})
+	}
+	t := textStyle{size: 11, tone: p.style.tone("ink"), v: 0.5}
+	for i, c := range l.Curves {
+		px, py, tone := x.at(c.X[0]), y.at(c.Y[0]), p.style.series(i)
+		if lo, hi := c.interval(0); !math.IsNaN(lo) && !math.IsNaN(hi) {
+			p.line(px, y.at(lo), px, y.at(hi), 1.4, tone)
+		}
+		p.mark(markOf(i), px, py, 4.5, tone)
+		spots = append(spots, spot{X: px, Y: py, Text: l.pointText(c, 0)})
+		taken = p.placeName(t, label(c.Name, 32), px, py, box, taken)
+	}
+	return spots
+}
+
+// placeName writes the name of a point where it covers nothing, or not at all,
+// and returns the places that are taken.
+func (p *pen) placeName(t textStyle, name string, px, py float64, box rect, taken []rect) []rect {
+	w := t.measure(name)
+next:
+	for _, at := range []rect{{px + 9, py - 6, w, 12}, {px - 9 - w, py - 6, w, 12}, {px - w/2, py - 21, w, 12}, {px - w/2, py + 9, w, 12},
+		{px + 6, py - 20, w, 12}, {px + 6, py + 8, w, 12}, {px - 6 - w, py - 20, w, 12}, {px - 6 - w, py + 8, w, 12}} {
+		if at.x < box.x || at.x+at.w > box.x+box.w || at.y < box.y || at.y+at.h > box.y+box.h {
+			continue
+		}
+		for _, o := range taken {
+			if at.x < o.x+o.w && o.x < at.x+at.w && at.y < o.y+o.h && o.y < at.y+at.h {
+				continue next
+			}
+		}
+		p.text(at.x, at.y+6, name, t)
+		return append(taken, at)
+	}
+	return taken
 }

@@ -1,36 +1,30 @@
 package viz
 
-import (
-	"math"
-)
+import "math"
 
-// Panels sets figures side by side: one data set, phase or trace beside
-// another.
+// Panels draws figures side by side, for example one data set, phase or trace
+// beside another.
 type Panels struct {
 	Info
 	Figures []Figure
-	// Columns of panels at the full width of 760 points; 0: two. A narrower
-	// figure has fewer.
+	// Columns is the number of panels in a row of 760 points; 0 means 2. A
+	// narrower figure has fewer.
 	Columns int
-	// Shared gives heat maps one range of colours and one colour bar.
+	// Shared draws all heat maps with one range of colours and one colour bar.
 	Shared bool
 }
 
-// Describe implements Figure.
-func (p Panels) Describe() Info { return p.Info }
-
-// Check implements Figure.
-func (p Panels) Check() error {
+func (p Panels) check() error {
 	for _, f := range p.Figures {
-		if err := f.Check(); err != nil {
+		if err := f.check(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Table implements Figure: the rows of all panels, with the panel's title in
-// front. A column that panels call by different names is called "value".
+// Table implements Figure. It has the rows of all panels, each with its panel's
+// title. A column whose name differs between panels is named "value".
 func (p Panels) Table() Table {
 	t := Table{Info: p.Info}
 	for i, f := range p.Figures {
@@ -70,8 +64,8 @@ func (p Panels) columns(width float64) int {
 	return min(n, max(1, len(p.Figures)))
 }
 
-// shared returns the panels with one range of colours, and one of them that
-// draws the colour bar.
+// shared returns the panels with one range of colours, and one that draws the
+// colour bar; nil: none.
 func (p Panels) shared(width float64) (figs []Figure, bar *HeatMap) {
 	if !p.Shared {
 		return p.Figures, nil
@@ -101,7 +95,7 @@ func (p Panels) shared(width float64) (figs []Figure, bar *HeatMap) {
 	return figs, bar
 }
 
-// rows are the heights of the rows of panels.
+// rows returns the heights of the rows and the width of a panel.
 func (p Panels) rows(figs []Figure, width float64, s Style) (heights []float64, each float64) {
 	n := p.columns(width)
 	each = (width - panelGap*float64(n-1)) / float64(n)

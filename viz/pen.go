@@ -11,19 +11,19 @@ import (
 	"gonum.org/v1/plot/vg"
 )
 
-// fonts is the cache of the Liberation faces: gonum/plot carries them, so the
-// same picture comes out on every machine.
+// fonts caches the Liberation faces, which gonum/plot embeds: pictures do not
+// depend on the machine.
 var fonts = font.NewCache(liberation.Collection())
 
-// pen draws on a vg.Canvas in the coordinates of a screen: points, from the top
-// left corner, y down.
+// pen draws on a vg.Canvas in screen coordinates: points from the top left
+// corner, y down.
 type pen struct {
 	c      vg.Canvas
 	style  Style
 	width  float64
 	height float64
 	image  bool // the canvas draws images with sharp pixels
-	report bool // the picture stands in a report, where size counts
+	report bool // the picture is part of a report, whose size matters
 }
 
 func (p *pen) pt(x, y float64) vg.Point {
@@ -55,8 +55,8 @@ func (t textStyle) measure(s string) float64 {
 	return f.Width(s).Points()
 }
 
-// text draws one line. Capitals are taken as the height of a line, which sets
-// numbers and names truly in the middle of what they label.
+// text draws one line. The height of a line is that of capitals, which centres
+// numbers and names on what they label.
 func (p *pen) text(x, y float64, s string, t textStyle) {
 	if s == "" {
 		return
@@ -132,7 +132,7 @@ func (p *pen) circle(x, y, r float64, t tone) {
 	p.c.Fill(path)
 }
 
-// mark draws marker number i at a point.
+// mark draws marker i at a point.
 func (p *pen) mark(i int, x, y, r float64, t tone) {
 	poly := func(n int, turn, r float64) {
 		var xs, ys []float64
@@ -159,8 +159,7 @@ func (p *pen) mark(i int, x, y, r float64, t tone) {
 	}
 }
 
-// label makes text fit for a picture: one line, no control characters, at most
-// n runes.
+// label makes s printable: one line, no control characters, at most n runes.
 func label(s string, n int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsSpace(r) {
@@ -178,7 +177,7 @@ func label(s string, n int) string {
 	return s
 }
 
-// fit shortens s until it is at most width wide.
+// fit shortens s to at most width points.
 func (t textStyle) fit(s string, width float64) string {
 	s = label(s, 200)
 	if t.measure(s) <= width {
@@ -193,7 +192,7 @@ func (t textStyle) fit(s string, width float64) string {
 	return ""
 }
 
-// wrap breaks s between words into lines at most width wide.
+// wrap breaks s between words into lines of at most width points.
 func (t textStyle) wrap(s string, width float64) []string {
 	var lines []string
 	cur := ""

@@ -1,46 +1,45 @@
 package viz
 
 import (
+	"cmp"
 	"fmt"
 	"math"
-	"sort"
+	"slices"
 	"strconv"
 
 	"github.com/expertspec/expertspec/speculate"
 )
 
-// Prediction is the part of a report on an evaluation: recall by distance, by
-// layer, by data set and by k, what it costs, and the table of all measures.
-//
-// The oracle, which is told the chosen experts, is left out of pictures and
-// tables: its recall is 1 by definition.
-func Prediction(r *speculate.Results) Section {
+// prediction is the section of a report about an evaluation: recall by distance,
+// by layer, by data set and by k, cost, and a table of all measures. It omits the
+// oracle, whose recall is 1 by definition.
+func prediction(r *speculate.Results) Section {
 	r = withoutOracle(r)
 	s := Section{ID: "prediction", Title: "Prediction"}
 	k := r.Shape.TopK
 	s.Text = append(s.Text, fmt.Sprintf(
-		"How many of the %s experts that each layer chose were among the first %d that a predictor named, before the layer ran. "+
-			"%s test documents, %s tokens; intervals are 95 %%, from resampled documents.",
+		"How many of the %s experts chosen at each layer were among the first %d that a predictor named before the layer ran. "+
+			"%s test documents, %s tokens. Intervals are 95 %% intervals from resampled documents.",
 		count(k), k, thousands(strconv.Itoa(r.Documents)), thousands(strconv.Itoa(r.Tokens))))
 	for _, w := range r.Warnings {
 		s.Text = append(s.Text, "Caution: "+w+".")
 	}
-	s.Blocks = append(s.Blocks, Figures{List: []Figure{RecallByDistance(r)}}, MeasuresTable(r))
-	var layer, set []Figure
-	var names, setNames []string
+	s.add(recallByDistance(r))
+	s.Blocks = append(s.Blocks, measuresTable(r))
+	layers, datasets := Figures{Label: "Known"}, Figures{Label: "Known"}
 	for _, h := range r.Horizons {
-		if f := RecallByLayer(r, h); len(f.Curves) > 0 {
-			layer, names = append(layer, f), append(names, HorizonText(h))
+		if f := recallByLayer(r, h); len(f.Curves) > 0 {
+			layers.add(horizonText(h), f)
 		}
-		if f := RecallByDataset(r, h); f.Data != nil {
-			set, setNames = append(set, f), append(setNames, HorizonText(h))
+		if f := recallByDataset(r, h); len(f.Data) > 0 {
+			datasets.add(horizonText(h), f)
 		}
 	}
-	s.Blocks = append(s.Blocks, Figures{Label: "Known", List: layer, Options: names}, Figures{Label: "Known", List: set, Options: setNames})
+	s.Blocks = append(s.Blocks, layers, datasets)
 	if len(r.Horizons) > 0 {
-		s.Blocks = append(s.Blocks, Figures{List: []Figure{RecallByK(r, r.Horizons[0]), CalibrationError(r)}})
-		if f := RecallAgainstTime(r, r.Horizons[0]); len(f.Marks) > 0 {
-			s.Blocks = append(s.Blocks, Figures{List: []Figure{f}})
+		s.add(recallByK(r, r.Horizons[0]), calibrationError(r))
+		if f := recallAgainstTime(r, r.Horizons[0]); len(f.Curves) > 0 {
+			s.add(f)
 		}
 	}
 	return s
@@ -48,12 +47,7 @@ func Prediction(r *speculate.Results) Section {
 
 func withoutOracle(r *speculate.Results) *speculate.Results {
 	out := *r
-	out.Predictors = nil
-	for _, p := range r.Predictors {
-		if p != (speculate.Oracle{}).Name() {
-			out.Predictors = append(out.Predictors, p)
-		}
-	}
+	out.Predictors = slices.DeleteFunc(slices.Clone(r.Predictors), func(p string) bool { return p == (speculate.Oracle{}).Name() })
 	return &out
 }
 
@@ -64,8 +58,8 @@ func count(n int) string {
 	return strconv.Itoa(n)
 }
 
-// HorizonText says a horizon in words: "2 layers ahead".
-func HorizonText(h speculate.Horizon) string {
+// horizonText returns a horizon in words: "2 layers ahead".
+func horizonText(h speculate.Horizon) string {
 	switch {
 	case h.Layers == 1:
 		return "1 layer ahead"
@@ -77,7 +71,7 @@ func HorizonText(h speculate.Horizon) string {
 	return "1 token ahead"
 }
 
-// horizonName is a horizon as part of a figure's name.
+// horizonName returns a horizon as part of a figure's name.
 func horizonName(h speculate.Horizon) string {
 	switch {
 	case h.Layers > 0:
@@ -88,7 +82,7 @@ func horizonName(h speculate.Horizon) string {
 	return "token"
 }
 
-// chance is the expected recall@K, in percent, of K of E experts drawn at random.
+// chance returns the expected recall@K, in percent, of K of E experts chosen at random.
 func chance(s speculate.Shape) []Reference {
 	if s.Experts < 1 {
 		return nil
@@ -99,154 +93,137 @@ func chance(s speculate.Shape) []Reference {
 
 func recallAxis(s speculate.Shape) string { return fmt.Sprintf("recall@%d (%%)", s.TopK) }
 
-// point appends a row's recall, in percent, at x.
-func (s *Series) point(x float64, r speculate.Row) {
-	lo, hi := math.NaN(), math.NaN()
-	if r.RecallKInterval != nil {
-		lo, hi = 100*r.RecallKInterval.Low, 100*r.RecallKInterval.High
+// recallInterval returns the interval of a row's recall, in percent; NaN: none.
+func recallInterval(r speculate.Row) (low, high float64) {
+	if r.RecallKInterval == nil {
+		return math.NaN(), math.NaN()
 	}
-	s.X, s.Y = append(s.X, x), append(s.Y, 100*r.RecallK)
-	s.Low, s.High = append(s.Low, lo), append(s.High, hi)
+	return 100 * r.RecallKInterval.Low, 100 * r.RecallKInterval.High
 }
 
-// RecallByDistance draws recall@K against the distance in layers, a curve for
-// each predictor.
-func RecallByDistance(r *speculate.Results) Lines {
+// addRecall adds a row's recall, in percent, at x.
+func (c *Curve) addRecall(x float64, r speculate.Row) {
+	lo, hi := recallInterval(r)
+	c.addInterval(x, 100*r.RecallK, lo, hi)
+}
+
+// eachPredictor adds to f a curve for each predictor for which add adds points.
+func (f *Lines) eachPredictor(r *speculate.Results, add func(predictor string, c *Curve)) {
+	for _, p := range r.Predictors {
+		c := Curve{Name: p}
+		if add(p, &c); len(c.X) > 0 {
+			f.Curves = append(f.Curves, c)
+		}
+	}
+}
+
+// recallByDistance shows recall@K by the distance in layers.
+func recallByDistance(r *speculate.Results) Lines {
 	f := Lines{
 		Info: Info{Name: "recall-by-distance", Title: "Recall by distance",
-			Caption: "How early a prediction is made: at distance h, the routing of a layer is predicted from what is known h layers before. Mean over layers; whiskers are 95 % intervals over documents."},
+			Caption: "How early a prediction is made: at distance h, the routing of a layer is predicted from what is known h layers before it. Mean over layers. Whiskers are 95 % intervals over documents."},
 		XAxis: "distance h (layers)", YAxis: recallAxis(r.Shape), IntegerX: true, References: chance(r.Shape),
 	}
-	hs := append([]speculate.Horizon{}, r.Horizons...)
-	sort.SliceStable(hs, func(i, j int) bool { return hs[i].Layers < hs[j].Layers })
-	for _, p := range r.Predictors {
-		var s Series
+	hs := slices.Clone(r.Horizons)
+	slices.SortStableFunc(hs, func(a, b speculate.Horizon) int { return cmp.Compare(a.Layers, b.Layers) })
+	f.eachPredictor(r, func(p string, c *Curve) {
 		for _, h := range hs {
-			if h.Layers == 0 {
-				continue
-			}
-			for _, row := range r.Find(p, h, "all") {
-				s.point(float64(h.Layers), row)
+			if h.Layers > 0 {
+				for _, row := range r.Find(p, h, "all") {
+					c.addRecall(float64(h.Layers), row)
+				}
 			}
 		}
-		if s.Len() > 0 {
-			f.Curves = append(f.Curves, Curve{p, s})
-		}
-	}
+	})
 	return f
 }
 
-// RecallByLayer draws recall@K against the layer that is predicted.
-func RecallByLayer(r *speculate.Results, h speculate.Horizon) Lines {
+// recallByLayer shows recall@K by the layer that is predicted.
+func recallByLayer(r *speculate.Results, h speculate.Horizon) Lines {
 	f := Lines{
-		Info: Info{Name: "recall-by-layer-" + horizonName(h), Title: "Recall by layer, " + HorizonText(h),
-			Caption: "The layer is the one whose experts are predicted; bands are 95 % intervals over documents."},
+		Info: Info{Name: "recall-by-layer-" + horizonName(h), Title: "Recall by layer, " + horizonText(h),
+			Caption: "The layer is the one whose experts are predicted. Bands are 95 % intervals over documents."},
 		XAxis: "layer", YAxis: recallAxis(r.Shape), IntegerX: true, References: chance(r.Shape),
 	}
-	for _, p := range r.Predictors {
-		var s Series
+	f.eachPredictor(r, func(p string, c *Curve) {
 		for _, row := range r.Find(p, h, "layer") {
 			if l, err := strconv.Atoi(row.Key); err == nil {
-				s.point(float64(l), row)
+				c.addRecall(float64(l), row)
 			}
 		}
-		if s.Len() > 0 {
-			f.Curves = append(f.Curves, Curve{p, s})
-		}
-	}
+	})
 	return f
 }
 
-// RecallByDataset maps recall@K by predictor and data set; Data is nil where
-// the results hold no data sets at this horizon.
-func RecallByDataset(r *speculate.Results, h speculate.Horizon) HeatMap {
+// recallByDataset shows recall@K by predictor and data set. Data is empty if the
+// results have no data sets at this horizon.
+func recallByDataset(r *speculate.Results, h speculate.Horizon) HeatMap {
 	f := HeatMap{
-		Info: Info{Name: "recall-by-dataset-" + horizonName(h), Title: "Recall by data set, " + HorizonText(h),
+		Info: Info{Name: "recall-by-dataset-" + horizonName(h), Title: "Recall by data set, " + horizonText(h),
 			Caption: "Grey: not evaluated."},
 		RowAxis: "predictor", ColumnAxis: "data set", Value: fmt.Sprintf("recall@%d", r.Shape.TopK), Unit: "%",
 	}
 	value := map[[2]string]float64{}
-	seen := map[string]bool{}
 	for _, p := range r.Predictors {
 		rows := r.Find(p, h, "dataset")
 		for _, row := range rows {
 			value[[2]string{p, row.Key}] = 100 * row.RecallK
-			if !seen[row.Key] {
-				seen[row.Key] = true
-				f.Columns = append(f.Columns, row.Key)
-			}
+			f.Columns = appendNew(f.Columns, row.Key)
 		}
 		if len(rows) > 0 {
 			f.Rows = append(f.Rows, p)
 		}
 	}
-	sort.Strings(f.Columns)
-	if len(value) == 0 {
-		return f
-	}
-	d := Dense{R: len(f.Rows), C: len(f.Columns)}
-	for _, p := range f.Rows {
-		for _, c := range f.Columns {
-			v, ok := value[[2]string{p, c}]
-			if !ok {
-				v = math.NaN()
-			}
-			d.Values = append(d.Values, v)
+	slices.Sort(f.Columns)
+	f.Data = newGrid(len(f.Rows), len(f.Columns), func(i, j int) float64 {
+		if v, ok := value[[2]string{f.Rows[i], f.Columns[j]}]; ok {
+			return v
 		}
-	}
-	f.Data = d
+		return math.NaN()
+	})
 	return f
 }
 
-// RecallByK draws recall@k against k: how many experts must be named to hold
-// those that are chosen.
-func RecallByK(r *speculate.Results, h speculate.Horizon) Lines {
+// recallByK shows recall@k by k, the number of experts named.
+func recallByK(r *speculate.Results, h speculate.Horizon) Lines {
 	f := Lines{
-		Info: Info{Name: "recall-by-k-" + horizonName(h), Title: "Recall by number of experts named, " + HorizonText(h),
-			Caption: "Share of the chosen experts among the first k that the predictor names: what fetching k experts would have ready."},
+		Info: Info{Name: "recall-by-k-" + horizonName(h), Title: "Recall by number of experts named, " + horizonText(h),
+			Caption: "Share of the chosen experts among the first k that the predictor names: those that would be ready if k experts were fetched."},
 		XAxis: "experts named, k", YAxis: "recall@k (%)", IntegerX: true,
 	}
-	for _, p := range r.Predictors {
+	f.eachPredictor(r, func(p string, c *Curve) {
 		for _, row := range r.Find(p, h, "all") {
-			var s Series
 			for k := 1; k <= min(speculate.MaxRank, r.Shape.Experts); k++ {
-				s.X, s.Y = append(s.X, float64(k)), append(s.Y, 100*row.Recall[k-1])
+				c.add(float64(k), 100*row.Recall[k-1])
 			}
-			f.Curves = append(f.Curves, Curve{p, s})
 		}
-	}
+	})
 	return f
 }
 
-// RecallAgainstTime sets recall@K against the time of a decision, for the
-// predictors whose time is known.
-func RecallAgainstTime(r *speculate.Results, h speculate.Horizon) Scatter {
-	f := Scatter{
-		Info: Info{Name: "recall-against-time", Title: "Recall against the time of a decision, " + HorizonText(h),
-			Caption: "A predictor has to be cheaper than what it saves: time of one decision, for one token at one layer, on one core."},
-		XAxis: "time of a decision (µs)", YAxis: recallAxis(r.Shape), LogX: true,
+// recallAgainstTime shows recall@K and the time of a decision of the predictors
+// whose time is known.
+func recallAgainstTime(r *speculate.Results, h speculate.Horizon) Lines {
+	f := Lines{
+		Info: Info{Name: "recall-against-time", Title: "Recall against the time of a decision, " + horizonText(h),
+			Caption: "A predictor must cost less than it saves. Time of one decision, for one token at one layer, on one core."},
+		XAxis: "time of a decision (µs)", YAxis: recallAxis(r.Shape), LogX: true, Height: 320, named: true,
 	}
-	for _, p := range r.Predictors {
-		c := r.Costs[p]
+	f.eachPredictor(r, func(p string, c *Curve) {
 		for _, row := range r.Find(p, h, "all") {
-			if !(c.Microseconds > 0) {
-				continue
+			if us := r.Costs[p].Microseconds; us > 0 {
+				c.addRecall(us, row)
 			}
-			m := Mark{Name: p, X: c.Microseconds, Y: 100 * row.RecallK}
-			if i := row.RecallKInterval; i != nil {
-				m.Low, m.High = 100*i.Low, 100*i.High
-			}
-			f.Marks = append(f.Marks, m)
 		}
-	}
+	})
 	return f
 }
 
-// MeasuresTable is every measure of every predictor at every horizon.
-func MeasuresTable(r *speculate.Results) Table {
+// measuresTable has every measure of every predictor at every horizon.
+func measuresTable(r *speculate.Results) Table {
 	t := Table{
 		Info: Info{Name: "measures", Title: "All measures",
-			Caption: "recall: share of the chosen experts among the first K named, with its 95 % interval; top-1: the first named is the first chosen; its bound: the most that Fano's inequality allows a predictor that knows no more; exact: the first K named are the chosen ones; ECE: expected calibration error, 0 best. The best of each column is bold."},
+			Caption: "recall: share of the chosen experts among the first K named, with its 95 % interval; top-1: the first named is the first chosen; top-1 bound: the maximum that Fano's inequality permits for a predictor with the same information; exact set: the first K named are the chosen ones; ECE: expected calibration error, 0 is best. The best value of a column is bold."},
 		Columns: []Column{
 			{Name: "predictor"}, {Name: "known"}, {Name: fmt.Sprintf("recall@%d", r.Shape.TopK), Unit: "%", Digits: 1, Best: 1},
 			{Name: "low", Unit: "%", Digits: 1}, {Name: "high", Unit: "%", Digits: 1},
@@ -261,11 +238,8 @@ func MeasuresTable(r *speculate.Results) Table {
 	for _, h := range r.Horizons {
 		for _, p := range r.Predictors {
 			for _, x := range r.Find(p, h, "all") {
-				lo, hi := math.NaN(), math.NaN()
-				if x.RecallKInterval != nil {
-					lo, hi = 100*x.RecallKInterval.Low, 100*x.RecallKInterval.High
-				}
-				row := []any{p, HorizonText(h), 100 * x.RecallK, lo, hi, 100 * x.Top1, orNaN(100 * x.TopBound), 100 * x.Exact, 100 * x.AtLeastOne, x.ECE}
+				lo, hi := recallInterval(x)
+				row := []any{p, horizonText(h), 100 * x.RecallK, lo, hi, 100 * x.Top1, orNaN(100 * x.TopBound), 100 * x.Exact, 100 * x.AtLeastOne, x.ECE}
 				if costs {
 					c := r.Costs[p]
 					row = append(row, int(c.Parameters), orNaN(c.Microseconds), orNaN(c.TrainSeconds))
@@ -282,27 +256,4 @@ func orNaN(x float64) float64 {
 		return math.NaN()
 	}
 	return x
-}
-
-// Reliability draws how often predictions of a confidence come true: x the
-// mean confidence of a bin, y the share of its experts that were chosen.
-func Reliability(name string, curves ...Curve) Lines {
-	return Lines{
-		Info:  Info{Name: name, Title: "Calibration", Caption: "Of the experts named with a confidence, how many were chosen. On the dashed line a predictor is right as often as it says."},
-		XAxis: "confidence", YAxis: "share that was chosen", Diagonal: true, YRange: [2]float64{0, 1}, Curves: curves,
-	}
-}
-
-// HitRates draws the share of choices that a cache serves against its size: x
-// the experts a layer that it holds, y the hit rate in percent.
-func HitRates(name string, curves ...Curve) Lines {
-	return Lines{
-		Info:  Info{Name: name, Title: "Hit rate by size of the cache", Caption: "The share of choices whose expert was there in time, by policy."},
-		XAxis: "experts held a layer", YAxis: "hit rate (%)", IntegerX: true, Curves: curves,
-	}
-}
-
-// TrainingCurves draws losses against steps.
-func TrainingCurves(name, title string, curves ...Curve) Lines {
-	return Lines{Info: Info{Name: name, Title: title}, XAxis: "step", YAxis: "loss (nats)", Curves: curves}
 }

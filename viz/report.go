@@ -13,55 +13,66 @@ import (
 	"strings"
 )
 
-// Report is one self-contained HTML file: figures, tables and the journeys of
-// tokens, with the numbers behind them. The file asks the network for nothing,
-// and text from data sets stays text whatever it holds.
+// Report is the content of a self-contained HTML file of figures, tables and
+// token journeys. The file loads nothing from the network and runs no script but
+// its own; text from data sets is always displayed as text.
 type Report struct {
 	Title string
-	// Lead is a sentence or two below the title.
+	// Lead is the text below the title.
 	Lead string
-	// Facts are the numbers of the summary.
+	// Facts are the key numbers.
 	Facts []Fact
-	// Sections follow one another; each has an entry in the navigation.
+	// Sections have an entry each in the navigation.
 	Sections []Section
-	// Source says where the data comes from, at the end.
+	// Source is the origin of the data, at the end of the report.
 	Source []Fact
 }
 
-// Fact is a number or a word with its name: {"tokens", "25,600", "10 data sets"}.
+// Fact is a value and its name: {"tokens", "25,600", "10 data sets"}.
 type Fact struct{ Label, Value, Note string }
 
-// Section is a part of a report. ID, its address in the page, is as a figure's
-// name is: a-z, 0-9 and single hyphens, unique among the sections.
+// Section is a part of a report.
 type Section struct {
-	ID, Title string
-	Text      []string // paragraphs
-	Blocks    []Block
+	// ID is the section's address in the page. It is unique and has the form of
+	// a figure's name.
+	ID     string
+	Title  string
+	Text   []string // paragraphs
+	Blocks []Block
 }
 
-// Block is what stands in a section: [Figures], [Table] or [Journeys].
+// add adds figures that are shown one below the other.
+func (s *Section) add(figures ...Figure) {
+	s.Blocks = append(s.Blocks, Figures{List: figures})
+}
+
+// Block is an element of a section: [Figures] or a [Table].
 type Block interface {
 	block(p *page) (blockHTML, error)
 }
 
-// Figures is one figure, or several of which the reader picks one.
+// Figures is a list of figures, or a choice of one of them.
 type Figures struct {
-	// Label names the choice ("Data set"); "": all are shown.
+	// Label names the choice ("Data set"); "": all figures are shown.
 	Label string
 	List  []Figure
-	// Options name the figures in the choice; nil: their titles.
+	// Options are the names of the figures in the choice; nil: their titles.
 	Options []string
 }
 
-// Journeys is the view in which the reader picks document, layer and token.
-type Journeys struct {
+func (f *Figures) add(option string, figure Figure) {
+	f.List, f.Options = append(f.List, figure), append(f.Options, option)
+}
+
+// journeys is the block in which a reader chooses document, layer and token.
+type journeys struct {
 	Info
 	Layers, Experts, TopK int
-	// Documents all have these layers and top-k.
+	// Documents have these layers and this top-k.
 	Documents []Journey
-	// MaxTokens bounds the tokens that the report takes; 0: what fits into
-	// about 2.5 MB. Whole documents are taken from each data set in turn, and
-	// the report says how many were left out.
+	// MaxTokens is the maximum number of tokens; 0 means what fits into about
+	// 2.5 MB. Documents are included completely or not at all, from each data
+	// set in turn.
 	MaxTokens int
 }
 
@@ -76,7 +87,7 @@ var reportJS string
 
 var reportPage = template.Must(template.New("report").Parse(reportTemplate))
 
-// page gathers what the blocks of a report need.
+// page collects what the blocks of a report require.
 type page struct {
 	used    map[string]bool
 	figures map[string]figureJSON
@@ -90,30 +101,30 @@ func (p *page) claim(i Info) error {
 		return err
 	}
 	if p.used[i.Name] {
-		return fmt.Errorf("viz: report: two parts are named %q", i.Name)
+		return fmt.Errorf("viz: report: two figures or tables are named %q", i.Name)
 	}
 	p.used[i.Name] = true
 	return nil
 }
 
-// section takes the name of a section, which is its address in the page.
+// section reserves the address of a section.
 func (p *page) section(id string) error {
 	if err := (Info{Name: id}).check(); err != nil {
 		return err
 	}
 	for _, own := range []string{"main", "source", "data", "tip", "theme"} {
 		if id == own || strings.HasPrefix(id, "fig-") || strings.HasPrefix(id, "table-") {
-			return fmt.Errorf("viz: report: a section cannot be named %q", id)
+			return fmt.Errorf("viz: report: section ID %q is reserved", id)
 		}
 	}
 	if p.used["#"+id] {
-		return fmt.Errorf("viz: report: two sections are named %q", id)
+		return fmt.Errorf("viz: report: two sections have the ID %q", id)
 	}
 	p.used["#"+id] = true
 	return nil
 }
 
-// css is the style sheet with the colours of both themes.
+// css returns the style sheet with the colours of both themes.
 func css(experts int) string {
 	var b strings.Builder
 	vars := func(dark bool) {
@@ -143,8 +154,8 @@ func css(experts int) string {
 	return b.String()
 }
 
-// WriteHTML writes the report as one HTML file. The same report gives the same
-// bytes.
+// WriteHTML writes the report as one HTML file. Equal reports are written as
+// equal bytes.
 func (r Report) WriteHTML(w io.Writer) error {
 	p := &page{used: map[string]bool{}, figures: map[string]figureJSON{}, tables: map[string]tableJSON{}, jour: map[string]journeysJSON{}}
 	type sectionHTML struct {
@@ -160,7 +171,7 @@ func (r Report) WriteHTML(w io.Writer) error {
 		out := sectionHTML{ID: s.ID, Title: s.Title, Text: s.Text}
 		for _, b := range s.Blocks {
 			if b == nil {
-				return fmt.Errorf("viz: report: section %s holds a nil block", s.ID)
+				return fmt.Errorf("viz: report: section %s has a nil block", s.ID)
 			}
 			h, err := b.block(p)
 			if err != nil {
@@ -179,7 +190,7 @@ func (r Report) WriteHTML(w io.Writer) error {
 	}
 	js := strings.TrimSpace(reportJS)
 	sum := sha256.Sum256([]byte(js))
-	// Nothing is fetched, and no script runs but ours, whatever a data set holds.
+	// Nothing is fetched and no other script runs, whatever a data set contains.
 	csp := "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; script-src 'sha256-" +
 		base64.StdEncoding.EncodeToString(sum[:]) + "'"
 	var buf bytes.Buffer
@@ -196,24 +207,41 @@ func (r Report) WriteHTML(w io.Writer) error {
 	return nil
 }
 
-// Save writes the report to a file, whole or not at all, and, where pictures
-// is not "", every figure as PNG, SVG and CSV into that folder, which exists.
+// figures yields the figures of the report.
+func (r Report) figures(yield func(Figure) bool) {
+	for _, s := range r.Sections {
+		for _, b := range s.Blocks {
+			f, _ := b.(Figures)
+			for _, fig := range f.List {
+				if !yield(fig) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Figure returns the figure with the given name, or nil if the report has none.
+// The package documentation lists the names.
+func (r Report) Figure(name string) Figure {
+	for f := range r.figures {
+		if f.Describe().Name == name {
+			return f
+		}
+	}
+	return nil
+}
+
+// Save writes the report to a file, completely or not at all. Unless pictures is
+// "", it also writes every figure as PNG, SVG and CSV into that existing folder.
 func (r Report) Save(file, pictures string) error {
 	if file == "" {
 		return errors.New("viz: report: no file name")
 	}
 	if pictures != "" {
-		for _, s := range r.Sections {
-			for _, b := range s.Blocks {
-				f, ok := b.(Figures)
-				if !ok {
-					continue
-				}
-				for _, fig := range f.List {
-					if _, err := Save(pictures, fig, Style{}); err != nil {
-						return err
-					}
-				}
+		for f := range r.figures {
+			if _, err := Save(pictures, f, Style{}); err != nil {
+				return err
 			}
 		}
 	}

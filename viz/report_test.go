@@ -34,33 +34,34 @@ func TestReport(t *testing.T) {
 	data := embedded(t, a.String())
 	var j journeysJSON
 	require.NoError(t, json.Unmarshal(data["journeys"]["journey"], &j))
-	src := r.Sections[1].Blocks[0].(Journeys)
+	src := r.Sections[1].Blocks[0].(journeys)
 	for _, d := range []int{0, 57, 99} {
 		raw, err := base64.StdEncoding.DecodeString(j.Documents[d].Experts)
 		require.NoError(t, err)
 		for _, at := range [][3]int{{0, 0, 0}, {3, 15, 1}, {255, 7, 1}} {
-			want, _ := src.Documents[d].Choice(at[0], at[1], at[2])
+			want, _ := src.Documents[d].choice(at[0], at[1], at[2])
 			assert.Equal(t, want, int(raw[(at[0]*16+at[1])*2+at[2]]), "document %d, token, layer, choice %v", d, at)
 		}
 	}
 	var f figureJSON
 	require.NoError(t, json.Unmarshal(data["figures"]["usage-1"], &f))
-	want := r.Sections[0].Blocks[0].(Figures).List[0].(HeatMap).Data.At(3, 11)
+	want := r.Sections[0].Blocks[0].(Figures).List[0].(HeatMap).Data[3][11]
 	assert.InDelta(t, want, float64(f.Cells[0].Values[3*16+11]), 1e-4*want)
 }
 
-// TestHostileText: whatever a data set holds, the page has the same elements.
+// TestHostileText checks that the page has the same elements whatever text a data set
+// contains.
 func TestHostileText(t *testing.T) {
 	shape := func(s string) (n int, html string) {
 		r := Report{
 			Title: s, Lead: s, Facts: []Fact{{s, s, s}}, Source: []Fact{{s, s, s}},
 			Sections: []Section{{ID: "s", Title: s, Text: []string{s}, Blocks: []Block{
-				Journeys{Info: Info{Name: "j", Title: s, Caption: s}, Layers: 1, Experts: 1, TopK: 1, Documents: []Journey{
+				journeys{Info: Info{Name: "j", Title: s, Caption: s}, Layers: 1, Experts: 1, TopK: 1, Documents: []Journey{
 					{Dataset: s, Document: s, Layers: 1, TopK: 1, Pieces: []string{s}, Experts: []int32{0}}}},
 				Table{Info: Info{Name: "t", Title: s, Caption: s}, Columns: []Column{{Name: s, Unit: s}}, Rows: [][]any{{s}}},
 				Figures{Label: s, Options: []string{s, s}, List: []Figure{
-					Lines{Info: Info{Name: "l", Title: s, Caption: s}, XAxis: s, YAxis: s, Curves: []Curve{{s, Series{X: []float64{1}, Y: []float64{1}}}}, References: []Reference{{1, s}}},
-					HeatMap{Info: Info{Name: "h", Title: s, Caption: s}, Data: Dense{1, 1, []float64{1}}, Rows: []string{s}, Columns: []string{s}, Value: s, Unit: s},
+					Lines{Info: Info{Name: "l", Title: s, Caption: s}, XAxis: s, YAxis: s, Curves: []Curve{{Name: s, X: []float64{1}, Y: []float64{1}}}, References: []Reference{{1, s}}},
+					HeatMap{Info: Info{Name: "h", Title: s, Caption: s}, Data: [][]float64{{1}}, Rows: []string{s}, Columns: []string{s}, Value: s, Unit: s},
 				}},
 			}}},
 		}
@@ -95,18 +96,19 @@ func TestReportRefuses(t *testing.T) {
 		{Sections: []Section{{ID: "a", Blocks: []Block{nil}}}},
 		{Sections: []Section{{ID: "a", Blocks: []Block{Figures{List: []Figure{l, l}}}}}},
 		{Sections: []Section{{ID: "a", Blocks: []Block{Figures{List: []Figure{l}, Options: []string{"p", "q"}}}}}},
-		{Sections: []Section{{ID: "a", Blocks: []Block{Journeys{Info: Info{Name: "j"}, Layers: 1, TopK: 1, Experts: 2, Documents: []Journey{
+		{Sections: []Section{{ID: "a", Blocks: []Block{journeys{Info: Info{Name: "j"}, Layers: 1, TopK: 1, Experts: 2, Documents: []Journey{
 			{Layers: 1, TopK: 1, Pieces: []string{"x"}, Experts: []int32{2}}}}}}}},
-		{Sections: []Section{{ID: "a", Blocks: []Block{Journeys{Info: Info{Name: "j"}, Layers: 1, TopK: 1, Experts: 2, Documents: []Journey{
+		{Sections: []Section{{ID: "a", Blocks: []Block{journeys{Info: Info{Name: "j"}, Layers: 1, TopK: 1, Experts: 2, Documents: []Journey{
 			{Layers: 2, TopK: 1, Pieces: []string{"x"}, Experts: []int32{1, 1}}}}}}}},
 	} {
 		assert.Error(t, r.WriteHTML(io.Discard), "case %d was taken", i)
 	}
 }
 
-// TestJourneysBounded: documents are left out in turn, and the page says so.
+// TestJourneysBounded checks that documents of all data sets are included while there
+// is room, and that the page says how many.
 func TestJourneysBounded(t *testing.T) {
-	j := Journeys{Info: Info{Name: "j"}, Layers: 1, Experts: 300, TopK: 1, MaxTokens: 50}
+	j := journeys{Info: Info{Name: "j"}, Layers: 1, Experts: 300, TopK: 1, MaxTokens: 50}
 	for i := range 9 {
 		j.Documents = append(j.Documents, sampleJourney(uint64(i), "set "+strconv.Itoa(i/5), strconv.Itoa(i), 10+i, 1, 300, 1))
 	}
@@ -115,9 +117,8 @@ func TestJourneysBounded(t *testing.T) {
 	for _, d := range docs {
 		ids = append(ids, d.Document)
 	}
-	if got := strings.Join(ids, " "); got != "0 1 2 5" || left != 5 { // 10 + 15 + 11 + 12: no other document of at most 2 tokens
-		t.Errorf("took %q and left %d", got, left)
-	}
+	assert.Equal(t, []string{"0", "1", "2", "5"}, ids) // 10 + 11 + 12 + 15 of 50 tokens: no other document fits
+	assert.Equal(t, 5, left)
 	p := &page{used: map[string]bool{}, jour: map[string]journeysJSON{}}
 	h, err := j.block(p)
 	require.NoError(t, err)

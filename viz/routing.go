@@ -7,132 +7,118 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// UsageMap maps the share of each expert among the choices of each layer, in
-// percent: [E,L].
-func UsageMap(g *trace.GroupSummary, name, title string) HeatMap {
+// panel is the Info of a figure within [Panels], which needs a title only.
+func panel(title string) Info { return Info{Name: "panel", Title: title} }
+
+// even returns the reference of an even spread, in percent.
+func even(v float64) *Reference { return &Reference{v, "even: " + short(v, 3)} }
+
+// usageMap shows the share of each expert in the choices of each layer, in
+// percent, [E,L].
+func usageMap(g *trace.GroupSummary, name, title string) HeatMap {
 	h := HeatMap{
-		Info:    Info{Name: name, Title: title, Caption: "Share of each expert among all choices of a layer; every column adds up to 100 %."},
+		Info:    Info{Name: name, Title: title, Caption: "Share of each expert in all choices of a layer. Every column adds up to 100 %."},
 		RowAxis: "expert", ColumnAxis: "layer", Value: "share of choices", Unit: "%",
 	}
 	if len(g.Layers) == 0 || len(g.Layers[0].Share) == 0 {
 		return h
 	}
-	d := Dense{R: len(g.Layers[0].Share), C: len(g.Layers)}
-	for e := range d.R {
-		for _, l := range g.Layers {
-			d.Values = append(d.Values, 100*l.Share[e])
-		}
-	}
-	even := 100 / float64(d.R)
-	h.Data, h.Reference = d, &Reference{even, "even: " + short(even, 3)}
+	experts := len(g.Layers[0].Share)
+	h.Data = newGrid(experts, len(g.Layers), func(e, l int) float64 { return 100 * g.Layers[l].Share[e] })
+	h.Reference = even(100 / float64(experts))
 	return h
 }
 
-// UsagePanels sets the usage maps of all data sets side by side.
-func UsagePanels(r *trace.Summary) Panels {
+// usagePanels shows the usage maps of all data sets side by side.
+func usagePanels(r *trace.Summary) Panels {
 	p := Panels{
-		Info:    Info{Name: "usage-by-dataset", Title: "Expert usage by data set", Caption: "All in one range of colours."},
+		Info:    Info{Name: "usage-by-dataset", Title: "Expert usage by data set", Caption: "All panels have the same range of colours."},
 		Columns: 4, Shared: true,
 	}
 	for i := range r.Datasets {
 		g := &r.Datasets[i]
-		p.Figures = append(p.Figures, UsageMap(g, "usage", datasetName(g.Dataset)))
+		p.Figures = append(p.Figures, usageMap(g, "usage", datasetName(g.Dataset)))
 	}
 	return p
 }
 
 func datasetName(s string) string { return orElse(s, "(unnamed)") }
 
-// byLayer is a curve of one value a layer; NaN leaves a layer out.
+// byLayer returns a curve of a value of each layer.
 func byLayer(name string, layers []trace.LayerSummary, value func(*trace.LayerSummary) float64) Curve {
-	var s Series
+	c := Curve{Name: name}
 	for i := range layers {
-		s.X, s.Y = append(s.X, float64(layers[i].Layer)), append(s.Y, value(&layers[i]))
+		c.add(float64(layers[i].Layer), value(&layers[i]))
 	}
-	return Curve{name, s}
+	return c
 }
 
-// Balance draws by layer how evenly the experts are used: entropy, Gini
-// coefficient, coefficient of variation and the number of experts in use.
-func Balance(r *trace.Summary) Panels {
-	e := r.Model.Experts
+// layerLines is a panel of curves by layer.
+func layerLines(title, axis string, curves ...Curve) Lines {
+	return Lines{Info: panel(title), XAxis: "layer", YAxis: axis, IntegerX: true, Curves: curves}
+}
+
+// balance shows by layer how evenly the experts are used.
+func balance(r *trace.Summary) Panels {
+	e := float64(max(r.Model.Experts, 1))
 	layers := r.Overall.Layers
-	line := func(title, axis string, refs []Reference, all, first func(*trace.LayerSummary) float64) Lines {
-		return Lines{
-			Info: Info{Name: "panel", Title: title}, XAxis: "layer", YAxis: axis, IntegerX: true, References: refs, Height: 240,
-			Curves: []Curve{byLayer("all choices", layers, all), byLayer("first choice", layers, first)},
-		}
+	line := func(title, axis string, ref Reference, value func(trace.Usage) float64) Lines {
+		l := layerLines(title, axis,
+			byLayer("all choices", layers, func(l *trace.LayerSummary) float64 { return value(l.Usage) }),
+			byLayer("first choice", layers, func(l *trace.LayerSummary) float64 { return value(l.FirstUsage) }))
+		l.References, l.Height = []Reference{ref}, 240
+		return l
 	}
-	active := line("Active experts", "experts in use", []Reference{{float64(e), "all E"}},
-		func(l *trace.LayerSummary) float64 { return float64(l.Usage.Active) }, func(l *trace.LayerSummary) float64 { return float64(l.FirstUsage.Active) })
-	active.YRange = [2]float64{0, float64(max(e, 1))}
+	active := line("Active experts", "experts in use", Reference{float64(r.Model.Experts), "all E"}, func(u trace.Usage) float64 { return float64(u.Active) })
+	active.YRange = [2]float64{0, e}
 	return Panels{
 		Info: Info{Name: "balance", Title: "Balance of the experts by layer",
-			Caption: "Entropy of the usage, at most log2 E bits; Gini coefficient and coefficient of variation, 0 where all experts are used alike; experts chosen at least once."},
+			Caption: "Entropy of the usage, at most log2 E bits; Gini coefficient and coefficient of variation, 0 if all experts are used equally; number of experts chosen at least once."},
 		Figures: []Figure{
-			line("Entropy", "entropy (bits)", []Reference{{math.Log2(float64(max(e, 1))), "even, log2 E"}},
-				func(l *trace.LayerSummary) float64 { return l.Usage.Entropy }, func(l *trace.LayerSummary) float64 { return l.FirstUsage.Entropy }),
-			line("Gini coefficient", "Gini coefficient", []Reference{{0, "even"}},
-				func(l *trace.LayerSummary) float64 { return l.Usage.Gini }, func(l *trace.LayerSummary) float64 { return l.FirstUsage.Gini }),
-			line("Coefficient of variation", "coefficient of variation", []Reference{{0, "even"}},
-				func(l *trace.LayerSummary) float64 { return l.Usage.CV }, func(l *trace.LayerSummary) float64 { return l.FirstUsage.CV }),
+			line("Entropy", "entropy (bits)", Reference{math.Log2(e), "even, log2 E"}, func(u trace.Usage) float64 { return u.Entropy }),
+			line("Gini coefficient", "Gini coefficient", Reference{0, "even"}, func(u trace.Usage) float64 { return u.Gini }),
+			line("Coefficient of variation", "coefficient of variation", Reference{0, "even"}, func(u trace.Usage) float64 { return u.CV }),
 			active,
 		},
 	}
 }
 
-// EntropyMap maps the normalised entropy of the usage by data set and layer.
-func EntropyMap(r *trace.Summary) HeatMap {
+// entropyMap shows the normalized entropy of the usage by data set and layer.
+func entropyMap(r *trace.Summary) HeatMap {
 	h := HeatMap{
 		Info: Info{Name: "entropy-by-dataset", Title: "Evenness of use by data set",
-			Caption: "Entropy of the usage as a share of its maximum, log2 E: 100 % where all experts are used alike. Short data sets are a little too low."},
-		RowAxis: "data set", ColumnAxis: "layer", Value: "entropy, of its maximum", Unit: "%",
+			Caption: "Entropy of the usage as a share of its maximum, log2 E: 100 % if all experts are used equally. Values of short data sets are slightly too low."},
+		RowAxis: "data set", ColumnAxis: "layer", Value: "entropy, share of its maximum", Unit: "%",
 	}
-	if len(r.Datasets) == 0 {
-		return h
-	}
-	d := Dense{R: len(r.Datasets), C: len(r.Overall.Layers)}
 	for _, g := range r.Datasets {
 		h.Rows = append(h.Rows, datasetName(g.Dataset))
-		for _, l := range g.Layers {
-			d.Values = append(d.Values, 100*l.Usage.Normalized)
-		}
 	}
-	h.Data = d
+	h.Data = newGrid(len(r.Datasets), len(r.Overall.Layers), func(i, l int) float64 { return 100 * r.Datasets[i].Layers[l].Usage.Normalized })
 	return h
 }
 
-// mixtralRepeats are the first choices repeated at layers 0, 15 and 31 of
-// Mixtral 8x7B, in percent: Table 5 of arXiv 2401.04088.
+// mixtralRepeats are the shares of repeated first choices at layers 0, 15 and 31
+// of Mixtral 8x7B, in percent: Table 5 of arXiv 2401.04088.
 var mixtralRepeats = []struct {
 	name   string
-	values [3]float64
+	values []float64
 }{
-	{"Mixtral 8x7B, ArXiv", [3]float64{14.0, 27.9, 22.7}},
-	{"Mixtral 8x7B, Github", [3]float64{14.9, 28.1, 19.7}},
-	{"Mixtral 8x7B, Wikipedia", [3]float64{14.4, 23.6, 25.3}},
+	{"Mixtral 8x7B, ArXiv", []float64{14.0, 27.9, 22.7}},
+	{"Mixtral 8x7B, Github", []float64{14.9, 28.1, 19.7}},
+	{"Mixtral 8x7B, Wikipedia", []float64{14.4, 23.6, 25.3}},
 }
 
-// Repeats draws by layer how often a token goes to the expert of the token
-// before it. Models of 8 experts stand beside Mixtral 8x7B (Table 5 of arXiv
-// 2401.04088), whose layers 0, 15 and 31 are put at the same share of the depth.
-func Repeats(r *trace.Summary) Figure {
+// repeats shows by layer how often a token is routed to the expert of the token
+// before it. Models of 8 experts and top-2 are compared with Mixtral 8x7B, whose
+// layers 0, 15 and 31 are drawn at the same share of the depth.
+func repeats(r *trace.Summary) Panels {
 	layers := r.Overall.Layers
 	p := Panels{
 		Info: Info{Name: "repeats", Title: "Repeated assignment by layer",
-			Caption: "Share of consecutive tokens with the same first choice, and with at least one expert in common. Dashed: a router that draws at random."},
+			Caption: "Share of consecutive tokens with the same first choice, and with at least one expert in common. Dashed: a router that chooses at random."},
 	}
-	percent := func(f func(*trace.LayerSummary) float64) func(*trace.LayerSummary) float64 {
-		return func(l *trace.LayerSummary) float64 { return 100 * f(l) }
-	}
-	first := Lines{
-		Info: Info{Name: "panel", Title: "Same first choice"}, XAxis: "layer", YAxis: "repeated (%)", IntegerX: true,
-		Curves: []Curve{byLayer("this trace", layers, percent(func(l *trace.LayerSummary) float64 { return l.RepeatedFirst }))},
-	}
-	both := Lines{
-		Info: Info{Name: "panel", Title: "An expert in common"}, XAxis: "layer", YAxis: "repeated (%)", IntegerX: true,
-		Curves: []Curve{byLayer("this trace", layers, percent(func(l *trace.LayerSummary) float64 { return l.RepeatedAny }))},
-	}
+	first := layerLines("Same first choice", "repeated (%)", byLayer("this trace", layers, func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedFirst }))
+	both := layerLines("An expert in common", "repeated (%)", byLayer("this trace", layers, func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedAny }))
 	if len(layers) > 0 {
 		v, w := 100*layers[0].RandomRepeatedFirst, 100*layers[0].RandomRepeatedAny
 		first.References = []Reference{{v, "random " + short(v, 3)}}
@@ -140,9 +126,9 @@ func Repeats(r *trace.Summary) Figure {
 	}
 	if n := float64(len(layers) - 1); r.Model.Experts == 8 && r.Model.TopK == 2 && n > 1 {
 		for _, m := range mixtralRepeats {
-			first.Curves = append(first.Curves, Curve{m.name, Series{X: []float64{0, 15 * n / 31, n}, Y: m.values[:]}})
+			first.Curves = append(first.Curves, Curve{Name: m.name, X: []float64{0, 15 * n / 31, n}, Y: m.values})
 		}
-		p.Caption += " Mixtral 8x7B: Table 5 of arXiv 2401.04088, its layers 0, 15 and 31 at the same share of the depth."
+		p.Caption += " Mixtral 8x7B: Table 5 of arXiv 2401.04088; its layers 0, 15 and 31 are drawn at the same share of the depth."
 	}
 	p.Figures = []Figure{first}
 	if r.Model.TopK > 1 {
@@ -151,88 +137,80 @@ func Repeats(r *trace.Summary) Figure {
 	return p
 }
 
-// Proportions map the share of each expert by data set at the first, the middle
-// and the last layer, as Figure 7 of arXiv 2401.04088 does.
-func Proportions(r *trace.Summary) Panels {
+// proportions shows the share of each expert by data set at the first, the
+// middle and the last layer, as Figure 7 of arXiv 2401.04088 does.
+func proportions(r *trace.Summary) Panels {
 	p := Panels{
 		Info: Info{Name: "proportions", Title: "Data sets and their experts",
-			Caption: "Share of each expert among the choices of a data set, at the first, the middle and the last layer. Rows that differ are domains that the router tells apart."},
+			Caption: "Share of each expert in the choices of a data set, at the first, the middle and the last layer. Where rows differ, the router distinguishes the domains."},
 		Columns: 1, Shared: true,
 	}
-	n := len(r.Overall.Layers)
 	e := r.Model.Experts
 	if e <= 16 {
 		p.Columns = 3
 	}
-	for _, l := range some(n, 3) {
+	for _, l := range some(len(r.Overall.Layers), 3) {
 		h := HeatMap{
-			Info:    Info{Name: "panel", Title: fmt.Sprint("Layer ", l)},
+			Info:    panel(fmt.Sprint("Layer ", l)),
 			RowAxis: "data set", ColumnAxis: "expert", Value: "share of choices", Unit: "%",
-			Reference: &Reference{100 / float64(max(1, e)), "even: " + short(100/float64(max(1, e)), 3)},
+			Reference: even(100 / float64(max(1, e))),
 		}
-		d := Dense{R: len(r.Datasets), C: e}
 		for _, g := range r.Datasets {
 			h.Rows = append(h.Rows, datasetName(g.Dataset))
-			for _, v := range g.Layers[l].Share {
-				d.Values = append(d.Values, 100*v)
-			}
 		}
-		if d.R > 0 {
-			h.Data = d
-		}
+		h.Data = newGrid(len(r.Datasets), e, func(i, j int) float64 { return 100 * r.Datasets[i].Layers[l].Share[j] })
 		p.Figures = append(p.Figures, h)
 	}
 	return p
 }
 
-// Positions draws what changes along the document: repeats, entropy of the
-// usage and, where logits were recorded, of the router.
-func Positions(r *trace.Summary) Panels {
+// positions shows what changes along a document: repeats, entropy of the usage
+// and, if router logits were recorded, entropy of the router.
+func positions(r *trace.Summary) Panels {
 	p := Panels{
 		Info: Info{Name: "positions", Title: "Along the document",
-			Caption: "Means over layers, in ranges of positions that double: 1, 2-3, 4-7 and so on, drawn at their middle (position 0 is left out). Ranges of few tokens have too low an entropy of use."},
+			Caption: "Means over layers, for ranges of positions that double: 1, 2-3, 4-7 and so on, drawn at their middle. Position 0 is omitted. The entropy of ranges with few tokens is too low."},
 	}
-	var first, shared, even, router Series
+	first, shared := Curve{Name: "same first choice"}, Curve{Name: "an expert in common"}
+	var use, router Curve
 	for _, b := range r.Positions {
 		if b.From < 1 || b.Tokens == 0 {
 			continue
 		}
 		x := math.Sqrt(float64(b.From) * float64(b.To))
-		add := func(s *Series, v float64) { s.X, s.Y = append(s.X, x), append(s.Y, v) }
-		add(&first, 100*b.RepeatedFirst)
-		add(&shared, 100*b.RepeatedAny)
-		add(&even, 100*b.Normalized)
+		first.add(x, 100*b.RepeatedFirst)
+		shared.add(x, 100*b.RepeatedAny)
+		use.add(x, 100*b.Normalized)
 		if b.RouterEntropy != nil {
-			add(&router, *b.RouterEntropy)
+			router.add(x, *b.RouterEntropy)
 		}
 	}
 	line := func(title, axis string, c ...Curve) Lines {
-		return Lines{Info: Info{Name: "panel", Title: title}, XAxis: "position (tokens)", YAxis: axis, LogX: true, Curves: c, Height: 250}
+		return Lines{Info: panel(title), XAxis: "position (tokens)", YAxis: axis, LogX: true, Curves: c, Height: 250}
 	}
-	repeats := line("Repeated assignment", "repeated (%)", Curve{"same first choice", first})
+	repeated := line("Repeated assignment", "repeated (%)", first)
 	if r.Model.TopK > 1 {
-		repeats.Curves = append(repeats.Curves, Curve{"an expert in common", shared})
+		repeated.Curves = append(repeated.Curves, shared)
 	}
-	p.Figures = []Figure{repeats, line("Evenness of use", "entropy, of its maximum (%)", Curve{"", even})}
-	if router.Len() > 0 {
-		p.Figures = append(p.Figures, line("Uncertainty of the router", "entropy of the router (bits)", Curve{"", router}))
+	p.Figures = []Figure{repeated, line("Evenness of use", "entropy, share of its maximum (%)", use)}
+	if len(router.X) > 0 {
+		p.Figures = append(p.Figures, line("Uncertainty of the router", "entropy of the router (bits)", router))
 	}
 	return p
 }
 
-// Locality draws the local routing consistency of arXiv 2505.16056: how well
-// one set of experts serves a window of tokens.
-func Locality(r *trace.Summary) Panels {
+// locality shows the local routing consistency of arXiv 2505.16056: how well one
+// set of experts serves a window of tokens.
+func locality(r *trace.Summary) Panels {
 	p := Panels{
 		Info: Info{Name: "locality", Title: "Consistency within windows of tokens",
-			Caption: "Segment routing best performance (left): how well a router that keeps its experts for a whole window can do, as an F1 score. Segment cache best hit rate (right): the share of choices that a cache of the window's most used experts serves (arXiv 2505.16056)."},
+			Caption: "Segment routing best performance (left): the F1 score of the best router that keeps its experts for a whole window. Segment cache best hit rate (right): the share of choices that a cache of the most used experts of the window serves (arXiv 2505.16056)."},
 	}
 	layers := r.Overall.Layers
 	if len(layers) == 0 || len(layers[0].Local) == 0 {
 		return p
 	}
-	srp := Lines{Info: Info{Name: "panel", Title: "One set of experts a window"}, XAxis: "layer", YAxis: "F1 score", IntegerX: true}
-	hit := Lines{Info: Info{Name: "panel", Title: "A cache of the window's experts"}, XAxis: "layer", YAxis: "hit rate (%)", IntegerX: true}
+	srp, hit := layerLines("One set of experts per window", "F1 score"), layerLines("A cache of the window's experts", "hit rate (%)")
 	for i, seg := range layers[0].Local {
 		if seg.Windows == 0 {
 			continue
@@ -247,33 +225,30 @@ func Locality(r *trace.Summary) Panels {
 	return p
 }
 
-// Certainty draws by layer the mean routing weight of each choice and, where
+// certainty shows by layer the mean routing weight of each choice and, if router
 // logits were recorded, the entropy of the router.
-func Certainty(r *trace.Summary) Panels {
-	p := Panels{Info: Info{Name: "certainty", Title: "How sure the router is",
-		Caption: "Mean routing weight of each choice; entropy of the softmax over all router logits, mean over tokens."}}
+func certainty(r *trace.Summary) Panels {
+	p := Panels{Info: Info{Name: "certainty", Title: "Certainty of the router",
+		Caption: "Mean routing weight of each choice; entropy of the softmax of all router logits, mean over tokens."}}
 	layers := r.Overall.Layers
-	var weights Lines
+	weights := layerLines("Routing weights", "mean routing weight")
 	for k := range r.Model.TopK {
-		c := byLayer(fmt.Sprintf("choice %d", k+1), layers, func(l *trace.LayerSummary) float64 {
+		weights.Curves = append(weights.Curves, byLayer(fmt.Sprintf("choice %d", k+1), layers, func(l *trace.LayerSummary) float64 {
 			if k >= len(l.MeanWeights) {
 				return math.NaN()
 			}
 			return l.MeanWeights[k]
-		})
-		weights.Curves = append(weights.Curves, c)
+		}))
 	}
-	weights.Info, weights.XAxis, weights.YAxis, weights.IntegerX = Info{Name: "panel", Title: "Routing weights"}, "layer", "mean routing weight", true
-	entropy := Lines{Info: Info{Name: "panel", Title: "Entropy of the router"}, XAxis: "layer", YAxis: "entropy (bits)", IntegerX: true,
-		References: []Reference{{math.Log2(float64(max(1, r.Model.Experts))), "even, log2 E"}},
-		Curves: []Curve{byLayer("", layers, func(l *trace.LayerSummary) float64 {
-			if l.RouterEntropy == nil {
-				return math.NaN()
-			}
-			return *l.RouterEntropy
-		})}}
+	entropy := layerLines("Entropy of the router", "entropy (bits)", byLayer("", layers, func(l *trace.LayerSummary) float64 {
+		if l.RouterEntropy == nil {
+			return math.NaN()
+		}
+		return *l.RouterEntropy
+	}))
+	entropy.References = []Reference{{math.Log2(float64(max(1, r.Model.Experts))), "even, log2 E"}}
 	for _, f := range []Lines{weights, entropy} {
-		if _, _, _, _, any := f.ranges(); any {
+		if !f.empty() {
 			p.Figures = append(p.Figures, f)
 		}
 	}

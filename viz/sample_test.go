@@ -77,7 +77,7 @@ func sampleUsage(seed uint64, experts, layers int) HeatMap {
 	}
 	return HeatMap{
 		Info: Info{Name: fmt.Sprintf("usage-%d", seed), Title: "Expert usage by layer"},
-		Data: Dense{experts, layers, v}, RowAxis: "expert", ColumnAxis: "layer", Value: "share of choices", Unit: "%",
+		Data: newGrid(experts, layers, func(e, l int) float64 { return v[e*layers+l] }), RowAxis: "expert", ColumnAxis: "layer", Value: "share of choices", Unit: "%",
 		Reference: &Reference{100 / float64(experts), "uniform"},
 	}
 }
@@ -91,13 +91,13 @@ func sampleRecall() Lines {
 		References: []Reference{{25, "chance"}},
 	}
 	for i, n := range []string{"frequency", "previous token", "transition", "token id", "gate reuse", "inter-layer", "statistics-aware", "ensemble"} {
-		var s Series
+		s := Curve{Name: n}
 		for h := 1; h <= 4; h++ {
 			y := 34 + 6.5*float64(i) - float64(h*i)*0.9
 			s.X, s.Y = append(s.X, float64(h)), append(s.Y, y)
 			s.Low, s.High = append(s.Low, y-0.8), append(s.High, y+0.9)
 		}
-		f.Curves = append(f.Curves, Curve{n, s})
+		f.Curves = append(f.Curves, s)
 	}
 	return f
 }
@@ -106,13 +106,13 @@ func sampleLayers(name, title, y string, base float64) Lines {
 	f := Lines{Info: Info{Name: name, Title: title}, XAxis: "layer", YAxis: y, IntegerX: true}
 	r := rand.New(rand.NewPCG(5, 5))
 	for _, n := range []string{"all data sets"} {
-		var s Series
+		s := Curve{Name: n}
 		for l := range 16 {
 			v := base - 0.3*r.Float64()
 			s.X, s.Y = append(s.X, float64(l)), append(s.Y, v)
 			s.Low, s.High = append(s.Low, v-0.03), append(s.High, v+0.02)
 		}
-		f.Curves = append(f.Curves, Curve{n, s})
+		f.Curves = append(f.Curves, s)
 	}
 	return f
 }
@@ -120,40 +120,23 @@ func sampleLayers(name, title, y string, base float64) Lines {
 func sampleTraining() Lines {
 	f := Lines{Info: Info{Name: "training", Title: "Training of the ensemble"}, XAxis: "step", YAxis: "loss (nats)"}
 	for i, n := range []string{"training", "validation"} {
-		var s Series
+		s := Curve{Name: n}
 		for k := range 200 {
 			s.X = append(s.X, float64(k*10))
 			s.Y = append(s.Y, 1.2+0.1*float64(i)+math.Exp(-float64(k)/30)+0.02*math.Sin(float64(k*(i+3))))
 		}
-		f.Curves = append(f.Curves, Curve{n, s})
+		f.Curves = append(f.Curves, s)
 	}
 	return f
 }
 
-func sampleBars(stacked bool) Bars {
-	b := Bars{Info: Info{Name: "bars", Title: "Hit rate by policy"}, Axis: "hit rate (%)", Categories: []string{"LRU", "LFU", "frequency prior", "predictor: ensemble, h = 2", "oracle"},
-		References: []Reference{{50, "random"}}}
-	if stacked {
-		b = Bars{Info: Info{Name: "shares", Title: "Share of each expert at layer 7, by data set"}, Axis: "share of choices (%)", Categories: sampleNames, Stacked: true}
-		for e := range 8 {
-			g := BarGroup{Name: fmt.Sprint("expert ", e)}
-			for i := range b.Categories {
-				v := float64(10 + (e*i*7+e)%13)
-				sum := 0.0
-				for f := range 8 {
-					sum += float64(10 + (f*i*7+f)%13)
-				}
-				g.Values = append(g.Values, 100*v/sum)
-			}
-			b.Groups = append(b.Groups, g)
-		}
-		return b
-	}
+func sampleBars() bars {
+	b := bars{Info: Info{Name: "bars", Title: "Hit rate by policy"}, Axis: "hit rate (%)", Categories: []string{"LRU", "LFU", "frequency prior", "predictor: ensemble, h = 2", "oracle"}}
 	for i, n := range []string{"mini-mixtral", "DeepSeek-V2-Lite"} {
-		g := BarGroup{Name: n}
+		g := Curve{Name: n}
 		for k := range b.Categories {
 			v := 40 + 11*float64(k) - 7*float64(i)
-			g.Values, g.Low, g.High = append(g.Values, v), append(g.Low, v-2), append(g.High, v+3)
+			g.addInterval(0, v, v-2, v+3)
 		}
 		b.Groups = append(b.Groups, g)
 	}
@@ -185,30 +168,32 @@ func sampleSankey(stages, experts int) Sankey {
 				next[j] += v[i*experts+j]
 			}
 		}
-		s.Flows, mass = append(s.Flows, Dense{experts, experts, v}), next
+		s.Flows, mass = append(s.Flows, newGrid(experts, experts, func(i, j int) float64 { return v[i*experts+j] })), next
 	}
 	return s
 }
 
-func sampleTimeline() Timeline {
-	t := Timeline{Info: Info{Name: "timeline", Title: "One token with prefetch, two layers ahead"}, Unit: "ms", Lanes: []string{"compute", "copy", "wait"}}
+func sampleTimeline() timeline {
+	t := timeline{Info: Info{Name: "timeline", Title: "One token with prefetch, two layers ahead"}, Unit: "ms", Lanes: []string{"compute", "copy", "wait"}}
 	now := 0.0
 	for l := range 12 {
-		t.Events = append(t.Events, Event{0, now, now + 0.8, "compute", fmt.Sprint(l)}, Event{1, now + 0.2, now + 1.1, "prefetch", fmt.Sprint(l + 2)})
+		t.Events = append(t.Events, event{0, now, now + 0.8, "compute", fmt.Sprint(l)}, event{1, now + 0.2, now + 1.1, "prefetch", fmt.Sprint(l + 2)})
 		now += 0.8
 		if l%5 == 3 {
-			t.Events = append(t.Events, Event{1, now + 0.3, now + 1.2, "fetch on demand", fmt.Sprint(l + 1)}, Event{2, now, now + 1.2, "stall", ""})
+			t.Events = append(t.Events, event{1, now + 0.3, now + 1.2, "fetch on demand", fmt.Sprint(l + 1)}, event{2, now, now + 1.2, "stall", ""})
 			now += 1.2
 		}
 	}
 	return t
 }
 
-func sampleScatter() Scatter {
-	s := Scatter{Info: Info{Name: "cost", Title: "Recall against the time of a decision"}, XAxis: "time of a decision (µs)", YAxis: "recall@2 (%)", LogX: true}
+func sampleScatter() Lines {
+	s := Lines{Info: Info{Name: "cost", Title: "Recall against the time of a decision"}, XAxis: "time of a decision (µs)", YAxis: "recall@2 (%)", LogX: true, Height: 320, named: true}
 	for i, n := range []string{"frequency", "previous token", "transition", "token id", "gate reuse", "inter-layer", "statistics-aware", "ensemble"} {
 		y := 34 + 6.5*float64(i)
-		s.Marks = append(s.Marks, Mark{n, math.Pow(2.1, float64(i)) * 0.06, y, y - 1, y + 1})
+		c := Curve{Name: n}
+		c.addInterval(math.Pow(2.1, float64(i))*0.06, y, y-1, y+1)
+		s.Curves = append(s.Curves, c)
 	}
 	return s
 }
@@ -224,9 +209,10 @@ func sampleFigures() []Figure {
 	diff := sampleUsage(4, 8, 16)
 	diff.Info = Info{Name: "usage-difference", Title: "Difference of usage: decode against prefill"}
 	diff.Diverging, diff.Center, diff.Unit, diff.Value, diff.Reference = true, 0, "points", "difference of share", nil
-	d := diff.Data.(Dense)
-	for i := range d.Values {
-		d.Values[i] -= 12.5
+	for _, row := range diff.Data {
+		for j := range row {
+			row[j] -= 12.5
+		}
 	}
 	wide := sampleUsage(9, 128, 27)
 	wide.Name = "usage-128"
@@ -235,9 +221,9 @@ func sampleFigures() []Figure {
 		Panels{Info: Info{Name: "balance", Title: "Balance of the experts by layer"}, Figures: []Figure{
 			sampleLayers("entropy", "Entropy of usage", "entropy (bits)", 3), sampleLayers("gini", "Gini coefficient", "Gini (0 even, 1 one expert)", 0.4)}},
 		sampleTraining(),
-		TokenText{Info: Info{Name: "token-text", Title: "Fiction, document 00015, layer 7: first choice"}, Routing: journey, Layer: 7, Experts: 8},
-		sampleBars(false), sampleBars(true), sampleSankey(4, 8), sampleSankey(3, 64), sampleTimeline(), sampleScatter(),
-		Paths{Info: Info{Name: "token-paths", Title: "Ways of three tokens through the layers"}, Routing: journey, Experts: 8, Tokens: []int{3, 17, 40}},
+		TokenText{Info: Info{Name: "token-text", Title: "Fiction, document 00015, layer 7: first choice"}, Journey: journey, Layer: 7, Experts: 8},
+		sampleBars(), sampleSankey(4, 8), sampleSankey(3, 64), sampleTimeline(), sampleScatter(),
+		TokenPaths{Info: Info{Name: "token-paths", Title: "Ways of three tokens through the layers"}, Journey: journey, Experts: 8, Tokens: []int{3, 17, 40}},
 	}
 }
 
@@ -260,7 +246,7 @@ func TestGallery(t *testing.T) {
 
 // sampleReport is a report of the size that the quickstart makes.
 func sampleReport() Report {
-	j := Journeys{Info: Info{Name: "journey", Title: "Token journey", Caption: "A token's colour is its expert at the chosen layer; the path below follows it through all layers."}, Layers: 16, Experts: 8, TopK: 2}
+	j := journeys{Info: Info{Name: "journey", Title: "Token journey", Caption: "A token's colour is its expert at the chosen layer; the path below follows it through all layers."}, Layers: 16, Experts: 8, TopK: 2}
 	for i, n := range sampleNames {
 		for k := range 10 {
 			j.Documents = append(j.Documents, sampleJourney(uint64(100*i+k), n, fmt.Sprintf("%s/%05d", n, k), 256, 16, 8, 2))
@@ -270,8 +256,7 @@ func sampleReport() Report {
 	table := Table{Info: Info{Name: "recall-table", Title: "Recall by predictor and distance"}, Columns: []Column{
 		{Name: "predictor"}, {Name: "h = 1", Unit: "%", Digits: 1, Best: 1}, {Name: "h = 2", Unit: "%", Digits: 1, Best: 1}, {Name: "parameters"}}}
 	for i, c := range sampleRecall().Curves {
-		s := c.Points.(Series)
-		table.Rows = append(table.Rows, []any{c.Name, s.Y[0], s.Y[1], i * 1234})
+		table.Rows = append(table.Rows, []any{c.Name, c.Y[0], c.Y[1], i * 1234})
 	}
 	var one []Figure
 	for i, f := range figs[1].(Panels).Figures {
@@ -287,7 +272,7 @@ func sampleReport() Report {
 		Sections: []Section{
 			{ID: "usage", Title: "Usage", Text: []string{"How often each expert was chosen."}, Blocks: []Block{Figures{List: figs[:2]}, Figures{Label: "Data set", List: one, Options: sampleNames}, Figures{List: []Figure{figs[5]}}}},
 			{ID: "tokens", Title: "Tokens", Blocks: []Block{j, Figures{List: []Figure{figs[7], figs[len(figs)-1]}}}},
-			{ID: "prediction", Title: "Prediction", Blocks: []Block{Figures{List: []Figure{figs[4]}}, table, Figures{List: figs[6:7]}, Figures{List: figs[8:14]}}},
+			{ID: "prediction", Title: "Prediction", Blocks: []Block{Figures{List: []Figure{figs[4]}}, table, Figures{List: figs[6:7]}, Figures{List: figs[8:13]}}},
 		},
 		Source: []Fact{{"program", "expertspec quickstart", ""}, {"checkpoint", "mini-mixtral", "sha256 0a0f…"}},
 	}

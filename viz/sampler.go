@@ -1,59 +1,61 @@
 package viz
 
-import "github.com/expertspec/expertspec/trace"
+import (
+	"slices"
 
-// Sampler keeps the first documents of each data set of a trace for the token
-// journey, while something else reads the trace, in bounded memory.
+	"github.com/expertspec/expertspec/trace"
+)
+
+// Sampler keeps the first documents of each data set of a trace for a report's
+// token journeys. Its memory is bounded.
 type Sampler struct {
 	Model trace.Model
-	// PerDataset is how many documents of a data set are kept; 0: 10.
-	PerDataset int
-	// MaxTokens is where a document is cut; 0: 512.
+	// DocumentsPerDataset is the maximum number of documents kept of a data
+	// set; 0 means 10.
+	DocumentsPerDataset int
+	// MaxTokens is the number of tokens kept of a document; 0 means 512.
 	MaxTokens int
-	// MaxTotal bounds the tokens kept; 0: what a report takes.
-	MaxTotal int
-	// Pieces gives the texts of tokens, [T] to [T]; nil: their ids stand.
+	// Pieces returns the texts of tokens, [T] to [T]. Without it, tokens are
+	// shown as their ids.
 	Pieces func(tokens []int32) []string
 
-	docs  []Journey
-	count map[string]int
-	total int
+	docs   []Journey
+	count  map[string]int
+	tokens int
 }
 
-// Add takes a document, or passes it over. It copies what it keeps.
+// Add keeps a copy of the document's first tokens, or skips the document.
 func (s *Sampler) Add(d *trace.Document) error {
-	per, most, total := s.PerDataset, s.MaxTokens, s.MaxTotal
-	if per <= 0 {
-		per = 10
+	perDataset, maxTokens := s.DocumentsPerDataset, s.MaxTokens
+	if perDataset <= 0 {
+		perDataset = 10
 	}
-	if most <= 0 {
-		most = 512
+	if maxTokens <= 0 {
+		maxTokens = 512
 	}
-	if total <= 0 {
-		total = 8 * journeyTokens(s.Model.Layers, s.Model.TopK) // more than a report takes, of more data sets
-	}
-	n := min(len(d.Tokens), most)
-	if s.count[d.Dataset] >= per || s.total+n > total {
+	n := min(len(d.Tokens), maxTokens)
+	// A report holds fewer tokens, but chooses from all data sets.
+	if s.count[d.Dataset] >= perDataset || s.tokens+n > 8*journeyTokens(s.Model.Layers, s.Model.TopK) {
 		return nil
 	}
 	if s.count == nil {
 		s.count = map[string]int{}
 	}
 	s.count[d.Dataset]++
-	s.total += n
+	s.tokens += n
 	each := s.Model.Layers * s.Model.TopK
-	part := trace.Document{Dataset: d.Dataset, ID: d.ID, Tokens: append([]int32(nil), d.Tokens[:n]...)}
+	part := trace.Document{Dataset: d.Dataset, ID: d.ID, Tokens: slices.Clone(d.Tokens[:n])}
 	if len(d.Experts) >= n*each {
-		part.Experts = append([]int32(nil), d.Experts[:n*each]...)
+		part.Experts = slices.Clone(d.Experts[:n*each])
 	}
 	if len(d.Weights) >= n*each {
-		part.Weights = append([]float32(nil), d.Weights[:n*each]...)
+		part.Weights = slices.Clone(d.Weights[:n*each])
 	}
 	var pieces []string
 	if s.Pieces != nil && n > 0 && part.Tokens[0] != trace.NoToken {
 		pieces = s.Pieces(part.Tokens)
 	}
-	j, err := JourneyOf(&part, s.Model, pieces)
+	j, err := journeyOf(&part, s.Model, pieces)
 	if err != nil {
 		return err
 	}
@@ -61,5 +63,5 @@ func (s *Sampler) Add(d *trace.Document) error {
 	return nil
 }
 
-// Journeys are the documents kept, in the order in which they came.
+// Journeys returns the documents kept, in the order of the calls of Add.
 func (s *Sampler) Journeys() []Journey { return s.docs }

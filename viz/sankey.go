@@ -1,64 +1,62 @@
 package viz
 
 import (
+	"cmp"
 	"fmt"
 	"math"
-	"sort"
+	"slices"
 	"strconv"
 
 	"gonum.org/v1/plot/vg"
 )
 
-// Sankey shows the flow of tokens between the experts of successive layers: a
-// node is as high as the tokens that its expert saw, a ribbon as wide as those
-// that went from the one to the other.
+// Sankey shows the flow of tokens between the experts of successive layers. The
+// height of a node is the number of tokens of its expert, the width of a ribbon
+// the number of tokens that go from one expert to the other.
 type Sankey struct {
 	Info
 	// Stages name the columns ("layer 0"), one more than Flows.
 	Stages []string
-	// Flows are from stage to stage, each [E,E]: row the expert left, column
-	// the expert gone to, counts or shares.
-	Flows []Grid
-	// Unit is that of the flows ("tokens", "%").
+	// Flows are the flows from each stage to the next, [E,E] each: row the
+	// expert left, column the expert entered; counts or shares, not negative.
+	Flows [][][]float64
+	// Unit is the unit of the flows ("tokens", "%").
 	Unit string
-	// MaxNodes bounds the experts shown in a stage, the smaller ones put
-	// together as "other"; 0: 16.
-	MaxNodes int
 }
 
-// Describe implements Figure.
-func (s Sankey) Describe() Info { return s.Info }
-
-// Check implements Figure.
-func (s Sankey) Check() error {
+func (s Sankey) check() error {
 	if len(s.Flows) > 0 && len(s.Stages) != len(s.Flows)+1 {
-		return fmt.Errorf("viz: figure %s: %d stages for %d flows between them", s.Name, len(s.Stages), len(s.Flows))
+		return fmt.Errorf("viz: figure %s: got %d stages for %d flows between them", s.Name, len(s.Stages), len(s.Flows))
 	}
-	for i, f := range s.Flows {
-		if f == nil {
-			return fmt.Errorf("viz: figure %s: flow %d is nil", s.Name, i)
-		}
-		if err := checkGrid(s.Name, f, false); err != nil {
+	for k, f := range s.Flows {
+		if err := checkGrid(s.Name, f); err != nil {
 			return err
 		}
-		r, _ := f.Dims()
-		if i > 0 {
-			if _, c := s.Flows[i-1].Dims(); c != r {
-				return fmt.Errorf("viz: figure %s: %d experts enter %s and %d leave it", s.Name, c, s.Stages[i], r)
+		r, _ := dims(f)
+		if k > 0 {
+			if _, c := dims(s.Flows[k-1]); c != r {
+				return fmt.Errorf("viz: figure %s: %d experts enter %s and %d leave it", s.Name, c, s.Stages[k], r)
+			}
+		}
+		for i, row := range f {
+			for j, v := range row {
+				if v < 0 {
+					return fmt.Errorf("viz: figure %s: the flow from expert %d of %s to expert %d is %g; must not be negative", s.Name, i, s.Stages[k], j, v)
+				}
 			}
 		}
 	}
 	return nil
 }
 
-// Table implements Figure: the flows that are drawn, with the experts that are
-// put together as "other".
+// Table implements Figure. It has the flows that are drawn, including those of
+// "other" experts.
 func (s Sankey) Table() Table {
 	t := Table{Info: s.Info, Columns: []Column{{Name: "from"}, {Name: "expert"}, {Name: "to"}, {Name: "to expert"}, {Name: "flow", Unit: s.Unit}}}
 	if len(s.Flows) == 0 {
 		return t
 	}
-	nodes, of := s.stages()
+	nodes, of := s.nodes()
 	for k, f := range s.Flows {
 		sums, _ := flowSums(f, nodes[k], nodes[k+1], of[k], of[k+1])
 		for i, from := range nodes[k] {
@@ -72,83 +70,77 @@ func (s Sankey) Table() Table {
 	return t
 }
 
-// flowSums are the flows between nodes, and what enters each node.
-func flowSums(f Grid, from, to []node, fromOf, toOf []int) (sums [][]float64, into []float64) {
-	sums = make([][]float64, len(from))
-	for i := range sums {
-		sums[i] = make([]float64, len(to))
-	}
+// flowSums returns the flows between nodes and the sum that enters each node.
+func flowSums(f [][]float64, from, to []node, fromOf, toOf []int) (sums [][]float64, into []float64) {
+	sums = newGrid(len(from), len(to), func(i, j int) float64 { return 0 })
 	into = make([]float64, len(to))
-	r, c := f.Dims()
-	for i := range r {
-		for j := range c {
-			v := flow(f, i, j)
-			sums[fromOf[i]][toOf[j]] += v
-			into[toOf[j]] += v
+	for i, row := range f {
+		for j, v := range row {
+			if !math.IsNaN(v) {
+				sums[fromOf[i]][toOf[j]] += v
+				into[toOf[j]] += v
+			}
 		}
 	}
 	return sums, into
 }
 
+// node is an expert of a stage, or its smaller experts together.
 type node struct {
 	name      string
 	expert    int // -1: other
 	mass      float64
 	y, h      float64
-	out, into float64 // how much of the height is taken
+	out, into float64 // the part of the height that has ribbons
 }
 
-// flow is At with NaN as nothing.
-func flow(g Grid, i, j int) float64 {
-	if v := g.At(i, j); !math.IsNaN(v) {
-		return v
+// maxNodes is the maximum number of nodes of a stage.
+const maxNodes = 16
+
+// masses returns the sum of the flows of each expert of stage k.
+func (s Sankey) masses(k int) []float64 {
+	f, enter := s.Flows[min(k, len(s.Flows)-1)], k == len(s.Flows)
+	r, c := dims(f)
+	mass := make([]float64, r)
+	if enter {
+		mass = make([]float64, c)
 	}
-	return 0
+	for i, row := range f {
+		for j, v := range row {
+			if math.IsNaN(v) {
+				continue
+			}
+			if enter {
+				mass[j] += v
+			} else {
+				mass[i] += v
+			}
+		}
+	}
+	return mass
 }
 
-// stages are the nodes of each stage and, for each expert, its node.
-func (s Sankey) stages() (nodes [][]node, of [][]int) {
-	limit := s.MaxNodes
-	if limit <= 0 {
-		limit = 16
-	}
+// nodes returns the nodes of each stage and the node of each expert.
+func (s Sankey) nodes() (nodes [][]node, of [][]int) {
 	for k := range s.Stages {
-		var mass []float64
-		if k < len(s.Flows) {
-			r, c := s.Flows[k].Dims()
-			mass = make([]float64, r)
-			for i := range r {
-				for j := range c {
-					mass[i] += flow(s.Flows[k], i, j)
-				}
-			}
-		} else {
-			r, c := s.Flows[k-1].Dims()
-			mass = make([]float64, c)
-			for i := range r {
-				for j := range c {
-					mass[j] += flow(s.Flows[k-1], i, j)
-				}
-			}
+		mass := s.masses(k)
+		keep := make([]int, len(mass))
+		for i := range keep {
+			keep[i] = i
 		}
-		order := make([]int, len(mass))
-		for i := range order {
-			order[i] = i
-		}
-		sort.SliceStable(order, func(a, b int) bool { return mass[order[a]] > mass[order[b]] })
-		keep := order
-		if len(order) > limit {
-			keep = append([]int{}, order[:limit-1]...)
-		}
-		sort.Ints(keep)
-		to := make([]int, len(mass))
-		for i := range to {
-			to[i] = len(keep) // "other", where it is
+		if len(mass) > maxNodes {
+			slices.SortStableFunc(keep, func(a, b int) int { return cmp.Compare(mass[b], mass[a]) })
+			keep = keep[:maxNodes-1]
+			slices.Sort(keep)
 		}
 		var ns []node
-		for i, e := range keep {
-			to[e] = i
-			ns = append(ns, node{name: strconv.Itoa(e), expert: e, mass: mass[e]})
+		to := make([]int, len(mass))
+		for e, m := range mass {
+			if i, ok := slices.BinarySearch(keep, e); ok {
+				to[e], ns = i, append(ns, node{name: strconv.Itoa(e), expert: e, mass: m})
+			} else {
+				to[e] = len(keep)
+			}
 		}
 		if len(keep) < len(mass) {
 			o := node{name: "other", expert: -1}
@@ -169,7 +161,7 @@ func (s Sankey) size(width float64, st Style) float64 {
 		return 60
 	}
 	most := 0
-	nodes, _ := s.stages()
+	nodes, _ := s.nodes()
 	for _, n := range nodes {
 		most = max(most, len(n))
 	}
@@ -178,10 +170,10 @@ func (s Sankey) size(width float64, st Style) float64 {
 
 func (s Sankey) draw(p *pen, at rect) hover {
 	if len(s.Flows) == 0 {
-		p.drawAbsent(at, "Nothing to draw: a flow needs two layers at least.")
+		p.drawAbsent(at, "Nothing to draw: a flow requires two layers.")
 		return hover{}
 	}
-	nodes, of := s.stages()
+	nodes, of := s.nodes()
 	top, body := at.y+22, at.h-26
 	const gap, wide = 5, 18
 	total := 0.0
@@ -247,7 +239,7 @@ func (s Sankey) draw(p *pen, at rect) hover {
 }
 
 // ribbons draws the flows between two stages.
-func (s Sankey) ribbons(p *pen, f Grid, from, to []node, fromOf, toOf []int, x0, x1 float64, experts, stage int) []spot {
+func (s Sankey) ribbons(p *pen, f [][]float64, from, to []node, fromOf, toOf []int, x0, x1 float64, experts, stage int) []spot {
 	sums, into := flowSums(f, from, to, fromOf, toOf)
 	var spots []spot
 	for i := range from {
@@ -261,7 +253,7 @@ func (s Sankey) ribbons(p *pen, f Grid, from, to []node, fromOf, toOf []int, x0,
 			from[i].out += h0
 			to[j].into += h1
 			if math.Max(h0, h1) < 0.15 || (from[i].expert < 0 && to[j].expert < 0) {
-				continue // too thin to see, or what nobody asked about
+				continue // invisible, or between smaller experts
 			}
 			col := p.style.tone("missing")
 			if from[i].expert >= 0 {

@@ -1,6 +1,8 @@
 package viz
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -9,55 +11,71 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// Study is what a report is about: the statistics of a trace, and what else is
-// known of it.
+// Study holds what a report shows: the statistics of a trace and, optionally,
+// results about it.
 type Study struct {
-	// Title of the report; "": the model's name.
-	Title string
-	Lead  string
-	// Routing is needed, the rest is not.
+	// Name identifies the trace in a comparison; "": the model's name.
+	Name string
+	// Title and Lead begin the report. Both have a default.
+	Title, Lead string
+	// Routing is required, all other fields are optional.
 	Routing *trace.Summary
-	// Results are those of an evaluation of predictors.
-	Results *speculate.Results
-	// Journeys are documents to read token by token.
+	// Results of an evaluation of predictors, and their calibration.
+	Results     *speculate.Results
+	Calibration *Calibration
+	// Journeys are documents to read token by token, see [Sampler].
 	Journeys []Journey
-	// Training are the curves of training, loss against steps.
-	Training []Lines
-	// First comes before the other sections (a comparison), Extra after them.
-	First, Extra []Section
-	// Source is added to the trace's own.
+	// Training are figures of a training: losses by step.
+	Training []Figure
+	// Cache holds simulations of a cache of experts.
+	Cache *CacheStudy
+	// Extra are the last sections of the report.
+	Extra []Section
+	// Source is added to what the trace says about its source.
 	Source []Fact
 }
 
-// NewReport puts everything that a study holds into a report: usage and
-// balance, the token journey, data sets, layers, the course of documents,
-// prediction and training.
+func (s Study) name() string {
+	return cmp.Or(s.Name, s.Routing.Model.Name, "an unnamed model")
+}
+
+// NewReport returns the report of a study: usage and balance, token journeys,
+// prediction, transitions between layers and tokens, training, calibration and
+// cache. Sections without data are omitted.
 func NewReport(s Study) (Report, error) {
 	if s.Routing == nil {
-		return Report{}, fmt.Errorf("viz: report: a study without statistics of routing")
+		return Report{}, errors.New("viz: report: the study has no Routing")
 	}
 	r := s.Routing
-	rep := Report{Title: s.Title, Lead: s.Lead, Facts: Facts(r, s.Results), Source: append(Origin(r), s.Source...)}
-	if rep.Title == "" {
-		rep.Title = "Routing of " + orElse(r.Model.Name, "an unnamed model")
+	rep := Report{
+		Title: cmp.Or(s.Title, "Routing of "+s.name()),
+		Lead: cmp.Or(s.Lead, fmt.Sprintf("The experts, of %s, to which each token of %s documents was routed at each of %s MoE layers.",
+			whole(int64(r.Model.Experts)), whole(r.Documents), whole(int64(r.Model.Layers)))),
+		Facts:  facts(r, s.Results),
+		Source: append(origin(r), s.Source...),
 	}
-	if rep.Lead == "" {
-		rep.Lead = fmt.Sprintf("Which of %s experts each token of %s documents went to, at each of %s MoE layers.",
-			whole(int64(r.Model.Experts)), whole(r.Documents), whole(int64(r.Model.Layers)))
-	}
-	rep.Sections = append(rep.Sections, s.First...)
 	rep.Sections = append(rep.Sections, usageSection(r))
 	if len(s.Journeys) > 0 {
 		rep.Sections = append(rep.Sections, journeySection(r, s.Journeys))
 	}
 	if s.Results != nil {
-		rep.Sections = append(rep.Sections, Prediction(s.Results))
+		rep.Sections = append(rep.Sections, prediction(s.Results))
 	}
-	rep.Sections = append(rep.Sections, layerSection(r), courseSection(r))
+	rep.Sections = append(rep.Sections, layerSection(r), tokenSection(r))
 	if len(s.Training) > 0 {
 		sec := Section{ID: "training", Title: "Training"}
-		for _, l := range s.Training {
-			sec.Blocks = append(sec.Blocks, Figures{List: []Figure{l}})
+		for _, f := range s.Training {
+			sec.add(f)
+		}
+		rep.Sections = append(rep.Sections, sec)
+	}
+	if s.Calibration != nil {
+		rep.Sections = append(rep.Sections, s.Calibration.section())
+	}
+	if s.Cache != nil {
+		sec, err := s.Cache.section(r.Model.Layers)
+		if err != nil {
+			return Report{}, err
 		}
 		rep.Sections = append(rep.Sections, sec)
 	}
@@ -67,16 +85,18 @@ func NewReport(s Study) (Report, error) {
 
 func whole(n int64) string { return thousands(strconv.FormatInt(n, 10)) }
 
-// Facts are the numbers of the summary; results may be nil.
-func Facts(r *trace.Summary, results *speculate.Results) []Fact {
-	var entropy, gini, first, random float64
-	n := float64(max(1, len(r.Overall.Layers)))
-	for _, l := range r.Overall.Layers {
-		entropy += 100 * l.Usage.Normalized / n
-		gini += l.Usage.Gini / n
-		first += 100 * l.RepeatedFirst / n
-		random += 100 * l.RandomRepeatedFirst / n
+// facts are the numbers of the summary; results may be nil.
+func facts(r *trace.Summary, results *speculate.Results) []Fact {
+	mean := func(f func(*trace.LayerSummary) float64) float64 {
+		if len(r.Overall.Layers) == 0 {
+			return 0
+		}
+		return meanOver(r.Overall.Layers, f)
 	}
+	entropy := mean(func(l *trace.LayerSummary) float64 { return 100 * l.Usage.Normalized })
+	gini := mean(func(l *trace.LayerSummary) float64 { return l.Usage.Gini })
+	first := mean(func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedFirst })
+	random := mean(func(l *trace.LayerSummary) float64 { return 100 * l.RandomRepeatedFirst })
 	sets := "data sets"
 	if len(r.Datasets) == 1 {
 		sets = "data set"
@@ -84,40 +104,28 @@ func Facts(r *trace.Summary, results *speculate.Results) []Fact {
 	facts := []Fact{
 		{"tokens", whole(r.Tokens), fmt.Sprintf("%s documents, %s %s", whole(r.Documents), whole(int64(len(r.Datasets))), sets)},
 		{"MoE layers", whole(int64(r.Model.Layers)), ""},
-		{"experts", whole(int64(r.Model.Experts)), fmt.Sprintf("top-%d, a layer", r.Model.TopK)},
-		{"evenness of use", short(entropy, 3) + " %", "entropy of its maximum"},
-		{"Gini coefficient", short(gini, 2), "0: all used alike"},
+		{"experts", whole(int64(r.Model.Experts)), fmt.Sprintf("per layer, top-%d", r.Model.TopK)},
+		{"evenness of use", short(entropy, 3) + " %", "entropy, share of its maximum"},
+		{"Gini coefficient", short(gini, 2), "0: all used equally"},
 		{"repeated first choice", short(first, 3) + " %", "random " + short(random, 3) + " %"},
 	}
-	if f, ok := best(results); ok {
-		facts = append(facts, f)
+	if results == nil {
+		return facts
+	}
+	var best speculate.Row
+	for _, p := range withoutOracle(results).Predictors {
+		if row := recallAhead(results, p); row.RecallK > best.RecallK {
+			best = row
+		}
+	}
+	if best.Predictor != "" {
+		facts = append(facts, Fact{fmt.Sprintf("best recall@%d", results.Shape.TopK), short(100*best.RecallK, 3) + " %", best.Predictor + ", " + horizonText(best.Horizon)})
 	}
 	return facts
 }
 
-// best is the best recall one layer ahead.
-func best(r *speculate.Results) (Fact, bool) {
-	if r == nil {
-		return Fact{}, false
-	}
-	r = withoutOracle(r)
-	h := speculate.Horizon{Layers: 1}
-	var top *speculate.Row
-	for _, p := range r.Predictors {
-		for _, row := range r.Find(p, h, "all") {
-			if top == nil || row.RecallK > top.RecallK {
-				top = &row
-			}
-		}
-	}
-	if top == nil {
-		return Fact{}, false
-	}
-	return Fact{fmt.Sprintf("best recall@%d", r.Shape.TopK), short(100*top.RecallK, 3) + " %", top.Predictor + ", " + HorizonText(h)}, true
-}
-
-// Origin says where a trace comes from.
-func Origin(r *trace.Summary) []Fact {
+// origin says where a trace comes from.
+func origin(r *trace.Summary) []Fact {
 	f := []Fact{{"model", orElse(r.Model.Name, "unnamed"), fmt.Sprintf("%d MoE layers, %d experts, top-%d", r.Model.Layers, r.Model.Experts, r.Model.TopK)}}
 	for _, x := range []Fact{{"program", r.Source.Program, ""}, {"checkpoint", r.Source.Checkpoint, ""}, {"numeric type", r.Source.DType, ""}} {
 		if x.Value != "" {
@@ -126,39 +134,41 @@ func Origin(r *trace.Summary) []Fact {
 	}
 	f = append(f, Fact{"seed", strconv.FormatUint(r.Source.Seed, 10), ""})
 	if len(r.Skipped) > 0 {
-		f = append(f, Fact{"left out", strings.Join(r.Skipped, ", "), "too large for memory"})
+		f = append(f, Fact{"omitted", strings.Join(r.Skipped, ", "), "too large for memory"})
 	}
 	return f
 }
 
-// maxDatasets bounds the data sets that are drawn.
+// maxDatasets is the maximum number of data sets that are drawn.
 const maxDatasets = 48
 
 func usageSection(r *trace.Summary) Section {
 	s := Section{ID: "usage", Title: "Usage", Text: []string{
-		"How often each expert is chosen. An even spread uses the model's capacity; experts that stand out for one data set are its specialists."}}
-	s.Blocks = append(s.Blocks, Figures{List: []Figure{UsageMap(&r.Overall, "usage", "Expert usage by layer")}}, Figures{List: []Figure{Balance(r)}})
+		"How often each expert is chosen. If the spread is even, the model uses its whole capacity. Experts that are chosen often in one data set only are its specialists."}}
+	s.add(usageMap(&r.Overall, "usage", "Expert usage by layer"))
+	s.add(balance(r))
 	switch n := len(r.Datasets); {
 	case n > maxDatasets:
-		s.Text = append(s.Text, fmt.Sprintf("There are %s data sets, too many for a picture each: see the table.", whole(int64(n))))
+		s.Text = append(s.Text, fmt.Sprintf("There are %s data sets, too many for figures: see the table.", whole(int64(n))))
 	case n > 1:
-		c := Figures{Label: "Data set"}
-		for i := range r.Datasets {
-			g := &r.Datasets[i]
-			c.List = append(c.List, UsageMap(g, fmt.Sprintf("usage-dataset-%d", i+1), "Expert usage: "+datasetName(g.Dataset)))
-			c.Options = append(c.Options, datasetName(g.Dataset))
-		}
 		if r.Model.Layers*r.Model.Experts*n <= 3*maxCells {
-			s.Blocks = append(s.Blocks, Figures{List: []Figure{UsagePanels(r)}}, c)
+			s.add(usagePanels(r))
+			c := Figures{Label: "Data set"}
+			for i := range r.Datasets {
+				g := &r.Datasets[i]
+				c.add(datasetName(g.Dataset), usageMap(g, fmt.Sprintf("usage-dataset-%d", i+1), "Expert usage: "+datasetName(g.Dataset)))
+			}
+			s.Blocks = append(s.Blocks, c)
 		}
-		s.Blocks = append(s.Blocks, Figures{List: []Figure{EntropyMap(r)}}, Figures{List: []Figure{Proportions(r)}})
+		s.add(entropyMap(r))
+		s.add(proportions(r))
 	}
-	s.Blocks = append(s.Blocks, DatasetTable(r))
+	s.Blocks = append(s.Blocks, datasetTable(r))
 	return s
 }
 
-// DatasetTable is a row for each data set, means over layers.
-func DatasetTable(r *trace.Summary) Table {
+// datasetTable has a row for each data set, with means over layers.
+func datasetTable(r *trace.Summary) Table {
 	t := Table{Info: Info{Name: "datasets", Title: "Data sets", Caption: "Means over layers."}, Columns: []Column{
 		{Name: "data set"}, {Name: "documents"}, {Name: "tokens"}, {Name: "evenness of use", Unit: "%", Digits: 1}, {Name: "Gini", Digits: 3},
 		{Name: "same first choice", Unit: "%", Digits: 1}, {Name: "an expert in common", Unit: "%", Digits: 1}}}
@@ -168,57 +178,43 @@ func DatasetTable(r *trace.Summary) Table {
 		groups[len(groups)-1].Dataset = "all"
 	}
 	for _, g := range groups {
-		var even, gini, first, shared float64
-		n := float64(max(1, len(g.Layers)))
-		for _, l := range g.Layers {
-			even += 100 * l.Usage.Normalized / n
-			gini += l.Usage.Gini / n
-			first += 100 * l.RepeatedFirst / n
-			shared += 100 * l.RepeatedAny / n
-		}
-		t.Rows = append(t.Rows, []any{datasetName(g.Dataset), int(g.Documents), int(g.Tokens), even, gini, first, shared})
+		t.Rows = append(t.Rows, []any{datasetName(g.Dataset), int(g.Documents), int(g.Tokens),
+			meanOver(g.Layers, func(l *trace.LayerSummary) float64 { return 100 * l.Usage.Normalized }),
+			meanOver(g.Layers, func(l *trace.LayerSummary) float64 { return l.Usage.Gini }),
+			meanOver(g.Layers, func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedFirst }),
+			meanOver(g.Layers, func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedAny })})
 	}
 	return t
 }
 
 func journeySection(r *trace.Summary, docs []Journey) Section {
 	return Section{ID: "tokens", Title: "Token journey", Text: []string{
-		"Pick a document and a layer: each token takes the colour and the number of its expert there. Pick a token: its way through all layers is drawn below, and kept beside others if you ask for it."},
-		Blocks: []Block{Journeys{Info: Info{Name: "journey", Title: "Read a document by its experts",
-			Caption: "Full circles are first choices, rings the others; their size is the routing weight. Press an expert in the legend to see its tokens alone; arrow keys move from token to token."},
+		"Choose a document and a layer: each token has the colour and the number of its expert at that layer. Choose a token: its path through all layers is drawn below. Keep the path to compare it with others."},
+		Blocks: []Block{journeys{Info: Info{Name: "journey", Title: "Read a document by its experts",
+			Caption: "Filled circles are first choices, rings the other choices; their size is the routing weight. Press an expert in the legend to see only its tokens. Arrow keys move from token to token."},
 			Layers: r.Model.Layers, Experts: r.Model.Experts, TopK: r.Model.TopK, Documents: docs}}}
 }
 
 func layerSection(r *trace.Summary) Section {
 	s := Section{ID: "layers", Title: "From layer to layer", Text: []string{
 		"What the choice at one layer says about the next, and which experts are chosen together."}}
-	add := func(label string, figs []Figure, options []string) {
-		if len(figs) > 0 {
-			s.Blocks = append(s.Blocks, Figures{Label: label, List: figs, Options: options})
+	for _, f := range []Figures{flows(r), {List: []Figure{information(r)}}, transitionMaps(r), coactivationMaps(r)} {
+		if len(f.List) > 0 && hasData(f.List[0]) {
+			s.Blocks = append(s.Blocks, f)
 		}
 	}
-	figs, options := Flows(r)
-	add("Layers", figs, options)
-	if len(r.Transitions) > 0 {
-		s.Blocks = append(s.Blocks, Figures{List: []Figure{Information(r)}})
-	}
-	figs, options = TransitionMaps(r)
-	add("Layers", figs, options)
-	figs, options = CoactivationMaps(r)
-	add("Layer", figs, options)
 	if len(s.Blocks) == 0 {
-		s.Text = append(s.Text, "Nothing to draw: the model has one layer, or its pairs of experts were left out.")
+		s.Text = append(s.Text, "Nothing to draw: the model has one layer, or its pairs of experts were omitted.")
 	}
 	return s
 }
 
-func courseSection(r *trace.Summary) Section {
+func tokenSection(r *trace.Summary) Section {
 	s := Section{ID: "course", Title: "From token to token", Text: []string{
-		"How much neighbouring tokens share: what a cache of experts lives on."}}
-	s.Blocks = append(s.Blocks, Figures{List: []Figure{Repeats(r)}})
-	for _, p := range []Panels{Locality(r), Positions(r), Certainty(r)} {
-		if len(p.Figures) > 0 {
-			s.Blocks = append(s.Blocks, Figures{List: []Figure{p}})
+		"How much consecutive tokens have in common, which is what makes a cache of experts useful."}}
+	for _, p := range []Panels{repeats(r), locality(r), positions(r), certainty(r)} {
+		if hasData(p) {
+			s.add(p)
 		}
 	}
 	return s

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/speculate/prefetch"
 	"github.com/expertspec/expertspec/trace"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -67,10 +68,10 @@ func evaluate(t *testing.T, h trace.Header, docs []*trace.Document) *speculate.R
 	return r
 }
 
-func TestUsageMapIsTheTrace(t *testing.T) {
+func TestUsageMap(t *testing.T) {
 	h, docs := planted(t, 4, 31)
 	r := statistics(t, h, docs)
-	// Counted again, by the document.
+	// Counted from the documents.
 	count := [7][5]int{}
 	for _, d := range docs {
 		for p := range 31 {
@@ -81,150 +82,151 @@ func TestUsageMapIsTheTrace(t *testing.T) {
 			}
 		}
 	}
-	m := UsageMap(&r.Overall, "usage", "")
-	rows, cols := m.Data.Dims()
+	m := usageMap(&r.Overall, "usage", "")
+	rows, cols := dims(m.Data)
 	require.Equal(t, 7, rows)
 	require.Equal(t, 5, cols)
 	for e := range 7 {
 		for l := range 5 {
-			got, want := m.Data.At(e, l), 100*float64(count[e][l])/float64(4*31*3)
+			got, want := m.Data[e][l], 100*float64(count[e][l])/float64(4*31*3)
 			assert.InDelta(t, want, got, 1e-9, "expert %d, layer %d: %g %%, want %g", e, l, got, want)
 		}
 	}
 	assert.Equal(t, 100.0/7, m.Reference.Value)
 }
 
-func TestTransitionsAreThePlanted(t *testing.T) {
+func TestTransitions(t *testing.T) {
 	h, docs := planted(t, 2, 60)
 	r := statistics(t, h, docs)
-	figs, options := TransitionMaps(r)
-	require.Len(t, figs, 4)
-	require.Equal(t, "0 to 1|1 to 2|2 to 3|3 to 4", strings.Join(options, "|"))
-	for _, f := range figs { // expert e is always followed by e+1
+	maps := transitionMaps(r)
+	require.Equal(t, []string{"0 to 1", "1 to 2", "2 to 3", "3 to 4"}, maps.Options)
+	require.Len(t, maps.List, 4)
+	for _, f := range maps.List { // expert e is always followed by e+1
 		for i := range 7 {
 			for j := range 7 {
 				want := 0.0
 				if j == (i+1)%7 {
 					want = 100
 				}
-				assert.Equal(t, want, f.(HeatMap).Data.At(i, j), "%s", f.Describe().Name)
+				assert.Equal(t, want, f.(HeatMap).Data[i][j], "%s", f.Describe().Name)
 			}
 		}
 	}
-	flows, _ := Flows(r)
-	s := flows[0].(Sankey)
+	s := flows(r).List[0].(Sankey)
 	require.Len(t, s.Stages, 4)
 	require.Len(t, s.Flows, 3)
 	sum := 0.0
 	for i := range 7 {
 		for j := range 7 {
-			sum += s.Flows[2].At(i, j)
+			sum += s.Flows[2][i][j]
 		}
 	}
 	assert.Equal(t, float64(120), sum)
-	info := Information(r).Curves[0].Points
-	_, y := info.XY(0)
-	assert.InDelta(t, math.Log2(7), y, 0.01)
-	together, _ := CoactivationMaps(r)
-	m := together[2].(HeatMap).Data
-	assert.True(t, math.IsNaN(m.At(3, 3)), "chosen together: %g %g %g %g", m.At(3, 3), m.At(0, 3), m.At(2, 3), m.At(3, 2))
-	assert.Equal(t, float64(0), m.At(0, 3))
-	assert.GreaterOrEqual(t, m.At(2, 3), float64(20))
-	assert.Equal(t, m.At(3, 2), m.At(2, 3))
+	assert.InDelta(t, math.Log2(7), information(r).Curves[0].Y[0], 0.01)
+	m := coactivationMaps(r).List[2].(HeatMap).Data
+	assert.True(t, math.IsNaN(m[3][3]), "an expert with itself: %g", m[3][3])
+	assert.Zero(t, m[0][3])
+	assert.GreaterOrEqual(t, m[2][3], float64(20))
+	assert.Equal(t, m[3][2], m[2][3])
 }
 
-func TestRepeatsShowMixtral(t *testing.T) {
+func TestRepeats(t *testing.T) {
 	r := &trace.Summary{Model: trace.Model{Layers: 32, Experts: 8, TopK: 2}}
 	for l := range 32 {
 		r.Overall.Layers = append(r.Overall.Layers, trace.LayerSummary{Layer: l, RepeatedFirst: 0.2, RandomRepeatedFirst: 0.125, RandomRepeatedAny: 0.464})
 	}
-	first := Repeats(r).(Panels).Figures[0].(Lines)
+	first := repeats(r).Figures[0].(Lines)
 	require.Len(t, first.Curves, 4)
 	require.Equal(t, 12.5, first.References[0].Value)
 	for i, want := range []string{"Mixtral 8x7B, ArXiv [0 15 31] [14 27.9 22.7]", "Mixtral 8x7B, Github [0 15 31] [14.9 28.1 19.7]", "Mixtral 8x7B, Wikipedia [0 15 31] [14.4 23.6 25.3]"} {
-		s := first.Curves[i+1].Points.(Series)
-		assert.Equal(t, want, fmt.Sprint(first.Curves[i+1].Name, " ", s.X, " ", s.Y))
+		c := first.Curves[i+1]
+		assert.Equal(t, want, fmt.Sprint(c.Name, " ", c.X, " ", c.Y))
 	}
 	r.Model.Experts = 64
-	assert.Equal(t, 1, len(Repeats(r).(Panels).Figures[0].(Lines).Curves))
+	assert.Equal(t, 1, len(repeats(r).Figures[0].(Lines).Curves))
 }
 
-func TestPredictionIsTheResults(t *testing.T) {
+func TestPrediction(t *testing.T) {
 	h, docs := planted(t, 8, 40)
 	r := evaluate(t, h, docs)
-	f := RecallByDistance(r)
+	f := recallByDistance(r)
 	for _, c := range f.Curves {
-		s := c.Points.(Series)
-		for i, x := range s.X {
+		for i, x := range c.X {
 			want, ok := r.Recall(c.Name, speculate.Horizon{Layers: int(x)})
-			require.True(t, ok, "%s at %g: %g, want %g", c.Name, x, s.Y[i], 100*want)
-			assert.InDelta(t, 100*want, s.Y[i], 1e-9, "%s at %g: %g, want %g", c.Name, x, s.Y[i], 100*want)
+			require.True(t, ok, "%s at %g", c.Name, x)
+			assert.InDelta(t, 100*want, c.Y[i], 1e-9, "%s at %g", c.Name, x)
 		}
 	}
 	assert.Equal(t, 300.0/7, f.References[0].Value)
-	layers := RecallByLayer(r, speculate.Horizon{Layers: 2}).Curves[0].Points
-	x, _ := layers.XY(0)
-	assert.Equal(t, float64(2), x)
-	assert.Equal(t, 3, layers.Len())
-	sec := Prediction(r)
+	assert.Equal(t, []float64{2, 3, 4}, recallByLayer(r, speculate.Horizon{Layers: 2}).Curves[0].X)
+	sec := prediction(r)
 	for _, b := range sec.Blocks {
 		table, ok := b.(Table)
 		if !ok {
 			continue
 		}
-		assert.NoError(t, table.Check())
+		assert.NoError(t, table.check())
 		for _, row := range table.Rows {
 			assert.NotEqualValues(t, "oracle", row[0])
 		}
 	}
 }
 
-func TestSkill(t *testing.T) {
+func TestAboveChance(t *testing.T) {
 	r := &speculate.Results{Shape: speculate.Shape{Layers: 3, Experts: 8, TopK: 2}, Predictors: []string{"p"},
 		Rows: []speculate.Row{{Predictor: "p", Horizon: speculate.Horizon{Layers: 1}, By: "all", RecallK: 0.625}}}
-	if got := skill(r, "p", 1); got != 0.5 { // (.625 - .25) / .75
-		t.Errorf("skill %g, want .5", got)
+	above := func(r *speculate.Results, predictor string) float64 {
+		return aboveChance(r, recallAhead(r, predictor).RecallK)
 	}
-	assert.True(t, math.IsNaN(skill(nil, "p", 1)), "an unknown recall has a skill")
-	assert.True(t, math.IsNaN(skill(r, "q", 1)), "an unknown recall has a skill")
+	assert.Equal(t, 0.5, above(r, "p")) // (.625 - .25) / .75
+	assert.True(t, math.IsNaN(above(nil, "p")), "without results")
+	assert.True(t, math.IsNaN(above(r, "q")), "an unknown predictor")
 }
 
 func TestNewReport(t *testing.T) {
 	h, docs := planted(t, 12, 40)
 	stats, results := statistics(t, h, docs), evaluate(t, h, docs)
-	sample := Sampler{Model: h.Model, PerDataset: 3, MaxTokens: 17}
+	sample := Sampler{Model: h.Model, DocumentsPerDataset: 3, MaxTokens: 17}
 	for _, d := range docs {
 		require.NoError(t, sample.Add(d))
 	}
 	assert.Equal(t, 6, len(sample.Journeys()))
 	assert.Equal(t, 17, len(sample.Journeys()[5].Pieces))
 	half := statistics(t, h, docs[:6])
-	c, err := Compare(Side{Name: "whole", Routing: stats, Results: results, Prefetch: []PrefetchCost{{"LRU", 0.25, 0.6, 3.1}}},
-		Side{Name: "half </script>", Routing: half, Results: results, Prefetch: []PrefetchCost{{"LRU", 0.25, 0.5, 4}}})
-	require.NoError(t, err)
-	study := Study{Routing: stats, Results: results, Journeys: sample.Journeys(), First: []Section{c}, Training: []Lines{TrainingCurves("loss", "Loss", Curve{"a", Series{X: []float64{1, 2}, Y: []float64{3, 2}}})}}
+	study := Study{Routing: stats, Results: results, Journeys: sample.Journeys(), Cache: sampleCache(0.25, 0.6, 3.1),
+		Training: []Figure{Lines{Info: Info{Name: "loss", Title: "Loss"}, Curves: []Curve{{Name: "a", X: []float64{1, 2}, Y: []float64{3, 2}}}}}}
+	other := Study{Name: "half </script>", Routing: half, Results: results, Cache: sampleCache(0.26, 0.5, 4)}
 	var a, b bytes.Buffer
 	for _, w := range []io.Writer{&a, &b} {
-		r, err := NewReport(study)
+		r, err := Compare(study, other)
 		require.NoError(t, err)
 		require.NoError(t, r.WriteHTML(w))
+		assert.NotNil(t, r.Figure("usage"))
+		assert.Nil(t, r.Figure("no-such-figure"))
+		cost := r.Figure("comparison-prefetch").Table()
+		assert.Equal(t, []any{"Hit rate", "LRU, 25 % resident", "planted", 60.0}, cost.Rows[0][:4])
 	}
 	assert.Equal(t, b.Bytes(), a.Bytes())
-	for _, want := range []string{"Routing of planted", "480", "12 documents, 2 data sets", "Recall by distance", "Cost of prefetch", "half &lt;/script&gt;"} {
+	for _, want := range []string{"planted against half", "480", "12 documents, 2 data sets", "Recall by distance", "Cost of prefetch", "half &lt;/script&gt;"} {
 		assert.Contains(t, a.String(), want)
 	}
 	assert.Equal(t, 2, strings.Count(a.String(), "</script>"))
 }
 
+// sampleCache is a study of one simulation.
+func sampleCache(resident, hitRate, copied float64) *CacheStudy {
+	return &CacheStudy{Labels: []string{"LRU"}, Costs: []*prefetch.Result{{Resident: resident, HitRate: hitRate, TransfersPerToken: copied}}}
+}
+
 func TestCompareRefuses(t *testing.T) {
 	h, docs := planted(t, 2, 9)
 	r := statistics(t, h, docs)
-	_, err := Compare(Side{Name: "a", Routing: r}, Side{Name: "b"})
-	assert.Error(t, err, "a side without statistics was compared")
-	_, err = Compare(Side{Name: "a", Routing: r}, Side{Name: "a", Routing: r})
-	assert.Error(t, err, "two sides of one name were compared")
+	_, err := Compare(Study{Name: "a", Routing: r}, Study{Name: "b"})
+	assert.Error(t, err, "a study without statistics")
+	_, err = Compare(Study{Name: "a", Routing: r}, Study{Name: "a", Routing: r})
+	assert.Error(t, err, "two studies of one name")
 	_, err = NewReport(Study{})
-	assert.Error(t, err, "a report of nothing was made")
+	assert.Error(t, err, "a report without statistics")
 }
 
 // TestReportOfSmallModels: one layer, one expert, top-1, one token; 128 experts.
@@ -242,13 +244,9 @@ func TestReportOfSmallModels(t *testing.T) {
 			}
 		}
 		r := statistics(t, h, []*trace.Document{d})
-		j, err := JourneyOf(d, h.Model, nil)
+		j, err := journeyOf(d, h.Model, nil)
 		require.NoError(t, err)
-		s := Study{Routing: r, Journeys: []Journey{j}}
-		cmp, err := Compare(Side{Name: "a", Routing: r}, Side{Name: "b", Routing: r})
-		require.NoError(t, err)
-		s.First = []Section{cmp}
-		rep, err := NewReport(s)
+		rep, err := Compare(Study{Name: "a", Routing: r, Journeys: []Journey{j}}, Study{Name: "b", Routing: r})
 		require.NoError(t, err)
 		var b bytes.Buffer
 		assert.NoError(t, rep.WriteHTML(&b), "%+v", c)
@@ -285,16 +283,14 @@ func BenchmarkPNG(b *testing.B) {
 	}
 }
 
-var update = flag.Bool("update", false, "write the golden data anew")
+var update = flag.Bool("update", false, "rewrite testdata/study.txt")
 
 // TestGoldenData compares the numbers behind every figure and table of a report
 // on a planted trace with testdata/study.txt.
 func TestGoldenData(t *testing.T) {
 	h, docs := planted(t, 8, 40)
 	stats, results := statistics(t, h, docs), evaluate(t, h, docs)
-	c, err := Compare(Side{Name: "whole", Routing: stats, Results: results}, Side{Name: "half", Routing: statistics(t, h, docs[:3]), Results: results})
-	require.NoError(t, err)
-	r, err := NewReport(Study{Routing: stats, Results: results, First: []Section{c}})
+	r, err := Compare(Study{Name: "whole", Routing: stats, Results: results}, Study{Name: "half", Routing: statistics(t, h, docs[:3]), Results: results})
 	require.NoError(t, err)
 	var got bytes.Buffer
 	for _, s := range r.Sections {
@@ -351,9 +347,7 @@ func TestLargeReport(t *testing.T) {
 		d.Experts, d.Weights = append(d.Experts, int32(i*37%1024)), append(d.Weights, 0.5)
 	}
 	for name, r := range map[string]*trace.Summary{"5,000 data sets": statistics(t, h, docs), "128 layers, 1,024 experts": statistics(t, large, []*trace.Document{d})} {
-		c, err := Compare(Side{Name: "a", Routing: r}, Side{Name: "b", Routing: r})
-		require.NoError(t, err)
-		rep, err := NewReport(Study{Routing: r, First: []Section{c}})
+		rep, err := Compare(Study{Name: "a", Routing: r}, Study{Name: "b", Routing: r})
 		require.NoError(t, err)
 		var b bytes.Buffer
 		assert.NoError(t, rep.WriteHTML(&b), "%s", name)
@@ -372,10 +366,10 @@ func TestCalibration(t *testing.T) {
 		}
 		require.NoError(t, c.Observe(a))
 	}
-	f := c.Figure(h)
+	f := c.figure(h)
 	require.Len(t, f.Curves, 1)
 	require.Equal(t, "p", f.Curves[0].Name)
-	s := f.Curves[0].Points.(Series)
+	s := f.Curves[0]
 	assert.Equal(t, "[0.300 0.900] [0.000 0.800]", fmt.Sprintf("%.3f %.3f", s.X, s.Y))
-	assert.Empty(t, c.Figure(speculate.Horizon{Layers: 1}).Curves)
+	assert.Empty(t, c.figure(speculate.Horizon{Layers: 1}).Curves)
 }

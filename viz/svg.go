@@ -11,13 +11,14 @@ import (
 	"strconv"
 	"strings"
 
+	stdfnt "golang.org/x/image/font"
 	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/vg"
 )
 
-// svgCanvas is a vg.Canvas that writes compact SVG. Next to vg/vgsvg it knows
-// named colours (tone), fixes the width of text so that another font in the
-// reader's browser moves nothing, and writes coordinates to a hundredth.
+// svgCanvas is a vg.Canvas that writes compact SVG. Unlike vg/vgsvg it supports
+// named colours (tone), sets the width of text so that the browser's font does
+// not matter, and rounds coordinates.
 type svgCanvas struct {
 	buf    bytes.Buffer
 	height float64
@@ -86,21 +87,21 @@ func (c *svgCanvas) Translate(p vg.Point) { c.mul(1, 0, 0, 1, p.X.Points(), p.Y.
 // Scale implements vg.Canvas.
 func (c *svgCanvas) Scale(x, y float64) { c.mul(x, 0, 0, y, 0, 0) }
 
-// at maps a point to the page, y down.
+// at returns the page coordinates of a point, y down.
 func (c *svgCanvas) at(p vg.Point) (x, y float64) {
 	m := c.top().m
 	px, py := p.X.Points(), p.Y.Points()
 	return m[0]*px + m[2]*py + m[4], c.height - (m[1]*px + m[3]*py + m[5])
 }
 
-// scale is the linear scale of the current transform.
+// scale returns the linear scale of the current transform.
 func (c *svgCanvas) scale() float64 {
 	m := c.top().m
 	return math.Sqrt(math.Abs(m[0]*m[3] - m[1]*m[2]))
 }
 
-// num writes a coordinate: to a tenth of a point in a report, where size
-// counts, else to a hundredth.
+// num formats a coordinate: in a report, whose size matters, to a tenth of a
+// point, otherwise to a hundredth.
 func (c *svgCanvas) num(x float64) string {
 	if c.css {
 		return decimal(x, 1)
@@ -214,7 +215,7 @@ func (c *svgCanvas) path(p vg.Path) string {
 	return b.String()
 }
 
-// arc writes an arc in pieces below half a turn.
+// arc writes an arc as pieces of less than half a turn and returns its end.
 func (c *svgCanvas) arc(b *strings.Builder, k vg.PathComp, cur vg.Point) vg.Point {
 	r := k.Radius.Points()
 	on := func(a float64) vg.Point {
@@ -253,11 +254,17 @@ func (c *svgCanvas) FillString(f font.Face, p vg.Point, s string) {
 	if f.Font.Weight > 0 {
 		c.attr("font-weight", "700")
 	}
-	if f.Font.Variant == "Mono" {
+	switch f.Font.Variant {
+	case "Mono":
 		c.attr("font-family", "Liberation Mono, Consolas, Menlo, monospace")
+	case "Serif":
+		c.attr("font-family", "Liberation Serif, Times New Roman, Times, serif")
+	}
+	if f.Font.Style == stdfnt.StyleItalic {
+		c.attr("font-style", "italic")
 	}
 	c.paint("fill")
-	if len([]rune(s)) > 4 { // a short text is as long in any font
+	if len([]rune(s)) > 4 { // a short text is about as long in any font
 		c.attr("textLength", c.num(f.Width(s).Points()*c.scale()))
 		c.attr("lengthAdjust", "spacingAndGlyphs")
 	}
@@ -269,7 +276,7 @@ func (c *svgCanvas) FillString(f font.Face, p vg.Point, s string) {
 	c.buf.WriteString("</text>\n")
 }
 
-// DrawImage implements vg.Canvas: the pixels stay sharp squares.
+// DrawImage implements vg.Canvas. Pixels are drawn as sharp squares.
 func (c *svgCanvas) DrawImage(r vg.Rectangle, img image.Image) {
 	var b bytes.Buffer
 	if err := png.Encode(&b, img); err != nil {

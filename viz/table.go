@@ -1,33 +1,34 @@
 package viz
 
 import (
+	"cmp"
 	"encoding/csv"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
-// Table is rows of numbers and words: the data behind a figure, or a table of
-// the report.
+// Table holds numbers and words: those of a figure, or a table of a report.
 type Table struct {
 	Info
 	Columns []Column
-	// Rows hold for each column a string, an int or a float64; NaN: absent.
+	// Rows hold one value per column: a string, an int or a float64. NaN means
+	// that there is no value.
 	Rows [][]any
 }
 
-// Column is a column of a Table.
+// Column describes a column of a [Table].
 type Column struct {
 	Name string
-	// Unit stands behind the name: "%", "bits", "ms"; "" where there is none.
+	// Unit is written after the name: "%", "bits", "ms".
 	Unit string
-	// Digits after the point in the report; the files hold all.
+	// Digits is the number of decimals in a report; CSV and JSON have all.
 	Digits int
-	// Best marks the best value of the column: +1 the largest, -1 the
-	// smallest, 0 none.
+	// Best marks the best value of the column in a report: 1 the largest, -1
+	// the smallest, 0 none.
 	Best int
 }
 
@@ -38,9 +39,7 @@ func (c Column) head() string {
 	return c.Name + " (" + c.Unit + ")"
 }
 
-// Check reports rows of another length than the columns, and values of a type
-// that a table does not hold.
-func (t Table) Check() error {
+func (t Table) check() error {
 	for i, r := range t.Rows {
 		if len(r) != len(t.Columns) {
 			return fmt.Errorf("viz: table %s: row %d has %d values for %d columns", t.Name, i, len(r), len(t.Columns))
@@ -49,72 +48,81 @@ func (t Table) Check() error {
 			switch v.(type) {
 			case string, int, float64:
 			default:
-				return fmt.Errorf("viz: table %s: row %d, column %s: %T is neither string, int nor float64", t.Name, i, t.Columns[j].Name, v)
+				return fmt.Errorf("viz: table %s: row %d, column %s is a %T; must be a string, int or float64", t.Name, i, t.Columns[j].Name, v)
 			}
 		}
 	}
 	return nil
 }
 
-// WriteCSV writes the table as RFC 4180 with one line of column names.
+// WriteCSV writes the table as CSV (RFC 4180) with a header line. A text that a
+// spreadsheet would run as a formula, because it begins with =, +, -, @, a tab
+// or a line break, is preceded by an apostrophe; numbers are not.
 func (t Table) WriteCSV(w io.Writer) error {
-	if err := t.Check(); err != nil {
+	if err := t.check(); err != nil {
 		return err
 	}
 	c := csv.NewWriter(w)
 	rec := make([]string, len(t.Columns))
 	for j, col := range t.Columns {
-		rec[j] = col.head()
+		rec[j] = csvText(col.head())
 	}
-	if err := c.Write(rec); err != nil {
-		return fmt.Errorf("viz: table %s: %w", t.Name, err)
-	}
-	for _, r := range t.Rows {
-		for j, v := range r {
-			rec[j] = exact(v)
+	err := c.Write(rec)
+	for i := 0; i < len(t.Rows) && err == nil; i++ {
+		for j, v := range t.Rows[i] {
+			if s, ok := v.(string); ok {
+				rec[j] = csvText(s)
+			} else {
+				rec[j] = exact(v)
+			}
 		}
-		if err := c.Write(rec); err != nil {
-			return fmt.Errorf("viz: table %s: %w", t.Name, err)
-		}
+		err = c.Write(rec)
 	}
 	c.Flush()
-	if err := c.Error(); err != nil {
+	if err = cmp.Or(err, c.Error()); err != nil {
 		return fmt.Errorf("viz: table %s: %w", t.Name, err)
 	}
 	return nil
 }
 
-// exact writes a value in full; absent as nothing.
+// csvText returns a cell that no spreadsheet runs as a formula. The full-width
+// forms are those that Excel converts. report.js does the same.
+func csvText(s string) string {
+	if r, _ := utf8.DecodeRuneInString(s); strings.ContainsRune("=+-@\t\r\n＝＋－＠", r) {
+		return "'" + s
+	}
+	return s
+}
+
+// exact formats a number with all digits; NaN is empty.
 func exact(v any) string {
 	switch x := v.(type) {
-	case string:
-		return x
 	case int:
 		return strconv.Itoa(x)
 	case float64:
-		if math.IsNaN(x) {
-			return ""
+		if !math.IsNaN(x) {
+			return strconv.FormatFloat(x, 'g', -1, 64)
 		}
-		return strconv.FormatFloat(x, 'g', -1, 64)
 	}
 	return ""
 }
 
-// show writes a value for reading.
+// show formats a value for reading.
 func (c Column) show(v any) string {
 	switch x := v.(type) {
+	case string:
+		return x
 	case int:
 		return thousands(strconv.Itoa(x))
 	case float64:
-		if math.IsNaN(x) || math.IsInf(x, 0) {
-			return "–"
+		if !math.IsNaN(x) && !math.IsInf(x, 0) {
+			return thousands(strconv.FormatFloat(x, 'f', c.Digits, 64))
 		}
-		return thousands(strconv.FormatFloat(x, 'f', c.Digits, 64))
 	}
-	return exact(v)
+	return "–"
 }
 
-// thousands groups the digits before the point: 12,345.6.
+// thousands groups the digits before the decimal point: 12,345.6.
 func thousands(s string) string {
 	neg := strings.HasPrefix(s, "-")
 	s = strings.TrimPrefix(s, "-")
@@ -136,7 +144,7 @@ func thousands(s string) string {
 	return out
 }
 
-// jsonNum is a number of six digits, and null where it is absent.
+// jsonNum is a number of six digits in JSON, null where there is no value.
 type jsonNum float64
 
 // MarshalJSON implements json.Marshaler.
@@ -148,7 +156,7 @@ func (n jsonNum) MarshalJSON() ([]byte, error) {
 	return strconv.AppendFloat(nil, f, 'g', 6, 64), nil
 }
 
-// tableJSON is a table by columns: {"columns": [...], "rows": [[...]]}.
+// tableJSON is a table in the report's data.
 type tableJSON struct {
 	Columns []string `json:"columns"`
 	Rows    [][]any  `json:"rows"`
@@ -171,7 +179,3 @@ func (t Table) forJSON() tableJSON {
 	}
 	return out
 }
-
-// MarshalJSON writes the table as {"columns": [...], "rows": [[...], ...]},
-// numbers to six digits, absent ones as null.
-func (t Table) MarshalJSON() ([]byte, error) { return json.Marshal(t.forJSON()) }

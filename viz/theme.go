@@ -6,9 +6,9 @@ import (
 	"math"
 )
 
-// tone is a colour with a name: a PNG takes the colour, an SVG inside the
-// report takes the name, as a CSS variable, so that one picture serves both the
-// light and the dark theme.
+// tone is a named colour. A PNG uses the colour; an SVG in a report uses the
+// name, as a CSS variable, so that one picture serves the light and the dark
+// theme.
 type tone struct {
 	name  string // "" for a colour that is the same in both themes
 	c     color.NRGBA
@@ -43,9 +43,9 @@ func rgb(hex uint32) color.NRGBA {
 	return color.NRGBA{R: uint8(hex >> 16), G: uint8(hex >> 8), B: uint8(hex), A: 255}
 }
 
-// tones are the named colours: light, dark. Text reaches a contrast of 4.5 and
-// lines 3 on the ground of their theme (WCAG 2.2, 1.4.3 and 1.4.11; a test
-// computes both).
+// tones are the named colours of the light and the dark theme. On their theme's
+// background, text has a contrast of at least 4.5 and lines of at least 3 (WCAG
+// 2.2, 1.4.3 and 1.4.11; tested).
 var tones = []struct {
 	name        string
 	light, dark uint32
@@ -56,7 +56,7 @@ var tones = []struct {
 	{"axis", 0x7d8594, 0x79828f},
 	{"grid", 0xe3e6eb, 0x2d323c},
 	{"missing", 0xd5d8de, 0x3b414d},
-	// Series, after Okabe and Ito (2008), darkened or lightened to reach 3.
+	// Series, after Okabe and Ito (2008), with lightness adjusted to that contrast.
 	{"s0", 0x0072b2, 0x56b4e9},
 	{"s1", 0xc84e00, 0xff8f4a},
 	{"s2", 0x00815d, 0x2fc79a},
@@ -79,28 +79,27 @@ func (s Style) tone(name string) tone {
 			return tone{name: name, c: rgb(c), alpha: 1}
 		}
 	}
-	return tone{name: name, c: rgb(0xff00ff), alpha: 1} // a name of ours that is missing shows
+	return tone{name: name, c: rgb(0xff00ff), alpha: 1} // a missing name is conspicuous
 }
 
 func (s Style) series(i int) tone { return s.tone(fmt.Sprintf("s%d", i%seriesColours)) }
 
-// dashes and marks vary where colours repeat, and so that a print in grey
-// still tells the curves apart.
+// dashes tell curves apart in a grey print and where colours repeat.
 var dashes = [][]float64{nil, {7, 3}, {2, 2.5}, {8, 3, 2, 3}, {12, 3}, {4, 2}, {1, 2}, {10, 2, 2, 2, 2, 2}}
 
-// viridis (Smith, van der Walt, Firing; CC0): even to the eye, rising in
-// lightness, and safe for colour-blind readers.
+// viridis (Smith, van der Walt, Firing; CC0) is perceptually uniform, increases
+// in lightness and suits colour-blind readers.
 var viridis = []uint32{
 	0x440154, 0x481a6c, 0x472f7d, 0x414487, 0x39568c, 0x31688e, 0x2a788e, 0x23888e,
 	0x1f988b, 0x22a884, 0x35b779, 0x54c568, 0x7ad151, 0xa5db36, 0xd2e21b, 0xfde725,
 }
 
-// blueOrange diverges from a neutral middle: differences around zero.
+// blueOrange diverges from a neutral middle, for differences around zero.
 var blueOrange = []uint32{
 	0x0b3c6f, 0x1f5d9b, 0x4f8bc4, 0x86b2d8, 0xc0d7ea, 0xececec, 0xf3d3b0, 0xe8a970, 0xd07c36, 0xa85413, 0x743303,
 }
 
-// ramp interpolates a list of colours at x in 0..1.
+// ramp interpolates a list of colours at x, 0 to 1.
 func ramp(stops []uint32, x float64) color.NRGBA {
 	x = math.Min(1, math.Max(0, x)) * float64(len(stops)-1)
 	i := int(x)
@@ -113,7 +112,7 @@ func ramp(stops []uint32, x float64) color.NRGBA {
 	return color.NRGBA{R: mix(a.R, b.R), G: mix(a.G, b.G), B: mix(a.B, b.B), A: 255}
 }
 
-// luminance is the relative luminance of WCAG 2.2.
+// luminance returns the relative luminance of WCAG 2.2.
 func luminance(c color.NRGBA) float64 {
 	lin := func(v uint8) float64 {
 		x := float64(v) / 255
@@ -125,7 +124,7 @@ func luminance(c color.NRGBA) float64 {
 	return 0.2126*lin(c.R) + 0.7152*lin(c.G) + 0.0722*lin(c.B)
 }
 
-// contrast is the contrast ratio of WCAG 2.2, 1..21.
+// contrast returns the contrast ratio of WCAG 2.2, 1 to 21.
 func contrast(a, b color.NRGBA) float64 {
 	x, y := luminance(a), luminance(b)
 	if x < y {
@@ -134,7 +133,7 @@ func contrast(a, b color.NRGBA) float64 {
 	return (x + 0.05) / (y + 0.05)
 }
 
-// textOn is black or white, whichever reads better on c.
+// textOn returns black or white, whichever has more contrast on c.
 func textOn(c color.NRGBA) tone {
 	black, white := rgb(0x000000), rgb(0xffffff)
 	if contrast(c, black) >= contrast(c, white) {
@@ -143,8 +142,8 @@ func textOn(c color.NRGBA) tone {
 	return plain(white)
 }
 
-// oklch converts OKLCH (Ottosson 2020: lightness 0..1, chroma, hue in turns) to
-// sRGB; chroma shrinks until the colour fits.
+// oklch converts OKLCH (Ottosson 2020: lightness 0 to 1, chroma, hue in turns)
+// to sRGB, reducing chroma until the colour is representable.
 func oklch(l, c, turns float64) color.NRGBA {
 	for ; ; c *= 0.96 {
 		a, b := c*math.Cos(2*math.Pi*turns), c*math.Sin(2*math.Pi*turns)
@@ -177,9 +176,9 @@ func oklch(l, c, turns float64) color.NRGBA {
 	}
 }
 
-// expertGround is the ground on which a token of expert e of n is written: the
-// hue says the expert, and lightness alternates so that neighbours differ
-// without it. Text in "ink" keeps a contrast of 4.5 on every one.
+// expertGround returns the background of a token of expert e of n. The hue
+// identifies the expert; lightness alternates, so that neighbours differ without
+// hue. The tone "ink" has a contrast of at least 4.5 on each.
 func expertGround(e, n int, dark bool) color.NRGBA {
 	if n < 1 {
 		n = 1
@@ -192,7 +191,7 @@ func expertGround(e, n int, dark bool) color.NRGBA {
 	return oklch(0.93-0.11*step, 0.09, hue)
 }
 
-// expertLine is the colour of expert e of n as an area or a line on the ground.
+// expertLine returns the colour of expert e of n for areas and lines.
 func expertLine(e, n int, dark bool) color.NRGBA {
 	if n < 1 {
 		n = 1

@@ -3,49 +3,44 @@ package viz
 import (
 	"fmt"
 	"math"
-	"sort"
+	"slices"
 )
 
-// Timeline shows what ran when: layers computed, experts copied, the waits
-// between them.
-type Timeline struct {
+// timeline shows what ran when: layers computed, experts copied, waits.
+type timeline struct {
 	Info
 	Unit   string // of Start and End: "ms"
 	Lanes  []string
-	Events []Event
+	Events []event
 }
 
-// Event is a stretch of time in a lane.
-type Event struct {
+// event is an interval of time in a lane.
+type event struct {
 	Lane       int
 	Start, End float64
-	// Kind gives the colour and stands in the legend: "compute", "copy".
+	// Kind determines the colour and is named in the legend: "compute", "copy".
 	Kind string
-	// Label is written into the event where there is room ("layer 3").
+	// Label is written into the event where there is room.
 	Label string
 }
 
-// maxEvents bounds the events of one picture: more cannot be seen.
+// maxEvents is the maximum number of events of a picture.
 const maxEvents = 20000
 
-// Describe implements Figure.
-func (t Timeline) Describe() Info { return t.Info }
-
-// Check implements Figure.
-func (t Timeline) Check() error {
+func (t timeline) check() error {
 	if len(t.Events) > maxEvents {
-		return fmt.Errorf("viz: figure %s: %d events are more than %d", t.Name, len(t.Events), maxEvents)
+		return fmt.Errorf("viz: figure %s: got %d events, want at most %d", t.Name, len(t.Events), maxEvents)
 	}
 	for i, e := range t.Events {
 		if e.Lane < 0 || e.Lane >= len(t.Lanes) || !(e.End >= e.Start) || math.IsInf(e.Start, 0) || math.IsInf(e.End, 0) {
-			return fmt.Errorf("viz: figure %s: event %d (%s) runs from %g to %g in lane %d of %d", t.Name, i, e.Label, e.Start, e.End, e.Lane, len(t.Lanes))
+			return fmt.Errorf("viz: figure %s: event %d (%s) is from %g to %g in lane %d of %d", t.Name, i, e.Label, e.Start, e.End, e.Lane, len(t.Lanes))
 		}
 	}
 	return nil
 }
 
 // Table implements Figure.
-func (t Timeline) Table() Table {
+func (t timeline) Table() Table {
 	out := Table{Info: t.Info, Columns: []Column{{Name: "lane"}, {Name: "kind"}, {Name: "label"}, {Name: "start", Unit: t.Unit}, {Name: "end", Unit: t.Unit}}}
 	for _, e := range t.Events {
 		out.Rows = append(out.Rows, []any{t.Lanes[e.Lane], e.Kind, e.Label, e.Start, e.End})
@@ -53,20 +48,17 @@ func (t Timeline) Table() Table {
 	return out
 }
 
-func (t Timeline) kinds() []string {
-	seen := map[string]bool{}
+// kinds returns the kinds of events, sorted.
+func (t timeline) kinds() []string {
 	var kinds []string
 	for _, e := range t.Events {
-		if !seen[e.Kind] {
-			seen[e.Kind] = true
-			kinds = append(kinds, e.Kind)
-		}
+		kinds = appendNew(kinds, e.Kind)
 	}
-	sort.Strings(kinds)
+	slices.Sort(kinds)
 	return kinds
 }
 
-func (t Timeline) keys(s Style) []key {
+func (t timeline) keys(s Style) []key {
 	var keys []key
 	for i, k := range t.kinds() {
 		keys = append(keys, key{text: label(k, 40), tone: s.series(i), mark: -1})
@@ -76,16 +68,16 @@ func (t Timeline) keys(s Style) []key {
 
 const laneHeight = 30
 
-func (t Timeline) size(width float64, s Style) float64 {
+func (t timeline) size(width float64, s Style) float64 {
 	if len(t.Events) == 0 {
 		return 60
 	}
 	return legendHeight(s, t.keys(s), width) + laneHeight*float64(len(t.Lanes)) + 4 + bottomMargin("time")
 }
 
-func (t Timeline) draw(p *pen, at rect) hover {
+func (t timeline) draw(p *pen, at rect) hover {
 	if len(t.Events) == 0 {
-		p.drawAbsent(at, "Nothing to draw: nothing happened.")
+		p.drawAbsent(at, "Nothing to draw: no events were given.")
 		return hover{}
 	}
 	keys := t.keys(p.style)
@@ -98,24 +90,16 @@ func (t Timeline) draw(p *pen, at rect) hover {
 	if !wider(lo, hi) {
 		hi = lo + 1
 	}
-	l := tickStyle(p.style)
-	l.tone, l.h, l.v = p.style.tone("ink"), 1, 0.5
-	left := 0.0
-	for _, n := range t.Lanes {
-		left = math.Max(left, l.measure(label(n, 40)))
-	}
-	left = math.Min(left, at.w*0.3) + 8
-	box := rect{at.x + left, at.y + head, at.w - left - 8, laneHeight * float64(len(t.Lanes))}
+	box := p.drawCategories(t.Lanes, at, head, 8, laneHeight, 0.3)
 	name := "time"
 	if t.Unit != "" {
 		name += " (" + t.Unit + ")"
 	}
 	x := axis{label: name, min: lo, max: hi, ticks: linearTicks(lo, hi, int(math.Max(2, box.w/80))), from: box.x, to: box.x + box.w}
 	p.drawX(&x, box, true)
-	for i, n := range t.Lanes {
-		y := box.y + laneHeight*float64(i)
-		p.text(box.x-7, y+laneHeight/2, l.fit(n, left-8), l)
-		p.line(box.x, y+laneHeight, box.x+box.w, y+laneHeight, 1, p.style.tone("grid"))
+	for i := range t.Lanes {
+		y := box.y + laneHeight*float64(i+1)
+		p.line(box.x, y, box.x+box.w, y, 1, p.style.tone("grid"))
 	}
 	tone := map[string]tone{}
 	for i, k := range t.kinds() {

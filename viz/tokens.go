@@ -7,28 +7,24 @@ import (
 	"strings"
 )
 
-// TokenText is the text of a document coloured by the expert of each token at
-// one layer, the expert's number above it.
+// TokenText is the text of a document in which each token has the colour and
+// the number of its expert at one layer.
 type TokenText struct {
 	Info
-	Routing Routing
+	Journey Journey
 	Layer   int // 0-based
-	Experts int // E: how many colours
-	// Choice is the k of the expert shown: 0 the first.
+	Experts int // E, the number of colours
+	// Choice selects the expert shown: 0 the first choice, at most K-1.
 	Choice int
-	// From and To bound the tokens shown; both 0: all, up to 400.
+	// From and To select tokens From to To-1; both 0: the first 400.
 	From, To int
 }
 
-// Describe implements Figure.
-func (t TokenText) Describe() Info { return t.Info }
-
-// Check implements Figure.
-func (t TokenText) Check() error {
-	if t.Routing == nil {
-		return nil
+func (t TokenText) check() error {
+	if err := t.Journey.check(); err != nil {
+		return err
 	}
-	n, l, k := t.Routing.Dims()
+	n, l, k := len(t.Journey.Pieces), t.Journey.Layers, t.Journey.TopK
 	if t.From < 0 || t.To < t.From || t.To > n {
 		return fmt.Errorf("viz: figure %s: tokens %d..%d of %d", t.Name, t.From, t.To, n)
 	}
@@ -39,12 +35,8 @@ func (t TokenText) Check() error {
 }
 
 func (t TokenText) span() (from, to int) {
-	if t.Routing == nil {
-		return 0, 0
-	}
-	n, _, _ := t.Routing.Dims()
 	if t.From == 0 && t.To == 0 {
-		return 0, min(n, 400)
+		return 0, min(len(t.Journey.Pieces), 400)
 	}
 	return t.From, t.To
 }
@@ -54,8 +46,8 @@ func (t TokenText) Table() Table {
 	out := Table{Info: t.Info, Columns: []Column{{Name: "token"}, {Name: "text"}, {Name: "expert"}, {Name: "weight"}}}
 	from, to := t.span()
 	for i := from; i < to; i++ {
-		e, w := t.Routing.Choice(i, t.Layer, t.Choice)
-		out.Rows = append(out.Rows, []any{i, t.Routing.Piece(i), e, w})
+		e, w := t.Journey.choice(i, t.Layer, t.Choice)
+		out.Rows = append(out.Rows, []any{i, t.Journey.Pieces[i], e, w})
 	}
 	return out
 }
@@ -74,7 +66,7 @@ func (t TokenText) layout(width float64) (out []placed, lines int) {
 	x, y := 0.0, 0
 	from, to := t.span()
 	for i := from; i < to; i++ {
-		piece := t.Routing.Piece(i)
+		piece := t.Journey.Pieces[i]
 		s := strings.ReplaceAll(label(strings.TrimRight(piece, "\n"), 40), " ", "\u00b7")
 		if strings.HasSuffix(piece, "\n") {
 			s += "¶"
@@ -102,16 +94,16 @@ func (t TokenText) size(width float64, s Style) float64 {
 }
 
 func (t TokenText) draw(p *pen, at rect) hover {
-	toks, _ := t.layout(at.w)
-	if len(toks) == 0 {
+	tokens, _ := t.layout(at.w)
+	if len(tokens) == 0 {
 		p.drawAbsent(at, "Nothing to draw: the document has no tokens.")
 		return hover{}
 	}
 	face := textStyle{size: 12, mono: true, tone: p.style.tone("ink"), v: 0.5}
 	small := textStyle{size: 9, tone: p.style.tone("soft"), h: 0.5, v: 1}
 	var h hover
-	for _, k := range toks {
-		e, w := t.Routing.Choice(k.token, t.Layer, t.Choice)
+	for _, k := range tokens {
+		e, w := t.Journey.choice(k.token, t.Layer, t.Choice)
 		x, y := at.x+k.x, at.y+k.y
 		tip := fmt.Sprintf("token %d, layer %d: no expert", k.token, t.Layer)
 		if e >= 0 {
@@ -127,36 +119,31 @@ func (t TokenText) draw(p *pen, at rect) hover {
 	return h
 }
 
-// Paths draws the way of chosen tokens through all layers: each expert a point
-// as large as its routing weight, the first choices joined.
-type Paths struct {
+// TokenPaths draws the paths of tokens through all layers. Each expert is a
+// point whose size is the routing weight; a line joins the first choices.
+type TokenPaths struct {
 	Info
-	Routing Routing
+	Journey Journey
 	Experts int   // E
-	Tokens  []int // which tokens, at most 8
+	Tokens  []int // the tokens drawn, at most 8
 }
 
-// Describe implements Figure.
-func (f Paths) Describe() Info { return f.Info }
-
-// Check implements Figure.
-func (f Paths) Check() error {
-	if f.Routing == nil {
-		return nil
+func (f TokenPaths) check() error {
+	j := f.Journey
+	if err := j.check(); err != nil {
+		return err
 	}
-	n, l, k := f.Routing.Dims()
 	if len(f.Tokens) > seriesColours {
-		return fmt.Errorf("viz: figure %s: %d paths; at most %d can be told apart", f.Name, len(f.Tokens), seriesColours)
+		return fmt.Errorf("viz: figure %s: got %d paths, want at most %d", f.Name, len(f.Tokens), seriesColours)
 	}
+	each := j.Layers * j.TopK
 	for _, t := range f.Tokens {
-		if t < 0 || t >= n {
-			return fmt.Errorf("viz: figure %s: token %d of %d", f.Name, t, n)
+		if t < 0 || t >= len(j.Pieces) {
+			return fmt.Errorf("viz: figure %s: token %d of %d", f.Name, t, len(j.Pieces))
 		}
-		for i := range l {
-			for c := range k {
-				if e, _ := f.Routing.Choice(t, i, c); e >= f.Experts {
-					return fmt.Errorf("viz: figure %s: token %d, layer %d: expert %d of %d", f.Name, t, i, e, f.Experts)
-				}
+		for i, e := range j.Experts[t*each : (t+1)*each] {
+			if int(e) >= f.Experts {
+				return fmt.Errorf("viz: figure %s: token %d, layer %d: expert %d of %d", f.Name, t, i/j.TopK, e, f.Experts)
 			}
 		}
 	}
@@ -164,47 +151,44 @@ func (f Paths) Check() error {
 }
 
 // Table implements Figure.
-func (f Paths) Table() Table {
+func (f TokenPaths) Table() Table {
 	out := Table{Info: f.Info, Columns: []Column{{Name: "token"}, {Name: "text"}, {Name: "layer"}, {Name: "choice"}, {Name: "expert"}, {Name: "weight"}}}
-	if f.Routing == nil {
-		return out
-	}
-	_, l, k := f.Routing.Dims()
 	for _, t := range f.Tokens {
-		for i := range l {
-			for c := range k {
-				e, w := f.Routing.Choice(t, i, c)
-				out.Rows = append(out.Rows, []any{t, f.Routing.Piece(t), i, c, e, w})
+		for l := range f.Journey.Layers {
+			for k := range f.Journey.TopK {
+				e, w := f.Journey.choice(t, l, k)
+				out.Rows = append(out.Rows, []any{t, f.Journey.Pieces[t], l, k, e, w})
 			}
 		}
 	}
 	return out
 }
 
-func (f Paths) keys(s Style) []key {
+func (f TokenPaths) keys(s Style) []key {
 	var keys []key
 	for i, t := range f.Tokens {
-		keys = append(keys, key{text: fmt.Sprintf("%d: %q", t, label(f.Routing.Piece(t), 24)), tone: s.series(i), mark: 0, dash: dashes[i]})
+		keys = append(keys, key{text: fmt.Sprintf("%d: %q", t, label(f.Journey.Pieces[t], 24)), tone: s.series(i), mark: 0, dash: dashes[i]})
 	}
 	return keys
 }
 
-func (f Paths) size(width float64, s Style) float64 {
-	if f.Routing == nil {
+func (f TokenPaths) empty() bool {
+	return f.Journey.Layers == 0 || len(f.Tokens) == 0 || f.Experts < 1
+}
+
+func (f TokenPaths) size(width float64, s Style) float64 {
+	if f.empty() {
 		return 60
 	}
 	return legendHeight(s, f.keys(s), width) + math.Min(640, math.Max(90, 26*float64(f.Experts))) + 56
 }
 
-func (f Paths) draw(p *pen, at rect) hover {
-	layers, topK := 0, 0
-	if f.Routing != nil {
-		_, layers, topK = f.Routing.Dims()
-	}
-	if layers == 0 || len(f.Tokens) == 0 || f.Experts < 1 {
+func (f TokenPaths) draw(p *pen, at rect) hover {
+	if f.empty() {
 		p.drawAbsent(at, "Nothing to draw: no token was chosen, or the model has no layers.")
 		return hover{}
 	}
+	layers := f.Journey.Layers
 	keys := f.keys(p.style)
 	head := legendHeight(p.style, keys, at.w)
 	p.drawLegend(keys, at)
@@ -219,47 +203,48 @@ func (f Paths) draw(p *pen, at rect) hover {
 	p.drawX(&x, box, true)
 	radius := math.Min(7, math.Min(box.w/float64(layers), box.h/float64(f.Experts))*0.45)
 	var h hover
-	for i, t := range f.Tokens {
-		f.drawPath(p, &h, &x, &y, i, t, topK, radius)
+	for i := range f.Tokens {
+		h.Spots = append(h.Spots, f.drawPath(p, &x, &y, i, radius)...)
 	}
 	return h
 }
 
-func (f Paths) drawPath(p *pen, h *hover, x, y *axis, i, t, topK int, radius float64) {
-	_, layers, _ := f.Routing.Dims()
-	tone := p.style.series(i)
-	// Paths stand a little apart, so that tokens on the same expert show.
+// drawPath draws the path of token Tokens[i].
+func (f TokenPaths) drawPath(p *pen, x, y *axis, i int, radius float64) (spots []spot) {
+	t, tone := f.Tokens[i], p.style.series(i)
+	// Paths are drawn a little apart, so that tokens of the same expert are visible.
 	shift := 0.0
 	if n := len(f.Tokens); n > 1 {
 		shift = (float64(i)/float64(n-1) - 0.5) * radius * 1.2
 	}
 	var xs, ys []float64
-	for l := range layers {
-		if e, _ := f.Routing.Choice(t, l, 0); e >= 0 {
+	for l := range f.Journey.Layers {
+		if e, _ := f.Journey.choice(t, l, 0); e >= 0 {
 			xs, ys = append(xs, x.at(float64(l))+shift), append(ys, y.at(float64(e))+shift)
 		}
 	}
 	p.polyline(xs, ys, 1.6, tone, dashes[i])
-	for l := range layers {
-		for c := range topK {
-			e, w := f.Routing.Choice(t, l, c)
+	for l := range f.Journey.Layers {
+		for k := range f.Journey.TopK {
+			e, w := f.Journey.choice(t, l, k)
 			if e < 0 {
 				continue
 			}
 			size := w
 			if math.IsNaN(size) {
-				size = 1 / float64(topK)
+				size = 1 / float64(f.Journey.TopK)
 			}
 			px, py := x.at(float64(l))+shift, y.at(float64(e))+shift
 			r := math.Max(1, radius*math.Sqrt(math.Min(1, math.Max(0, size))))
-			if c == 0 {
+			if k == 0 {
 				p.circle(px, py, r, tone)
 			} else {
 				p.circle(px, py, r, tone.fade(0.55))
 				p.circle(px, py, r*0.5, p.style.tone("ground"))
 			}
-			h.Spots = append(h.Spots, spot{X: px, Y: py, Text: fmt.Sprintf("token %d %q\nlayer %d, choice %d: expert %d, weight %s",
-				t, label(f.Routing.Piece(t), 24), l, c+1, e, short(w, 3))})
+			spots = append(spots, spot{X: px, Y: py, Text: fmt.Sprintf("token %d %q\nlayer %d, choice %d: expert %d, weight %s",
+				t, label(f.Journey.Pieces[t], 24), l, k+1, e, short(w, 3))})
 		}
 	}
+	return spots
 }

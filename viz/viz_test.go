@@ -5,16 +5,19 @@ import (
 	"encoding/csv"
 	"encoding/xml"
 	"fmt"
+	"image/color"
 	"image/png"
 	"io"
 	"math"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/expertspec/expertspec/trace"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"gonum.org/v1/gonum/mat"
+	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
@@ -73,7 +76,8 @@ func TestTicks(t *testing.T) {
 		{integerTicks(0, 15, 5), "0 4 8 12"},
 		{integerTicks(1, 4, 9), "1 2 3 4"},
 		{integerTicks(0, 0, 9), "0"},
-		{powerTicks(1, 40), "1 2 4 8 16 32"},
+		{powerTicks(2, 1, 40), "1 2 4 8 16 32"},
+		{powerTicks(10, 0.01, 1), "0.01 0.1 1"},
 	} {
 		var labels []string
 		for _, k := range c.got {
@@ -110,7 +114,7 @@ func TestFiguresDraw(t *testing.T) {
 		for _, s := range []Style{{}, {Dark: true}, {Width: 358, NoTitle: true}} {
 			checkSVG(t, f, s)
 		}
-		assert.NoError(t, f.Table().Check())
+		assert.NoError(t, f.Table().check())
 		var a, b bytes.Buffer
 		require.NoError(t, WriteSVG(&a, f, Style{}))
 		require.NoError(t, WriteSVG(&b, f, Style{}))
@@ -137,31 +141,32 @@ func TestSmallAndLarge(t *testing.T) {
 		text string // must stand in the picture
 	}{
 		{HeatMap{}, "Nothing to draw"},
-		{HeatMap{Data: Dense{}, Value: "usage"}, "no usage were given"},
-		{HeatMap{Data: Dense{R: 0, C: 3}}, "Nothing to draw"},
-		{HeatMap{Data: Dense{R: 1, C: 1, Values: []float64{7}}, RowAxis: "expert"}, "expert"},
-		{HeatMap{Data: Dense{R: 1, C: 1, Values: []float64{math.NaN()}}}, "0"},
-		{HeatMap{Data: Dense{R: 2, C: 1, Values: []float64{0, 0}}}, "0"},
-		{HeatMap{Data: mat.NewDense(2, 3, []float64{1, 2, 3, 4, 5, 6})}, "6"},
+		{HeatMap{Data: [][]float64{}, Value: "usage"}, "no usage were given"},
+		{HeatMap{Data: [][]float64{{}, {}}}, "Nothing to draw"},
+		{HeatMap{Data: [][]float64{{7}}, RowAxis: "expert"}, "expert"},
+		{HeatMap{Data: [][]float64{{math.NaN()}}}, "0"},
+		{HeatMap{Data: [][]float64{{0}, {0}}}, "0"},
+		{HeatMap{Data: [][]float64{{1, 2, 3}, {4, 5, 6}}}, "6"},
 		{sampleUsage(2, 128, 1), "uniform"},
 		{sampleUsage(2, 1, 128), "uniform"},
 		{sampleUsage(2, 128, 128), "uniform"},
 		{Lines{}, "Nothing to draw"},
-		{Lines{Curves: []Curve{{"a", Series{}}, {"b", nil}}}, "Nothing to draw"},
-		{Lines{Curves: []Curve{{"a", Series{X: []float64{3}, Y: []float64{4}}}}, IntegerX: true}, "a"},
-		{Lines{Curves: []Curve{{"a", Series{X: []float64{1, 2, 3}, Y: []float64{4, math.NaN(), 5}}}}}, "a"},
-		{Lines{Curves: []Curve{{"gonum", plotter.XYs{{X: 1, Y: 2}, {X: 2, Y: 5}}}}, LogX: true}, "gonum"},
+		{Lines{Curves: []Curve{{Name: "a"}, {}}}, "Nothing to draw"},
+		{Lines{Curves: []Curve{{Name: "a", X: []float64{3}, Y: []float64{4}}}, IntegerX: true}, "a"},
+		{Lines{Curves: []Curve{{Name: "a", X: []float64{1, 2, 3}, Y: []float64{4, math.NaN(), 5}}}}, "a"},
+		{Lines{Curves: []Curve{{Name: "b", X: []float64{1, 2}, Y: []float64{2, 5}}}, LogX: true}, "b"},
+		{Drawing{}, "no drawing"},
 		{Panels{}, "Nothing to draw"},
 		{Panels{Figures: []Figure{HeatMap{}, sampleUsage(1, 2, 2)}, Shared: true}, "Nothing to draw"},
 		{TokenText{}, "no tokens"},
-		{TokenText{Routing: Journey{Layers: 4, TopK: 2}}, "no tokens"},
-		{TokenText{Routing: one, Experts: 1}, "x"},
-		{TokenText{Routing: none, Experts: 1, Choice: 1}, "x"},
-		{TokenText{Routing: many, Experts: 128, Layer: 26, Choice: 5}, "Hecla"},
-		{Paths{}, "Nothing to draw"},
-		{Paths{Routing: one, Experts: 1, Tokens: []int{0}}, "layer"},
-		{Paths{Routing: none, Experts: 1, Tokens: []int{0}}, "layer"},
-		{Paths{Routing: many, Experts: 128, Tokens: []int{0, 1, 49}}, "layer"},
+		{TokenText{Journey: Journey{Layers: 4, TopK: 2}}, "no tokens"},
+		{TokenText{Journey: one, Experts: 1}, "x"},
+		{TokenText{Journey: none, Experts: 1, Choice: 1}, "x"},
+		{TokenText{Journey: many, Experts: 128, Layer: 26, Choice: 5}, "Hecla"},
+		{TokenPaths{}, "Nothing to draw"},
+		{TokenPaths{Journey: one, Experts: 1, Tokens: []int{0}}, "layer"},
+		{TokenPaths{Journey: none, Experts: 1, Tokens: []int{0}}, "layer"},
+		{TokenPaths{Journey: many, Experts: 128, Tokens: []int{0, 1, 49}}, "layer"},
 	} {
 		switch f := c.f.(type) { // give each a name
 		case HeatMap:
@@ -173,10 +178,13 @@ func TestSmallAndLarge(t *testing.T) {
 		case Panels:
 			f.Info = named(i)
 			c.f = f
+		case Drawing:
+			f.Info = named(i)
+			c.f = f
 		case TokenText:
 			f.Info = named(i)
 			c.f = f
-		case Paths:
+		case TokenPaths:
 			f.Info = named(i)
 			c.f = f
 		}
@@ -199,23 +207,30 @@ func TestRefused(t *testing.T) {
 		{HeatMap{Info: Info{Name: "../x"}}, Style{}, "name"},
 		{HeatMap{Info: ok}, Style{Width: 5}, "width"},
 		{HeatMap{Info: ok}, Style{Density: math.NaN()}, "density"},
-		{HeatMap{Info: ok, Data: Dense{2, 2, []float64{1}}}, Style{}, "1 values for 2 rows"},
-		{HeatMap{Info: ok, Data: Dense{1, 1, []float64{math.Inf(1)}}}, Style{}, "+Inf"},
-		{HeatMap{Info: ok, Data: Dense{1, 1, []float64{1}}, Rows: []string{"a", "b"}}, Style{}, "2 row"},
-		{HeatMap{Info: ok, Data: Dense{5000, 0, nil}}, Style{}, "4096"},
-		{Lines{Info: ok, Curves: []Curve{{"c", Series{X: []float64{1}, Y: nil}}}}, Style{}, `curve "c"`},
-		{Lines{Info: ok, Curves: []Curve{{"c", Series{X: []float64{0}, Y: []float64{1}}}}, LogX: true}, Style{}, "logarithmic"},
-		{Lines{Info: ok, Curves: []Curve{{"c", Series{X: []float64{1}, Y: []float64{math.Inf(-1)}}}}}, Style{}, "-Inf"},
-		{TokenText{Info: ok, Routing: j, Layer: 2}, Style{}, "layer 2"},
-		{TokenText{Info: ok, Routing: j, To: 9}, Style{}, "0..9 of 1"},
-		{Paths{Info: ok, Routing: j, Tokens: []int{1}}, Style{}, "token 1 of 1"},
-		{Paths{Info: ok, Routing: j, Tokens: []int{0}, Experts: 3}, Style{}, "expert 5 of 3"},
-		{Paths{Info: ok, Routing: j, Tokens: make([]int, 9)}, Style{}, "at most 8"},
+		{HeatMap{Info: ok, Data: [][]float64{{1, 2}, {3}}}, Style{}, "row 1 has 1 values"},
+		{HeatMap{Info: ok, Data: [][]float64{{math.Inf(1)}}}, Style{}, "+Inf"},
+		{HeatMap{Info: ok, Data: [][]float64{{1}}, Rows: []string{"a", "b"}}, Style{}, "2 row"},
+		{HeatMap{Info: ok, Data: make([][]float64, 5000)}, Style{}, "4096"},
+		{Lines{Info: ok, Curves: []Curve{{Name: "c", X: []float64{1}}}}, Style{}, `curve "c"`},
+		{Lines{Info: ok, Curves: []Curve{{Name: "c", X: []float64{1}, Y: []float64{1}, Low: []float64{}}}}, Style{}, "0 low"},
+		{Lines{Info: ok, Curves: []Curve{{Name: "c", X: []float64{0}, Y: []float64{1}}}, LogX: true}, Style{}, "logarithmic"},
+		{Lines{Info: ok, Curves: []Curve{{Name: "c", X: []float64{1}, Y: []float64{math.Inf(-1)}}}}, Style{}, "-Inf"},
+		{Lines{Info: ok, Height: -1}, Style{}, "height"},
+		{Drawing{Info: ok, Height: math.NaN()}, Style{}, "height"},
+		{Drawing{Info: ok, Numbers: Table{Rows: [][]any{{1}}}}, Style{}, "1 values for 0 columns"},
+		{Sankey{Info: ok, Stages: []string{"a"}, Flows: [][][]float64{{{1}}}}, Style{}, "1 stages"},
+		{Sankey{Info: ok, Stages: []string{"a", "b"}, Flows: [][][]float64{{{-1}}}}, Style{}, "negative"},
+		{Sankey{Info: ok, Stages: []string{"a", "b", "c"}, Flows: [][][]float64{{{1, 2}}, {{1}}}}, Style{}, "2 experts enter b and 1 leave it"},
+		{TokenText{Info: ok, Journey: j, Layer: 2}, Style{}, "layer 2"},
+		{TokenText{Info: ok, Journey: j, To: 9}, Style{}, "0..9 of 1"},
+		{TokenPaths{Info: ok, Journey: j, Tokens: []int{1}}, Style{}, "token 1 of 1"},
+		{TokenPaths{Info: ok, Journey: j, Tokens: []int{0}, Experts: 3}, Style{}, "expert 5 of 3"},
+		{TokenPaths{Info: ok, Journey: j, Tokens: make([]int, 9)}, Style{}, "at most 8"},
 	} {
 		err := WriteSVG(io.Discard, c.f, c.s)
 		assert.ErrorContains(t, err, c.want)
 	}
-	_, err := JourneyOf(&trace.Document{ID: "d", Experts: make([]int32, 7)}, trace.Model{Layers: 3, TopK: 2}, nil)
+	_, err := journeyOf(&trace.Document{ID: "d", Experts: make([]int32, 7)}, trace.Model{Layers: 3, TopK: 2}, nil)
 	assert.Error(t, err, "7 experts for 3 layers of top-2 were taken")
 }
 
@@ -230,8 +245,76 @@ func TestTableCSV(t *testing.T) {
 	assert.Error(t, (Table{Columns: tab.Columns, Rows: [][]any{{"x"}}}).WriteCSV(io.Discard), "a short row was written")
 }
 
-// TestTextInside: no label of a picture begins or ends outside it, whatever the
-// width: measured in the SVG, whose texts have their length written beside them.
+// TestCSVFormulas checks that no text of a data set is a formula in a spreadsheet,
+// in any file that Save writes, and that numbers stay numbers.
+func TestCSVFormulas(t *testing.T) {
+	j := Journey{Dataset: "=d", Document: "@x", Layers: 1, TopK: 1, Experts: []int32{0, 0, 0, 0, 0, 0, 0, 0}, Weights: []float32{-0.5, 1, 1, 1, 1, 1, 1, 1},
+		Pieces: []string{"=HYPERLINK(\"http://x\")", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "＝1", " =1"}}
+	dir := t.TempDir()
+	for _, f := range []Figure{
+		TokenText{Info: Info{Name: "text"}, Journey: j, Experts: 1},
+		TokenPaths{Info: Info{Name: "paths"}, Journey: j, Experts: 1, Tokens: []int{0, 1, 2, 3}},
+		HeatMap{Info: Info{Name: "heat"}, Data: [][]float64{{-2.5}}, Rows: []string{"-row"}, Columns: []string{"@column"}, RowAxis: "=axis", Value: "+value"},
+		Lines{Info: Info{Name: "lines"}, Curves: []Curve{{Name: "=cmd|' /C calc'!A0", X: []float64{-1}, Y: []float64{-1e-9}}}},
+		bars{Info: Info{Name: "bars"}, Categories: []string{"=a", "-b"}, Groups: []Curve{{Name: "+g", Y: []float64{-1, math.NaN()}}}},
+		Panels{Info: Info{Name: "panels"}, Figures: []Figure{HeatMap{Info: Info{Name: "panel", Title: "=title"}, Data: [][]float64{{1}}}}},
+		Drawing{Info: Info{Name: "drawing"}, Numbers: Table{Columns: []Column{{Name: "=head", Unit: "%"}}, Rows: [][]any{{-3}, {"=cell"}}}},
+	} {
+		paths, err := Save(dir, f, Style{})
+		require.NoError(t, err)
+		require.Len(t, paths, 3)
+		raw, err := os.ReadFile(paths[2])
+		require.NoError(t, err)
+		rows, err := csv.NewReader(bytes.NewReader(raw)).ReadAll()
+		require.NoError(t, err)
+		for _, row := range rows {
+			for _, cell := range row {
+				if _, err := strconv.ParseFloat(cell, 64); err != nil {
+					assert.NotRegexp(t, `^[=+\-@\t\r\n＝＋－＠]`, cell, f.Describe().Name)
+				}
+			}
+		}
+	}
+	for in, want := range map[string]string{
+		"=1": "'=1", "+1": "'+1", "-1": "'-1", "@a": "'@a", "\ta": "'\ta", "\ra": "'\ra", "\na": "'\na", "＝1": "'＝1",
+		"": "", "a=1": "a=1", " =1": " =1", "'=1": "'=1", "–": "–", "\xff": "\xff",
+	} {
+		assert.Equal(t, want, csvText(in))
+	}
+	var b bytes.Buffer
+	require.NoError(t, Table{Columns: []Column{{Name: "a"}, {Name: "b"}}, Rows: [][]any{{-3, -2.5}}}.WriteCSV(&b))
+	assert.Equal(t, "a,b\n-3,-2.5\n", b.String())
+}
+
+// TestDrawing checks that a drawing of gonum/plot stays inside its figure and
+// takes the colours of the theme.
+func TestDrawing(t *testing.T) {
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text = "<title> & more", "x"
+	line, err := plotter.NewLine(plotter.XYs{{X: 1, Y: 2}, {X: 2, Y: 5}})
+	require.NoError(t, err)
+	line.Color = color.NRGBA{R: 255, A: 128}
+	p.Add(line)
+	d := Drawing{Info: Info{Name: "mine", Title: "Mine"}, Draw: p.Draw, Height: 200}
+	for _, s := range []Style{{}, {Dark: true}} {
+		text := checkSVG(t, d, s)
+		assert.Contains(t, text, "<title> & more")
+		var b bytes.Buffer
+		require.NoError(t, WriteSVG(&b, d, s))
+		assert.Contains(t, b.String(), `stroke="`+s.tone("ink").hex()+`"`)
+		assert.Contains(t, b.String(), `stroke="#f00" stroke-opacity="0.5"`)
+		assert.Contains(t, b.String(), `font-family="Liberation Serif`)
+	}
+	r := Report{Sections: []Section{{ID: "s", Blocks: []Block{Figures{List: []Figure{d}}}}}}
+	var b bytes.Buffer
+	require.NoError(t, r.WriteHTML(&b))
+	assert.Contains(t, b.String(), `fill="var(--ground)"`)
+	paths, err := Save(t.TempDir(), d, Style{})
+	require.NoError(t, err)
+	assert.Len(t, paths, 2, "PNG and SVG: there are no numbers")
+}
+
+// TestTextInside checks that all text of a picture is inside it at every width.
 func TestTextInside(t *testing.T) {
 	edge := sampleUsage(2, 128, 2) // "even" falls next to 0
 	edge.Range, edge.Reference, edge.Name = [2]float64{0, 100}, &Reference{0.8, "even: 0.781"}, "edge"

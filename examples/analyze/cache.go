@@ -36,7 +36,7 @@ func (s *side) cacheStudy(ctx context.Context, o options) error {
 			return err
 		}
 	}
-	study := viz.CacheStudy{Layers: m.Layers}
+	var study viz.CacheStudy
 	if err := s.rates(ctx, parts.Test, cfg, ahead, &study); err != nil {
 		return err
 	}
@@ -53,11 +53,7 @@ func (s *side) cacheStudy(ctx context.Context, o options) error {
 			return err
 		}
 	}
-	section, err := viz.ExpertCache(study)
-	if err != nil {
-		return err
-	}
-	s.extra = append(s.extra, section)
+	s.cache = &study
 	return nil
 }
 
@@ -122,7 +118,6 @@ func (s *side) costs(ctx context.Context, data speculate.Data, cfg, ahead prefet
 				return err
 			}
 			study.Labels, study.Costs = append(study.Labels, string(p)), append(study.Costs, r)
-			s.prefetch = append(s.prefetch, viz.CostOf(string(p), share, r))
 		}
 	}
 	return nil

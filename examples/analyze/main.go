@@ -168,25 +168,30 @@ func evaluation(ctx context.Context, o options, s *side, file string) (*speculat
 
 // write makes the folder of reports, figures and statistics.
 func write(o options, a, b *side, stdout io.Writer) error {
-	study := a.study()
-	if b != nil {
-		if a.name == b.name {
-			a.name, b.name = a.name+" (first)", b.name+" (second)"
-		}
-		c, err := viz.Compare(a.compare(), b.compare())
+	if b == nil {
+		r, err := viz.NewReport(a.study())
 		if err != nil {
 			return err
 		}
-		study.First = []viz.Section{c}
-		study.Title = a.name + " against " + b.name
-		if err := save(o, "against", b.study(), b, stdout); err != nil {
-			return err
-		}
+		return save(o, "", r, a, stdout)
 	}
-	return save(o, "", study, a, stdout)
+	if a.name == b.name {
+		a.name, b.name = a.name+" (first)", b.name+" (second)"
+	}
+	r, err := viz.NewReport(b.study())
+	if err != nil {
+		return err
+	}
+	if err := save(o, "against", r, b, stdout); err != nil {
+		return err
+	}
+	if r, err = viz.Compare(a.study(), b.study()); err != nil {
+		return err
+	}
+	return save(o, "", r, a, stdout)
 }
 
-func save(o options, prefix string, study viz.Study, s *side, stdout io.Writer) error {
+func save(o options, prefix string, r viz.Report, s *side, stdout io.Writer) error {
 	at := func(name string) string {
 		if prefix == "" {
 			return filepath.Join(o.out, name)
@@ -198,10 +203,6 @@ func save(o options, prefix string, study viz.Study, s *side, stdout io.Writer) 
 		figures, made = "", o.out
 	}
 	if err := os.MkdirAll(made, 0o777); err != nil {
-		return err
-	}
-	r, err := viz.NewReport(study)
-	if err != nil {
 		return err
 	}
 	if err := r.Save(at("report.html"), figures); err != nil {

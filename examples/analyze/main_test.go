@@ -61,7 +61,7 @@ func TestAnalyze(t *testing.T) {
 	ok(args...)
 	report, err := os.ReadFile(filepath.Join(out, "report.html"))
 	require.NoError(t, err)
-	for _, want := range []string{"planted, prefill against planted, decode", "Difference of usage", "Predictability above chance", "Expert cache", "LRU with prefetch, 25 % resident"} {
+	for _, want := range []string{"planted, prefill against planted, decode", "Difference of usage", "Predictability above chance", "Expert cache", "LRU with prefetch, 26.7 % resident"} {
 		assert.Contains(t, string(report), want)
 	}
 	for _, name := range []string{"against-report.html", "figures/usage.png", "figures/usage.svg", "figures/usage.csv", "figures/comparison-layers.png", "figures/cache-hit-rate.png", "figures/prefetch-timeline.png", "figures/comparison-prefetch.png", "against-figures/cache-hit-rate.png", "against-figures/usage.png", "statistics.json"} {

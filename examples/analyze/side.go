@@ -25,8 +25,7 @@ type side struct {
 	stats    *trace.Summary
 	journeys []viz.Journey
 	results  *speculate.Results
-	prefetch []viz.PrefetchCost
-	extra    []viz.Section
+	cache    *viz.CacheStudy
 	read     func() iter.Seq2[*trace.Document, error]
 }
 
@@ -212,9 +211,5 @@ func (s *side) baselines(ctx context.Context, tokens int, seed uint64) (*specula
 }
 
 func (s *side) study() viz.Study {
-	return viz.Study{Title: "Routing of " + s.name, Routing: s.stats, Results: s.results, Journeys: s.journeys, Extra: s.extra}
-}
-
-func (s *side) compare() viz.Side {
-	return viz.Side{Name: s.name, Routing: s.stats, Results: s.results, Prefetch: s.prefetch}
+	return viz.Study{Name: s.name, Routing: s.stats, Results: s.results, Journeys: s.journeys, Cache: s.cache}
 }

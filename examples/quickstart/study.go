@@ -54,23 +54,14 @@ func study(ctx context.Context, o *options, backend compute.Backend, reader *tra
 	if err != nil {
 		return nil, err
 	}
-	return &studied{results: made.Results, training: curves.figures(), calibration: calibrationSection(&calibration, horizons)}, nil
+	return &studied{results: made.Results, training: curves.figure(), calibration: &calibration}, nil
 }
 
 // studied is what a study gives to the report.
 type studied struct {
 	results     *speculate.Results
-	training    []viz.Lines
-	calibration viz.Section
-}
-
-func calibrationSection(c *viz.Calibration, horizons []speculate.Horizon) viz.Section {
-	f := viz.Figures{Label: "Known"}
-	for _, h := range horizons {
-		f.List, f.Options = append(f.List, c.Figure(h)), append(f.Options, viz.HorizonText(h))
-	}
-	return viz.Section{ID: "calibration", Title: "Calibration", Blocks: []viz.Block{f},
-		Text: []string{"Whether predictors are as sure as they should be: a prefetcher that pays for what it copies needs to know."}}
+	training    viz.Figure
+	calibration *viz.Calibration
 }
 
 // report writes the HTML report, its pictures and the figures' data into dir.
@@ -79,8 +70,7 @@ func report(dir string, reader *trace.Reader, tokenizer *tokenizer.Tokenizer, s 
 	if err != nil {
 		return err
 	}
-	var journeys []viz.Journey
-	shown := map[string]int{} // journeys of a data set
+	sample := viz.Sampler{Model: reader.Header().Model, DocumentsPerDataset: 2, Pieces: tokenizer.Pieces}
 	for doc, err := range reader.Select(trace.Filter{NoInput: true}).Documents() {
 		if err != nil {
 			return err
@@ -88,18 +78,13 @@ func report(dir string, reader *trace.Reader, tokenizer *tokenizer.Tokenizer, s 
 		if err := statistics.Add(doc); err != nil {
 			return err
 		}
-		if shown[doc.Dataset]++; shown[doc.Dataset] > 2 {
-			continue
-		}
-		j, err := viz.JourneyOf(doc, reader.Header().Model, tokenizer.Pieces(doc.Tokens))
-		if err != nil {
+		if err := sample.Add(doc); err != nil {
 			return err
 		}
-		journeys = append(journeys, j)
 	}
 	rep, err := viz.NewReport(viz.Study{
-		Title: "mini-mixtral on ten domains", Routing: statistics.Summary(), Results: s.results, Journeys: journeys, Training: s.training,
-		Extra: []viz.Section{s.calibration},
+		Title: "mini-mixtral on ten domains", Routing: statistics.Summary(), Results: s.results, Journeys: sample.Journeys(),
+		Training: []viz.Figure{s.training}, Calibration: s.calibration,
 	})
 	if err != nil {
 		return err
@@ -129,10 +114,10 @@ func (t *trainingCurves) add(p neural.Progress) {
 	t.steps[n], t.loss[n] = append(t.steps[n], float64(p.Step)), append(t.loss[n], p.ValidLoss)
 }
 
-func (t *trainingCurves) figures() []viz.Lines {
+func (t *trainingCurves) figure() viz.Lines {
 	l := viz.Lines{Info: viz.Info{Name: "training", Title: "Validation loss while training"}, XAxis: "step", YAxis: "cross-entropy (nats)"}
 	for i, name := range t.names {
-		l.Curves = append(l.Curves, viz.Curve{Name: name, Points: viz.Series{X: t.steps[i], Y: t.loss[i]}})
+		l.Curves = append(l.Curves, viz.Curve{Name: name, X: t.steps[i], Y: t.loss[i]})
 	}
-	return []viz.Lines{l}
+	return l
 }

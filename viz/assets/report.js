@@ -56,8 +56,9 @@ const save = (name, type, text) => {
   a.remove();
   setTimeout(() => URL.revokeObjectURL(a.href), 10000);
 };
+// As Table.WriteCSV: an apostrophe before texts that a spreadsheet would run as a formula.
 const csv = t => [t.columns, ...t.rows].map(r => r.map(v => {
-  const s = v === null ? "" : String(v);
+  const s = v === null ? "" : typeof v === "string" && /^[=+\-@\t\r\n＝＋－＠]/.test(v) ? "'" + v : String(v);
   return /[",\r\n]/.test(s) ? '"' + s.replaceAll('"', '""') + '"' : s;
 }).join(",")).join("\r\n") + "\r\n";
 const tableOf = fig => {
@@ -137,6 +138,7 @@ const svgText = svg => {
 $$("[data-tools]").forEach(p => {
   p.hidden = false;
   const name = p.dataset.tools, fig = data.figures[name], figure = p.closest("figure");
+  if (!fig.table && !fig.cells) $$("[data-do]:not([data-do=svg])", p).forEach(b => b.remove()); // no numbers
   p.addEventListener("click", e => {
     const b = e.target.closest("button");
     if (!b) return;
