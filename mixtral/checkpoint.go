@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 
 	"github.com/expertspec/expertspec/trace/safetensors"
@@ -19,13 +18,13 @@ const (
 	indexFile  = "model.safetensors.index.json"
 )
 
-// maxJSON is the longest config.json or index that is read, in bytes: some
-// hundred thousand tensors.
+// maxJSON is the maximum size of config.json and of an index, in bytes: an index
+// of some hundred thousand tensors.
 const maxJSON = 64 << 20
 
-// Checkpoint is a Mixtral's weights on disk. Opening reads the configuration and
-// the files' headers; a tensor's data are read when they are asked for. Its
-// methods may be called from several goroutines at once, Close excepted.
+// Checkpoint is a Mixtral's weights on disk. Opening it reads the configuration
+// and the headers of the files; Read reads a tensor's data. All methods except
+// Close may be called concurrently.
 type Checkpoint struct {
 	config  Config
 	text    []byte                // config.json
@@ -33,13 +32,13 @@ type Checkpoint struct {
 	tensors map[string]stored     // by the file's names
 }
 
-// stored is a tensor as a file has it.
+// stored is a tensor in a file.
 type stored struct {
 	file *safetensors.Reader
 	info safetensors.Info
 }
 
-// part is where a tensor of the hub's names lies: some or all of a stored one.
+// part is a tensor by the hub's name: some or all of a stored one.
 type part struct {
 	stored
 	offset int64 // in bytes, from the stored tensor's beginning
@@ -56,18 +55,19 @@ func (p part) elements() int {
 
 // OpenCheckpoint opens the checkpoint at the root of a file system: config.json
 // beside model.safetensors, or beside model.safetensors.index.json and the
-// shards that it names. (Where both are, model.safetensors is read, as
-// transformers does.) Tensors are F32, F16 or BF16, one model may mix them, and
-// have either the hub's names (block_sparse_moe.experts.N.w1) or those of
+// shards that it names. If both exist, model.safetensors is read, as in
+// transformers. Tensors are F32, F16 or BF16, also mixed in one model, and have
+// either the hub's names (block_sparse_moe.experts.N.w1) or those of
 // transformers 5 (mlp.experts.gate_up_proj).
 //
-// All tensors that the model needs must be there, in their shapes, and no
-// others; only buffers of rotary frequencies (…rotary_emb.inv_freq), which old
-// programs wrote though they follow from the configuration, are passed over.
-// So is the index's metadata. A tied head may be stored, if it equals the
-// embedding (both are read then). Errors name file and tensor; they are of type
-// *safetensors.Error, or *FieldError for config.json. NaN and infinite weights
-// are found when they are read. Close the checkpoint after use.
+// All tensors of the model must exist in their shapes, and no others. The only
+// exceptions are buffers of rotary frequencies (…rotary_emb.inv_freq), which old
+// programs wrote, and the index's metadata: they are ignored. A tied head may be
+// stored if it equals the embedding, for which both are read.
+//
+// Errors name file and tensor or field; most are of type *safetensors.Error. If
+// the folder or one of its files does not exist, they wrap fs.ErrNotExist. NaN and
+// infinite weights are found by Read. Close the checkpoint after use.
 func OpenCheckpoint(fsys fs.FS) (*Checkpoint, error) {
 	if err := checkFolder(fsys); err != nil {
 		return nil, err
@@ -80,7 +80,7 @@ func OpenCheckpoint(fsys fs.FS) (*Checkpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := ParseConfig(text)
+	config, err := parseConfig(text)
 	if err != nil {
 		return nil, err
 	}
@@ -90,18 +90,6 @@ func OpenCheckpoint(fsys fs.FS) (*Checkpoint, error) {
 	}
 	return c, nil
 }
-
-// OpenCheckpointDir opens the checkpoint in a directory: see OpenCheckpoint.
-func OpenCheckpointDir(dir string) (*Checkpoint, error) {
-	c, err := OpenCheckpoint(os.DirFS(dir))
-	if err != nil {
-		return nil, inFolder(dir, err)
-	}
-	return c, nil
-}
-
-// inFolder adds a model folder's name to an error.
-func inFolder(dir string, err error) error { return fmt.Errorf("model folder %s: %w", dir, err) }
 
 // checkFolder reports a file system whose root is missing or not a folder.
 func checkFolder(fsys fs.FS) error {
@@ -115,8 +103,8 @@ func checkFolder(fsys fs.FS) error {
 	return nil
 }
 
-// withoutPath removes operation and path from an error, which is about to get a
-// name that says more.
+// withoutPath removes operation and path from an error that will get a better
+// name.
 func withoutPath(err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -145,7 +133,7 @@ func (c *Checkpoint) open(fsys fs.FS) error {
 	return c.check()
 }
 
-// openShard opens one file and takes up its tensors.
+// openShard opens one file and adds its tensors.
 func (c *Checkpoint) openShard(fsys fs.FS, name string) error {
 	file, err := safetensors.Open(fsys, name)
 	if err != nil {
@@ -155,15 +143,15 @@ func (c *Checkpoint) openShard(fsys fs.FS, name string) error {
 	for _, info := range file.Tensors() {
 		if other, twice := c.tensors[info.Name]; twice {
 			return &safetensors.Error{File: name, Tensor: info.Name,
-				Err: fmt.Errorf("is in %s too", other.file.Name())}
+				Err: fmt.Errorf("is also in %s", other.file.Name())}
 		}
 		c.tensors[info.Name] = stored{file, info}
 	}
 	return nil
 }
 
-// openShards opens the files that the index names, and checks that they hold
-// what the index says and nothing else.
+// openShards opens the files that the index names, and checks that they contain
+// the index's tensors and no others.
 func (c *Checkpoint) openShards(fsys fs.FS) error {
 	text, err := readSmall(fsys, indexFile)
 	if err != nil {
@@ -197,10 +185,10 @@ func (c *Checkpoint) openShards(fsys fs.FS) error {
 		switch {
 		case !ok:
 			return &safetensors.Error{File: index[tensor], Tensor: tensor,
-				Err: fmt.Errorf("is missing, though %s says it is here", indexFile)}
+				Err: fmt.Errorf("is missing, but %s names this file", indexFile)}
 		case have.file.Name() != index[tensor]:
 			return &safetensors.Error{File: have.file.Name(), Tensor: tensor,
-				Err: fmt.Errorf("is here, though %s says it is in %s", indexFile, index[tensor])}
+				Err: fmt.Errorf("is here, but %s says it is in %s", indexFile, index[tensor])}
 		}
 	}
 	for _, tensor := range sortedKeys(c.tensors) {
@@ -212,10 +200,10 @@ func (c *Checkpoint) openShards(fsys fs.FS) error {
 	return nil
 }
 
-// parseIndex gives the index's weight_map: each tensor's file.
+// parseIndex returns the index's weight_map: each tensor's file.
 func parseIndex(text []byte) (map[string]string, error) {
 	fail := func(field string, err error) error {
-		return &FieldError{File: indexFile, Field: field, Err: err}
+		return fmt.Errorf("%s: %s: %w", indexFile, field, err)
 	}
 	top, err := parseFields(text)
 	if err != nil {
@@ -235,7 +223,7 @@ func parseIndex(text []byte) (map[string]string, error) {
 	for tensor := range entries.values {
 		file := entries.string(tensor, "")
 		if file == "" {
-			return nil, &safetensors.Error{File: indexFile, Tensor: tensor, Err: errors.New("its file is not a name")}
+			return nil, &safetensors.Error{File: indexFile, Tensor: tensor, Err: errors.New("its file is not a string")}
 		}
 		index[tensor] = file
 	}
@@ -251,14 +239,14 @@ func (c *Checkpoint) Close() error {
 	return errors.Join(errs...)
 }
 
-// Config is the model's configuration.
+// Config returns the model's configuration.
 func (c *Checkpoint) Config() Config {
 	config := c.config
 	config.EOS = slices.Clone(config.EOS)
 	return config
 }
 
-// Shape gives the shape of a tensor by the hub's names, as in
+// Shape returns the shape of a tensor by the hub's name, for example
 //
 //	model.embed_tokens.weight                                [V,D]
 //	model.layers.3.input_layernorm.weight                    [D]
@@ -268,20 +256,20 @@ func (c *Checkpoint) Config() Config {
 //	model.layers.3.self_attn.o_proj.weight                   [D,H*HeadDim]
 //	model.layers.3.post_attention_layernorm.weight           [D]
 //	model.layers.3.block_sparse_moe.gate.weight              [E,D]
-//	model.layers.3.block_sparse_moe.experts.5.w1.weight      [F,D], the gate's
-//	model.layers.3.block_sparse_moe.experts.5.w2.weight      [D,F], the way down
-//	model.layers.3.block_sparse_moe.experts.5.w3.weight      [F,D], the way up
+//	model.layers.3.block_sparse_moe.experts.5.w1.weight      [F,D], gate
+//	model.layers.3.block_sparse_moe.experts.5.w2.weight      [D,F], down
+//	model.layers.3.block_sparse_moe.experts.5.w3.weight      [F,D], up
 //	model.norm.weight                                        [D]
 //	lm_head.weight                                           [V,D]
 //
-// whichever names the files use, or an error for any other name.
+// whichever names the files use. For any other name it returns an error.
 func (c *Checkpoint) Shape(name string) ([]int, error) {
 	p, err := c.resolve(name)
 	return slices.Clone(p.shape), err
 }
 
-// DType gives the numeric type in which a tensor is stored: Float32, Float16 or
-// BFloat16. Names are those of Shape.
+// DType returns the type in which a tensor is stored: Float32, Float16 or
+// BFloat16. The names are those of Shape.
 func (c *Checkpoint) DType(name string) (dtypes.DType, error) {
 	p, err := c.resolve(name)
 	if err != nil {
@@ -297,11 +285,11 @@ var computeTypes = map[safetensors.DType]dtypes.DType{
 	safetensors.BF16: dtypes.BFloat16,
 }
 
-// readSmall reads a whole file, with an error that names it.
+// readSmall reads a whole file. Its error names the file.
 func readSmall(fsys fs.FS, name string) ([]byte, error) {
 	info, err := fs.Stat(fsys, name)
 	if err == nil && info.Size() > maxJSON {
-		err = fmt.Errorf("%d bytes are above the limit of %d", info.Size(), maxJSON)
+		err = fmt.Errorf("%d bytes, above the limit of %d", info.Size(), maxJSON)
 	}
 	var text []byte
 	if err == nil {

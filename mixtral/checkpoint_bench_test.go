@@ -3,8 +3,10 @@ package mixtral
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"testing"
 
+	"github.com/expertspec/expertspec/mixtral/mixtraltest"
 	"github.com/expertspec/expertspec/trace/safetensors"
 	"github.com/gomlx/compute/dtypes"
 )
@@ -17,8 +19,8 @@ func BenchmarkCheckpointRead(b *testing.B) {
 		f.config["tie_word_embeddings"] = true
 		delete(f.tensors, headName)
 		raw := bytes.Repeat([]byte{0x12, 0x3c}, rows*12*stored.Size()/2)
-		f.tensors[embedName] = &fakeTensor{stored, []int{rows, 12}, raw}
-		c, err := OpenCheckpoint(f.FS(b))
+		f.tensors[embedName] = &mixtraltest.Tensor{DType: stored, Shape: []int{rows, 12}, Data: raw}
+		c, err := OpenCheckpoint(f.FS())
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -37,7 +39,7 @@ func BenchmarkCheckpointRead(b *testing.B) {
 }
 
 func ExampleOpenCheckpoint() {
-	c, err := OpenCheckpointDir("../testdata/variants/b")
+	c, err := OpenCheckpoint(os.DirFS("../testdata/variants/b"))
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -1,66 +1,49 @@
 package mixtral
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
-	"io/fs"
 	"maps"
 	"math"
-	"slices"
-	"strings"
-	"testing"
 	"testing/fstest"
 
+	"github.com/expertspec/expertspec/mixtral/mixtraltest"
 	"github.com/expertspec/expertspec/trace/safetensors"
 )
 
-// fake is a checkpoint made by a test, to be spoilt and written.
+// fake is a checkpoint whose tensors and files a test changes.
 type fake struct {
-	config  map[string]any
-	tensors map[string]*fakeTensor
-	// shards names each tensor's file, less ".safetensors"; nil: all in one.
-	shards map[string]string
-	// spoil changes the files at last.
-	spoil func(files fstest.MapFS)
+	checkpoint mixtraltest.Checkpoint
+	config     map[string]any // fields that replace those of checkpoint
+	tensors    map[string]*mixtraltest.Tensor
+	spoil      func(files fstest.MapFS) // changes the files
 }
 
-type fakeTensor struct {
-	dtype safetensors.DType
-	shape []int
-	data  []byte
-}
-
-// newFake makes a good checkpoint in the hub's names whose axes all differ:
-// V 11, D 12, F 5, L 2, H 3 over 1 of 4, E 3.
+// newFake returns a valid checkpoint whose axes all differ: V 11, D 12, F 5, L 2,
+// H 3, one KV head, head size 4, E 3.
 func newFake() *fake {
-	f := &fake{tensors: map[string]*fakeTensor{}, config: map[string]any{
-		"model_type": "mixtral", "architectures": []string{"MixtralForCausalLM"},
-		"vocab_size": 11, "hidden_size": 12, "intermediate_size": 5, "num_hidden_layers": 2,
-		"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 4,
-		"num_local_experts": 3, "num_experts_per_tok": 2,
-	}}
-	f.add("model.embed_tokens.weight", 11, 12)
-	f.add("model.norm.weight", 12)
-	f.add("lm_head.weight", 11, 12)
-	for _, layer := range []string{"model.layers.0.", "model.layers.1."} {
-		f.add(layer+"input_layernorm.weight", 12)
-		f.add(layer+"post_attention_layernorm.weight", 12)
-		f.add(layer+"self_attn.q_proj.weight", 12, 12)
-		f.add(layer+"self_attn.k_proj.weight", 4, 12)
-		f.add(layer+"self_attn.v_proj.weight", 4, 12)
-		f.add(layer+"self_attn.o_proj.weight", 12, 12)
-		f.add(layer+"block_sparse_moe.gate.weight", 3, 12)
-		for _, expert := range []string{"0", "1", "2"} {
-			f.add(layer+"block_sparse_moe.experts."+expert+".w1.weight", 5, 12)
-			f.add(layer+"block_sparse_moe.experts."+expert+".w2.weight", 12, 5)
-			f.add(layer+"block_sparse_moe.experts."+expert+".w3.weight", 5, 12)
-		}
-	}
+	f := &fake{config: map[string]any{}, checkpoint: mixtraltest.Checkpoint{
+		Layers: 2, Experts: 3, TopK: 2, Hidden: 12, ExpertWidth: 5, Heads: 3, KVHeads: 1, Vocabulary: 11}}
+	f.capture()
 	return f
 }
 
-// add makes a float32 tensor whose numbers differ from those of all others.
+// capture sets f.tensors to those of f.checkpoint.
+func (f *fake) capture() {
+	f.checkpoint.Edit = func(tensors map[string]*mixtraltest.Tensor) { f.tensors = maps.Clone(tensors) }
+	f.checkpoint.FS()
+}
+
+// fuse stores the experts as transformers 5 does. Earlier changes are lost.
+func (f *fake) fuse() {
+	f.checkpoint.Fused = true
+	f.capture()
+}
+
+// shard stores the second layer in one file and the rest in another.
+func (f *fake) shard() { f.checkpoint.Shards = 2 }
+
+// add makes a float32 tensor.
 func (f *fake) add(name string, shape ...int) {
 	n := 1
 	for _, axis := range shape {
@@ -68,93 +51,35 @@ func (f *fake) add(name string, shape ...int) {
 	}
 	data := make([]byte, 0, 4*n)
 	for i := range n {
-		data = binary.LittleEndian.AppendUint32(data, math.Float32bits(float32(len(f.tensors))+float32(i)/1024))
+		data = binary.LittleEndian.AppendUint32(data, math.Float32bits(float32(i)/1024))
 	}
-	f.tensors[name] = &fakeTensor{safetensors.F32, shape, data}
+	f.tensors[name] = &mixtraltest.Tensor{DType: safetensors.F32, Shape: shape, Data: data}
 }
 
-// set writes one element of a tensor, as float32 bits.
+// set writes one element of a float32 tensor.
 func (f *fake) set(name string, element int, value float32) {
-	binary.LittleEndian.PutUint32(f.tensors[name].data[4*element:], math.Float32bits(value))
+	binary.LittleEndian.PutUint32(f.tensors[name].Data[4*element:], math.Float32bits(value))
 }
 
-// to turns a tensor to another type.
+// to converts a tensor to another type.
 func (f *fake) to(name string, dtype safetensors.DType) {
 	t := f.tensors[name]
-	data := make([]byte, len(t.data)/t.dtype.Size()*dtype.Size())
-	if err := safetensors.Convert(data, dtype, t.data, t.dtype); err != nil {
+	data := make([]byte, len(t.Data)/t.DType.Size()*dtype.Size())
+	if err := safetensors.Convert(data, dtype, t.Data, t.DType); err != nil {
 		panic(err)
 	}
-	t.dtype, t.data = dtype, data
+	t.DType, t.Data = dtype, data
 }
 
-// fuse puts the experts into transformers 5's tensors: gate before up.
-func (f *fake) fuse() {
-	for _, layer := range []string{"model.layers.0.", "model.layers.1."} {
-		gateUp := &fakeTensor{dtype: safetensors.F32, shape: []int{3, 10, 12}}
-		down := &fakeTensor{dtype: safetensors.F32, shape: []int{3, 12, 5}}
-		for _, expert := range []string{"0", "1", "2"} {
-			for _, m := range []string{"w1", "w3", "w2"} {
-				name := layer + "block_sparse_moe.experts." + expert + "." + m + ".weight"
-				into := gateUp
-				if m == "w2" {
-					into = down
-				}
-				into.data = append(into.data, f.tensors[name].data...)
-				delete(f.tensors, name)
-			}
-		}
-		f.tensors[layer+"mlp.experts.gate_up_proj"] = gateUp
-		f.tensors[layer+"mlp.experts.down_proj"] = down
-		f.tensors[layer+"mlp.gate.weight"] = f.tensors[layer+"block_sparse_moe.gate.weight"]
-		delete(f.tensors, layer+"block_sparse_moe.gate.weight")
+// FS returns the checkpoint's files.
+func (f *fake) FS() fstest.MapFS {
+	c := f.checkpoint
+	c.Config = f.config
+	c.Edit = func(tensors map[string]*mixtraltest.Tensor) {
+		clear(tensors)
+		maps.Copy(tensors, f.tensors)
 	}
-}
-
-// shard puts the second layer into one file and the rest into another.
-func (f *fake) shard() {
-	f.shards = map[string]string{}
-	for name := range f.tensors {
-		f.shards[name] = "model-00001-of-00002"
-		if strings.HasPrefix(name, "model.layers.1.") {
-			f.shards[name] = "model-00002-of-00002"
-		}
-	}
-}
-
-// FS writes the checkpoint.
-func (f *fake) FS(t testing.TB) fs.FS {
-	t.Helper()
-	files := fstest.MapFS{}
-	put := func(name string, value any) {
-		text, err := json.Marshal(value)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files[name] = &fstest.MapFile{Data: text}
-	}
-	put("config.json", f.config)
-	byFile := map[string][]safetensors.Tensor{}
-	index := map[string]string{}
-	for _, name := range slices.Sorted(maps.Keys(f.tensors)) {
-		v := f.tensors[name]
-		file := "model.safetensors"
-		if f.shards != nil {
-			file = f.shards[name] + ".safetensors"
-		}
-		index[name] = file
-		byFile[file] = append(byFile[file], safetensors.Bytes(name, v.dtype, v.shape, v.data))
-	}
-	for file, tensors := range byFile {
-		var b bytes.Buffer
-		if err := safetensors.Write(&b, tensors, map[string]string{"format": "pt"}); err != nil {
-			t.Fatal(err)
-		}
-		files[file] = &fstest.MapFile{Data: b.Bytes()}
-	}
-	if f.shards != nil {
-		put("model.safetensors.index.json", map[string]any{"metadata": map[string]int{"total_size": 1}, "weight_map": index})
-	}
+	files := c.FS()
 	if f.spoil != nil {
 		f.spoil(files)
 	}

@@ -109,7 +109,7 @@ func TestCheckpointReadAsTransformers(t *testing.T) {
 // One model in all layouts gives the same weights under the same names.
 func TestCheckpointLayouts(t *testing.T) {
 	plain := newFake()
-	want, err := OpenCheckpoint(plain.FS(t))
+	want, err := OpenCheckpoint(plain.FS())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestCheckpointLayouts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFake()
 			change(f)
-			c, err := OpenCheckpoint(f.FS(t))
+			c, err := OpenCheckpoint(f.FS())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -146,15 +146,15 @@ func TestCheckpointReadConverts(t *testing.T) {
 		f.config["vocab_size"] = vocabulary + 1
 		f.add(embedName, vocabulary+1, 12)
 		f.add(headName, vocabulary+1, 12)
-		for i := range len(f.tensors[embedName].data) / 4 {
+		for i := range len(f.tensors[embedName].Data) / 4 {
 			f.set(embedName, i, float32(math.Sin(float64(i))))
 		}
 		f.to(embedName, stored)
-		c, err := OpenCheckpoint(f.FS(t))
+		c, err := OpenCheckpoint(f.FS())
 		if err != nil {
 			t.Fatal(err)
 		}
-		raw := f.tensors[embedName].data
+		raw := f.tensors[embedName].Data
 		for dtype, to := range storedTypes {
 			want := make([]byte, len(raw)/stored.Size()*to.Size())
 			if err := safetensors.Convert(want, to, raw, stored); err != nil {
@@ -260,7 +260,7 @@ func TestCheckpointHash(t *testing.T) {
 	hash := func(change func(f *fake)) string {
 		f := newFake()
 		change(f)
-		c, err := OpenCheckpoint(f.FS(t))
+		c, err := OpenCheckpoint(f.FS())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -296,7 +296,7 @@ func TestCheckpointHashSampled(t *testing.T) {
 		f.add(embedName, vocabulary, 12)
 		f.add(headName, vocabulary, 12)
 		f.set(headName, element, 5)
-		c, err := OpenCheckpoint(f.FS(t))
+		c, err := OpenCheckpoint(f.FS())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -316,7 +316,7 @@ func TestCheckpointHashSampled(t *testing.T) {
 }
 
 func TestCheckpointClosed(t *testing.T) {
-	c, err := OpenCheckpointDir("../testdata/variants/a")
+	c, err := OpenCheckpoint(os.DirFS("../testdata/variants/a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -353,8 +353,6 @@ func TestModelFolderErrors(t *testing.T) {
 		_, err := LoadDir(t.Context(), c.dir, Options{Backend: b})
 		assert.EqualError(t, err, "model folder "+c.dir+": "+c.want)
 		assert.Equal(t, c.notExist, errors.Is(err, fs.ErrNotExist), "%v", err)
-		_, err = OpenCheckpointDir(c.dir)
-		assert.EqualError(t, err, "model folder "+c.dir+": "+c.want)
 		_, err = Load(t.Context(), os.DirFS(c.dir), Options{Backend: b})
 		assert.EqualError(t, err, c.want)
 	}
@@ -365,7 +363,7 @@ func TestModelFolderErrors(t *testing.T) {
 // openDir opens a checkpoint for a test.
 func openDir(t testing.TB, dir string) *Checkpoint {
 	t.Helper()
-	c, err := OpenCheckpointDir(dir)
+	c, err := OpenCheckpoint(os.DirFS(dir))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,8 @@ import (
 	"strconv"
 )
 
-// Config describes a Mixtral model: what its config.json says, with the defaults
-// of transformers' MixtralConfig where a field is absent.
+// Config is the shape of a Mixtral model: its config.json, with the defaults of
+// transformers' MixtralConfig for absent fields.
 type Config struct {
 	VocabSize        int // V
 	HiddenSize       int // D
@@ -21,42 +21,28 @@ type Config struct {
 	HeadDim          int // width of one head; even
 	Experts          int // E, per layer
 	TopK             int // K, experts per token
-	// SlidingWindow is how many tokens, itself included, a token attends to;
-	// 0: all before it.
+	// SlidingWindow is the number of tokens, itself included, that a token attends
+	// to; 0: itself and all before it.
 	SlidingWindow int
 	RMSNormEps    float64
 	RopeTheta     float64 // the rotary embedding's base
-	MaxPositions  int     // the longest sequence that the model was made for, in tokens
+	MaxPositions  int     // the longest sequence that the model was trained for, in tokens
 	BOS           int     // id of the begin-of-text token; -1: none
 	EOS           []int   // ids that end a text; may be empty
-	// TieEmbeddings: the output head is the embedding matrix.
+	// TieEmbeddings means that the output head is the embedding matrix.
 	TieEmbeddings bool
 	// DType is the weights' type as config.json names it ("bfloat16"), or empty.
-	// The tensors say what they really are.
+	// The tensors may differ from it.
 	DType string
 }
 
-// configFile is the name of the file that errors about a Config give.
+// configFile is the file that errors about a Config name.
 const configFile = "config.json"
-
-// FieldError is an error about one field of config.json.
-type FieldError struct {
-	File  string
-	Field string // as in the file; a nested one as "rope_parameters.rope_type"
-	Err   error
-}
-
-// Error gives file, field and cause, in this order.
-func (e *FieldError) Error() string { return fmt.Sprintf("%s: %s: %v", e.File, e.Field, e.Err) }
-
-// Unwrap returns the cause.
-func (e *FieldError) Unwrap() error { return e.Err }
 
 // maxSize bounds every size of a Config: products of any two fit into 63 bits.
 const maxSize = math.MaxInt32
 
-// Validate reports the first field that no Mixtral can have, named as in
-// config.json; the error is of type *FieldError.
+// Validate returns an error about the first invalid field, named as in config.json.
 func (c Config) Validate() error {
 	sizes := []struct {
 		field string
@@ -94,26 +80,27 @@ func (c Config) Validate() error {
 	case !(c.RopeTheta > 0) || math.IsInf(c.RopeTheta, 0):
 		return fieldErrorf("rope_theta", "%v is not positive", c.RopeTheta)
 	case c.BOS < -1 || c.BOS >= c.VocabSize:
-		return fieldErrorf("bos_token_id", "%d is outside of the vocabulary of %d", c.BOS, c.VocabSize)
+		return fieldErrorf("bos_token_id", "%d is outside the vocabulary of %d", c.BOS, c.VocabSize)
 	}
 	for _, id := range c.EOS {
 		if id < 0 || id >= c.VocabSize {
-			return fieldErrorf("eos_token_id", "%d is outside of the vocabulary of %d", id, c.VocabSize)
+			return fieldErrorf("eos_token_id", "%d is outside the vocabulary of %d", id, c.VocabSize)
 		}
 	}
 	return nil
 }
 
+// fieldErrorf returns an error about one field of config.json, a nested one as
+// "rope_parameters.rope_type".
 func fieldErrorf(field, format string, args ...any) error {
-	return &FieldError{File: configFile, Field: field, Err: fmt.Errorf(format, args...)}
+	return fmt.Errorf("%s: %s: %w", configFile, field, fmt.Errorf(format, args...))
 }
 
-// ParseConfig reads the text of a config.json. Fields that change what the model
-// computes and that this package does not implement are errors, of type
-// *FieldError; fields that do not (use_cache, attention_dropout, _name_or_path
-// and any that MixtralConfig does not know) are passed over, as transformers
-// does. The result has been validated.
-func ParseConfig(text []byte) (Config, error) {
+// parseConfig reads the text of a config.json. Fields that change what the model
+// computes and that this package does not implement are errors; fields that do not
+// (use_cache, attention_dropout, _name_or_path and any that MixtralConfig does not
+// know) are ignored, as transformers does. The result is valid.
+func parseConfig(text []byte) (Config, error) {
 	f, err := parseFields(text)
 	if err != nil {
 		return Config{}, fmt.Errorf("%s: %w", configFile, err)
@@ -170,16 +157,16 @@ func ParseConfig(text []byte) (Config, error) {
 	return c, nil
 }
 
-// fields is a JSON object whose fields are taken one by one; the first error is
-// kept in err and the rest then gives defaults.
+// fields is a JSON object whose fields are read one by one. The first error is
+// kept in err; after it fields have their defaults.
 type fields struct {
 	prefix string // of the names in errors
 	values map[string]json.RawMessage
 	err    error
 }
 
-// parseFields reads an object. Names that come twice are an error, and names are
-// told apart by case, neither of which encoding/json does by itself.
+// parseFields reads an object. Duplicate names are an error and names are
+// case-sensitive, unlike in encoding/json.
 func parseFields(text []byte) (*fields, error) {
 	var object json.RawMessage
 	if err := json.Unmarshal(text, &object); err != nil {
@@ -201,7 +188,7 @@ func parseFields(text []byte) (*fields, error) {
 			return nil, fmt.Errorf("bad JSON: %w", err)
 		}
 		if _, twice := f.values[name]; twice {
-			return nil, fmt.Errorf("%q comes twice", name)
+			return nil, fmt.Errorf("duplicate field %q", name)
 		}
 		f.values[name] = value
 	}
@@ -285,7 +272,7 @@ func (f *fields) bool(name string, def bool) bool {
 	return *b
 }
 
-// string reads a string; null counts as absent.
+// string reads a string; null is as absent.
 func (f *fields) string(name string, def string) string {
 	value, ok := f.values[name]
 	if !ok || f.null(name) {
@@ -299,7 +286,7 @@ func (f *fields) string(name string, def string) string {
 	return s
 }
 
-// clip shortens what a file holds for use in an error.
+// clip shortens a part of a file for an error.
 func clip(b []byte) string {
 	const limit = 60
 	if len(b) <= limit {

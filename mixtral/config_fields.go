@@ -5,29 +5,28 @@ import (
 	"slices"
 )
 
-// refuseUnimplemented reports the fields that name another model than the one
-// this package implements.
+// refuseUnimplemented reports fields that describe a model that this package does
+// not implement.
 func (f *fields) refuseUnimplemented() {
 	if f.absent("model_type") {
-		f.fail("model_type", `is missing, want "mixtral"`)
+		f.fail("model_type", `is missing; must be "mixtral"`)
 	} else if t := f.string("model_type", ""); t != "mixtral" {
-		f.fail("model_type", `%s is not implemented, want "mixtral"`, clip(f.values["model_type"]))
+		f.fail("model_type", `%s is not implemented; must be "mixtral"`, clip(f.values["model_type"]))
 	}
 	if !f.absent("architectures") && !f.null("architectures") {
 		var names []string
 		err := json.Unmarshal(f.values["architectures"], &names)
 		if err != nil || !slices.Equal(names, []string{"MixtralForCausalLM"}) {
-			f.fail("architectures", `%s is not implemented, want ["MixtralForCausalLM"]`, clip(f.values["architectures"]))
+			f.fail("architectures", `%s is not implemented; must be ["MixtralForCausalLM"]`, clip(f.values["architectures"]))
 		}
 	}
 	// "swish" is transformers' other name of the same function.
 	if act := f.string("hidden_act", "silu"); act != "silu" && act != "swish" {
-		f.fail("hidden_act", `%q is not implemented, want "silu"`, act)
+		f.fail("hidden_act", `%q is not implemented; must be "silu"`, act)
 	} else if f.null("hidden_act") {
-		f.fail("hidden_act", `null is not implemented, want "silu"`)
+		f.fail("hidden_act", `null is not implemented; must be "silu"`)
 	}
-	// These change the model where they hold anything but the values that leave
-	// it as it is.
+	// Any other value than these changes the model.
 	neutral := []struct {
 		field  string
 		values []string
@@ -65,7 +64,7 @@ func (f *fields) ropeTheta() float64 {
 			continue
 		}
 		if given != "" {
-			f.fail(name, "is given beside %s", given)
+			f.fail(name, "conflicts with %s", given)
 			return theta
 		}
 		given = name
@@ -74,8 +73,8 @@ func (f *fields) ropeTheta() float64 {
 	return theta
 }
 
-// ropeObject reads rope_parameters or rope_scaling: plain rotary embeddings are
-// the one type that is implemented.
+// ropeObject reads rope_parameters or rope_scaling. Only plain rotary embeddings
+// are implemented.
 func (f *fields) ropeObject(name string, theta float64) float64 {
 	rope, err := parseFields(f.values[name])
 	if err != nil {
@@ -83,10 +82,10 @@ func (f *fields) ropeObject(name string, theta float64) float64 {
 		return theta
 	}
 	rope.prefix = name + "."
-	// The type first: it says what the other fields mean.
+	// The type is first because it determines the meaning of the others.
 	for _, key := range []string{"rope_type", "type"} {
 		if !rope.absent(key) && !rope.null(key) && rope.string(key, "") != "default" {
-			rope.fail(key, `%s is not implemented, want "default"`, clip(rope.values[key]))
+			rope.fail(key, `%s is not implemented; must be "default"`, clip(rope.values[key]))
 		}
 	}
 	for _, key := range sortedKeys(rope.values) {
@@ -97,7 +96,7 @@ func (f *fields) ropeObject(name string, theta float64) float64 {
 			theta = rope.float(key, theta)
 		case "partial_rotary_factor", "factor":
 			if value != "1" && value != "1.0" && value != "null" {
-				rope.fail(key, "%s is not implemented, want 1", clip(rope.values[key]))
+				rope.fail(key, "%s is not implemented; must be 1", clip(rope.values[key]))
 			}
 		default:
 			if value != "null" {

@@ -28,7 +28,7 @@ const (
 	Whole
 )
 
-// String returns the executor's name, as ParseExecutor reads it.
+// String returns the executor's name: auto, stepped or whole.
 func (e Executor) String() string {
 	switch e {
 	case Auto:
@@ -41,14 +41,19 @@ func (e Executor) String() string {
 	return fmt.Sprintf("Executor(%d)", int(e))
 }
 
-// ParseExecutor returns the executor of a name: auto, stepped or whole.
-func ParseExecutor(name string) (Executor, error) {
-	for _, e := range []Executor{Auto, Stepped, Whole} {
-		if e.String() == name {
-			return e, nil
+// MarshalText returns the executor's name, so that it can be a flag
+// (flag.TextVar) or a field of JSON.
+func (e Executor) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
+
+// UnmarshalText sets the executor by its name.
+func (e *Executor) UnmarshalText(name []byte) error {
+	for _, known := range []Executor{Auto, Stepped, Whole} {
+		if known.String() == string(name) {
+			*e = known
+			return nil
 		}
 	}
-	return 0, fmt.Errorf("executor %q: use auto, stepped or whole", name)
+	return fmt.Errorf("executor %q: must be auto, stepped or whole", name)
 }
 
 // Options are how a model is loaded and run.
@@ -141,7 +146,7 @@ func LoadDir(ctx context.Context, dir string, o Options) (*Model, error) {
 	}
 	m, err := Load(ctx, os.DirFS(dir), o)
 	if err != nil {
-		return nil, inFolder(dir, err)
+		return nil, fmt.Errorf("model folder %s: %w", dir, err)
 	}
 	return m, nil
 }

@@ -40,7 +40,7 @@ func (m *Model) Flags(f *flag.FlagSet) {
 
 // options returns what the flags say of loading.
 func (m *Model) options() (o mixtral.Options, err error) {
-	if o.Executor, err = mixtral.ParseExecutor(m.Executor); err != nil {
+	if err := o.Executor.UnmarshalText([]byte(m.Executor)); err != nil {
 		return o, fmt.Errorf("-executor: %w", err)
 	}
 	switch m.dtype {
