@@ -198,7 +198,7 @@ func (l *loop[B]) run(ctx context.Context) error {
 			sum += loss / float64(l.o.Accumulate)
 		}
 		if math.IsNaN(sum) || math.IsInf(sum, 0) {
-			return fmt.Errorf("neural: %s: the loss is not finite at step %d; lower the rate", l.name, l.Done)
+			return fmt.Errorf("neural: %s diverged: the training loss is not finite at step %d; use a lower rate", l.name, l.Done)
 		}
 		if l.Done++; l.first.IsZero() {
 			l.first = time.Now()
@@ -235,7 +235,7 @@ func (l *loop[B]) check(p Progress) (stop bool, err error) {
 		return false, err
 	}
 	if math.IsNaN(valid) || math.IsInf(valid, 0) {
-		return false, fmt.Errorf("neural: %s: the validation loss is not finite at step %d; lower the rate", l.name, l.Done)
+		return false, fmt.Errorf("neural: %s diverged: the validation loss is not finite at step %d; use a lower rate", l.name, l.Done)
 	}
 	if l.Since++; valid < l.BestLoss {
 		l.Since, l.BestLoss, l.RecallK = 0, valid, recall

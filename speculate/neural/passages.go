@@ -54,8 +54,7 @@ func (s *passageSource) fill() error {
 		if err != nil {
 			return err
 		}
-		// A document that its header does not describe is an error.
-		if _, err := speculate.NewViews(s.data.Header, doc); err != nil {
+		if err := doc.Validate(&s.data.Header); err != nil {
 			return err
 		}
 		if s.resumes {

@@ -77,12 +77,12 @@ func (s *sampler) fill() error {
 		if err != nil {
 			return err
 		}
+		if err := doc.Validate(&s.data.Header); err != nil {
+			return err
+		}
 		v, err := speculate.NewViews(s.data.Header, doc)
 		if err != nil {
 			return err
-		}
-		if len(doc.Tokens) == 0 {
-			continue
 		}
 		s.Digest.document(doc)
 		p := pooled{point: point{views: v, doc: doc}, bytes: sizeOf(doc), left: make([]int32, len(doc.Tokens))}
