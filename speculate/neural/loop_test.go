@@ -252,7 +252,9 @@ func TestCompareTokenAlone(t *testing.T) {
 func TestSamplerIsBounded(t *testing.T) {
 	const docs, tokens = 120, 30
 	made := []weak.Pointer[trace.Document]{}
-	d := speculate.Data{Header: header(), Documents: func() iter.Seq2[*trace.Document, error] {
+	h := header()
+	h.Model.Vocabulary = docs * tokens
+	d := speculate.Data{Header: h, Documents: func() iter.Seq2[*trace.Document, error] {
 		return func(yield func(*trace.Document, error) bool) {
 			for i := range docs {
 				x, _ := plant(1, tokens, uint64(i))
