@@ -58,7 +58,7 @@ var spoilt = []struct {
 	{"both names of the router", func(f *fake) { f.add("model.layers.1.mlp.gate.weight", 3, 12) }, `model.safetensors: tensor "model.layers.1.block_sparse_moe.gate.weight": is surplus`},
 	{"both names of experts", func(f *fake) { f.add("model.layers.1.mlp.experts.down_proj", 3, 12, 5) }, `model.safetensors: tensor "model.layers.1.block_sparse_moe.experts.0.w2.weight": is surplus`},
 	{"leading zero", func(f *fake) { f.add("model.layers.01.input_layernorm.weight", 12) }, `model.safetensors: tensor "model.layers.01.input_layernorm.weight": is surplus`},
-	{"wrong shape", func(f *fake) { f.add(kName, 12, 4) }, `model.safetensors: tensor "` + kName + `": has shape [12 4], want [4 12] after config.json`},
+	{"wrong shape", func(f *fake) { f.add(kName, 12, 4) }, `model.safetensors: tensor "` + kName + `": has shape [12 4], want [4 12] as in config.json`},
 	{"flat shape", func(f *fake) { f.add(kName, 48) }, `model.safetensors: tensor "` + kName + `": has shape [48], want [4 12]`},
 	{"wrong head_dim", func(f *fake) { f.config["head_dim"] = 6 }, `model.safetensors: tensor "model.layers.0.self_attn.q_proj.weight": has shape [12 12], want [18 12]`},
 	{"wrong vocabulary", func(f *fake) { f.config["vocab_size"] = 12 }, `model.safetensors: tensor "model.embed_tokens.weight": has shape [11 12], want [12 12]`},
@@ -67,7 +67,7 @@ var spoilt = []struct {
 		`model.safetensors: tensor "model.layers.1.mlp.experts.gate_up_proj": has shape [3 12 10], want [3 10 12]`},
 	{"fused without down", func(f *fake) { f.fuse(); delete(f.tensors, "model.layers.0.mlp.experts.down_proj") },
 		`model.safetensors: tensor "model.layers.0.block_sparse_moe.experts.0.w2.weight": is missing`},
-	{"tied head differs", func(f *fake) { f.config["tie_word_embeddings"] = true }, `model.safetensors: tensor "lm_head.weight": differs from model.embed_tokens.weight, though tie_word_embeddings is true`},
+	{"tied head differs", func(f *fake) { f.config["tie_word_embeddings"] = true }, `model.safetensors: tensor "lm_head.weight": differs from model.embed_tokens.weight, but tie_word_embeddings is true`},
 	{"tied head's type", func(f *fake) { f.config["tie_word_embeddings"] = true; f.to(headName, safetensors.BF16) }, `model.safetensors: tensor "lm_head.weight": differs in shape or type`},
 	{"truncated", func(f *fake) {
 		f.spoil = func(m fstest.MapFS) { m[singleFile].Data = m[singleFile].Data[:len(m[singleFile].Data)-1] }

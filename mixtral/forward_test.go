@@ -231,8 +231,8 @@ func TestForwardErrors(t *testing.T) {
 		"no documents":             func() error { _, err := m.Forward(t.Context(), mixtral.Request{}); return err },
 		"document 1 has no tokens": func() error { return try(m, mixtral.Request{Tokens: [][]int32{{1}, {}}}) },
 		"document 0, token 2: id 67 is not in the vocabulary of 67": func() error { return try(m, mixtral.Request{Tokens: [][]int32{{1, 2, 67}}}) },
-		"token 0: id -1":      func() error { return try(m, mixtral.Request{Tokens: [][]int32{{-1}}}) },
-		"cannot change it":    func() error { return try(whole, mixtral.Request{Tokens: [][]int32{{1}}, Intervene: hook}) },
+		"token 0: id -1": func() error { return try(m, mixtral.Request{Tokens: [][]int32{{-1}}}) },
+		"Intervene requires a model with Executor Stepped or Auto": func() error { return try(whole, mixtral.Request{Tokens: [][]int32{{1}}, Intervene: hook}) },
 		"another model":       func() error { return try(m, mixtral.Request{Tokens: [][]int32{{1}}, Cache: whole.NewCache(1)}) },
 		"holds 2 documents":   func() error { return try(m, mixtral.Request{Tokens: [][]int32{{1}}, Cache: m.NewCache(2)}) },
 		"the cache is closed": func() error { return try(m, mixtral.Request{Tokens: [][]int32{{1}}, Cache: closed}) },
@@ -311,8 +311,8 @@ func TestCancel(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || layers != 3 {
 		t.Errorf("error %v after %d layers, want context.Canceled after 3", err, layers)
 	}
-	if err := try(m, mixtral.Request{Tokens: [][]int32{{1}}, Cache: cache}); err == nil || !strings.Contains(err.Error(), "was lost") {
-		t.Errorf("error %v, want one that says that the cache was lost", err)
+	if err := try(m, mixtral.Request{Tokens: [][]int32{{1}}, Cache: cache}); err == nil || !strings.Contains(err.Error(), "is invalid since") {
+		t.Errorf("error %v, want one about the cache", err)
 	}
 }
 
@@ -354,7 +354,7 @@ func TestOpenBackendErrors(t *testing.T) {
 		"":                  "unknown",
 		"gpu":               "unknown",
 		"go:nonsense":       "nonsense",
-		"xla":               "name a plugin",
+		"xla":               "a plugin is required",
 		"xla:./plugin.so":   "must be absolute",
 		"xla:/no/plugin.so": `backend "xla:/no/plugin.so": no such file or directory`,
 		"xla:none":          "put pjrt_c_api_none_plugin.so into ~/.local/lib/go-xla or into a folder of PJRT_PLUGIN_LIBRARY_PATH, or use xla:/path",
