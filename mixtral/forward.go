@@ -58,7 +58,7 @@ type step struct {
 	b, t   int     // B, T after bucketing
 	tokens []int32 // [B*T]
 	first  []int   // tokens of each document before the step, [B]
-	lens   []int   // tokens of each in the step, [B]; 0: it has no more
+	lens   []int   // tokens of each in the step, [B]; 0 after its last
 	rows   []int   // the rows of B*T that are not padding
 	// For each of rows, as in Routing:
 	document []int
@@ -66,8 +66,8 @@ type step struct {
 	token    []int32
 	phase    []trace.Phase
 	part     *cachePart
-	lanes    int            // parts of the step that run at the same time
-	past     bool           // the step sees part's contents
+	lanes    int            // parts of the step that run concurrently
+	past     bool           // the tokens attend to those in part
 	starts   compute.Buffer // first, int32 [B]
 }
 
@@ -164,7 +164,7 @@ func (m *Model) checkRequest(req *Request) error {
 		}
 	}
 	if req.Intervene != nil && m.executor == Whole {
-		return errors.New("Intervene requires a model with Executor Stepped or Auto; Whole routes on the device")
+		return errors.New("executor whole routes on the device: Intervene requires a model with Executor Stepped or Auto")
 	}
 	if req.Cache != nil {
 		return req.Cache.check(m, len(req.Tokens))
