@@ -17,7 +17,7 @@ type display struct {
 	quiet bool
 	bar   *progressbar.ProgressBar
 	isTTY bool
-	stage collect.Stage
+	stage string
 	last  time.Time
 }
 
@@ -33,7 +33,7 @@ func (d *display) progress(p collect.Progress) {
 	if d.quiet {
 		return
 	}
-	final := p.Stage == collect.Collecting && p.Shards == p.ShardsTotal
+	final := p.Stage == "collecting" && p.Shards == p.ShardsTotal
 	if !d.isTTY {
 		if !final && time.Since(d.last) < lineEvery {
 			return
@@ -47,16 +47,16 @@ func (d *display) progress(p collect.Progress) {
 		d.stage = p.Stage
 		total := int64(-1)
 		switch p.Stage {
-		case collect.Reading:
+		case "reading":
 			total = p.DocumentsTotal
-		case collect.Collecting:
+		case "collecting":
 			total = p.TokensTotal
 		}
 		d.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(d.w), progressbar.OptionSetWidth(30),
 			progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false), progressbar.OptionThrottle(100*time.Millisecond))
 	}
 	d.bar.Describe(describe(p))
-	if p.Stage == collect.Collecting {
+	if p.Stage == "collecting" {
 		d.bar.Set64(p.Tokens)
 	} else {
 		d.bar.Set64(p.Documents)
@@ -66,14 +66,14 @@ func (d *display) progress(p collect.Progress) {
 // describe says it in words.
 func describe(p collect.Progress) string {
 	switch p.Stage {
-	case collect.Choosing:
+	case "choosing":
 		return fmt.Sprintf("choosing: %d documents seen", p.Documents)
-	case collect.Reading:
+	case "reading":
 		return fmt.Sprintf("reading: %d of %d documents", p.Documents, p.DocumentsTotal)
 	}
 	s := fmt.Sprintf("%d of %d documents, %d of %d tokens, %d of %d shards", p.Documents, p.DocumentsTotal, p.Tokens, p.TokensTotal, p.Shards, p.ShardsTotal)
 	if p.Rate > 0 {
-		s += fmt.Sprintf(", %.0f tokens/s, %v left", p.Rate, p.Left.Round(time.Second))
+		s += fmt.Sprintf(", %.0f tokens/s, %v left", p.Rate, p.Remaining.Round(time.Second))
 	}
 	if p.Peak > 0 {
 		s += fmt.Sprintf(", %d MiB", p.Peak>>20)

@@ -9,10 +9,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/mixtral/collect"
+	"github.com/expertspec/expertspec/mixtral/collect/hub"
 	"github.com/expertspec/expertspec/trace"
 )
 
@@ -32,13 +32,17 @@ type options struct {
 	out                      string
 	data                     list
 	sets                     string
-	hub                      collect.Hub
+	hub                      hub.Client
 	tokenFile                string
 	files                    collect.FileOptions
 	quiet                    bool
 	logitLayers, inputLayers string
 	part, float              string
+	kept                     int // shards
 }
+
+// setDocuments is the number of documents that are chosen of a public data set.
+const setDocuments = 150
 
 // list is a flag that may be given several times.
 type list []string
@@ -57,35 +61,35 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.StringVar(&o.model.Tokenizer, "tokenizer", "", "`file` of the tokenizer (default: tokenizer.json of the model)")
 	fs.Var(&o.data, "data", "`file or folder` of texts, may be given several times: "+strings.Join(collect.Formats(), ", ")+
 		",\nalso compressed as .gz, .bz2 or .zst; a folder means all such files in it; mini for the\nembedded documents (default mini with -model mini)")
-	fs.StringVar(&o.sets, "sets", "", "named public data `sets`, separated by commas, or all: "+strings.Join(collect.HubSets(), ", "))
+	fs.StringVar(&o.sets, "sets", "", "named public data `sets`, separated by commas, or all: "+strings.Join(hub.Names(), ", "))
 	fs.StringVar(&o.hub.Cache, "hub-cache", defaultCache(), "`folder` of the hub's cache, where -sets are")
 	fs.BoolVar(&o.hub.Download, "download", false, "download what the cache lacks of -sets (default false: no network access)")
-	fs.StringVar(&o.hub.Endpoint, "hub-endpoint", "https://huggingface.co", "`address` to download from")
+	fs.StringVar(&o.hub.Endpoint, "hub-endpoint", hub.DefaultEndpoint, "`address` to download from")
 	fs.StringVar(&o.tokenFile, "hub-token-file", "", "`file` with the token to send there (default: none)")
-	fs.DurationVar(&o.hub.Stall, "hub-stall", 30*time.Second, "`time` after which a stalled transfer is retried, four times in all")
+	fs.DurationVar(&o.hub.Stall, "hub-stall", hub.DefaultStall, "`time` after which a stalled transfer is retried, four times in all")
 	fs.StringVar(&o.files.Format, "format", "", "read all of -data as jsonl, csv, tsv, parquet or text (default: by extension)")
 	fs.StringVar(&o.files.Text, "text-field", "text", "`field` of the text in JSON, CSV and Parquet; several, separated by commas, are joined by empty lines")
 	fs.StringVar(&o.files.ID, "id-field", "", "`field` of the document's id (default: id, where present; else file and line)")
 	fs.StringVar(&o.files.Dataset, "dataset-field", "", "`field` of the data set's name (default: dataset or domain, where present; else by file)")
 	fs.StringVar(&o.files.Name, "dataset", "", "`name` of the data set of documents that do not name one (default: the file's or folder's)")
 	fs.StringVar(&o.out, "out", "", "`folder` of the trace, created if it does not exist (required)")
-	fs.IntVar(&o.Docs, "docs", 150, "documents of each data set, chosen at random; 0 for all")
-	fs.IntVar(&o.Tokens, "tokens", collect.DefaultTokens, "maximum number of tokens of a document, including the begin-of-text token; the rest is cut")
+	fs.IntVar(&o.DocumentsPerDataset, "docs", 0, "`number` of documents of each data set, chosen at random; 0 for all (default 150 with -sets, else all)")
+	fs.IntVar(&o.MaxTokens, "tokens", collect.DefaultMaxTokens, "maximum number of tokens of a document, including the begin-of-text token; the rest is cut")
 	fs.Uint64Var(&o.Seed, "seed", 1, "seed of the choice of documents")
 	fs.BoolVar(&o.Logits, "logits", false, "record router logits [T,L,E] too (default false)")
 	fs.StringVar(&o.logitLayers, "logit-layers", "", "`layers` of the router logits, from 0, separated by commas, for example 0,8,15 (default all); implies -logits")
 	fs.BoolVar(&o.RouterInput, "router-input", false, "record the routers' inputs [T,L,D] too (default false); large: 2 or 4 bytes times L times D a token")
 	fs.StringVar(&o.inputLayers, "input-layers", "", "`layers` of the router input (default all); implies -router-input")
 	fs.StringVar(&o.float, "float", "float32", "`type` of router logits and router input in the trace: float32 or float16")
-	fs.IntVar(&o.Batch, "batch", collect.DefaultBatch, "maximum number of tokens computed at once, including padding")
-	fs.IntVar(&o.AtOnce, "at-once", 1, "batches that the model computes at once; with 2, an accelerator does not wait for the host")
-	fs.IntVar(&o.Shard, "shard", collect.DefaultShard, "documents of a shard, and at most of a batch; after a kill at most twice as many are computed again")
-	fs.StringVar(&o.part, "part", "", "`i/n`: do process the i-th of n parts of the work, i from 0 to n-1 or from 1 to n (default all of it)")
+	fs.IntVar(&o.BatchTokens, "batch", collect.DefaultBatchTokens, "maximum number of tokens computed at once, including padding")
+	fs.IntVar(&o.Concurrency, "at-once", 1, "batches that the model computes at once; with 2, an accelerator does not wait for the host")
+	fs.IntVar(&o.DocumentsPerShard, "shard", 0, "`number` of documents in a shard, and at most in a batch; an interrupted run loses at most two shards\n(default an eighth of all documents, at least 4 and at most 64)")
+	fs.StringVar(&o.part, "part", "", "`i/n`: process the i-th of n parts of the work, i from 0 to n-1 or from 1 to n (default all of it)")
 	fs.BoolVar(&o.quiet, "quiet", false, "no progress on standard error (default false)")
 }
 
 // check reads what the flags' types do not.
-func (o *options) check(*flag.FlagSet) (err error) {
+func (o *options) check(fs *flag.FlagSet) (err error) {
 	if o.out == "" {
 		return errors.New("-out is required: the folder of the trace")
 	}
@@ -102,7 +106,7 @@ func (o *options) check(*flag.FlagSet) (err error) {
 	default:
 		return fmt.Errorf("-float is %q; must be float32 or float16", o.float)
 	}
-	for flag, n := range map[string]int{"-tokens": o.Tokens, "-batch": o.Batch, "-shard": o.Shard, "-at-once": o.AtOnce} {
+	for flag, n := range map[string]int{"-tokens": o.MaxTokens, "-batch": o.BatchTokens, "-at-once": o.Concurrency} {
 		if n < 1 {
 			return fmt.Errorf("%s %d: must be at least 1", flag, n)
 		}
@@ -123,13 +127,19 @@ func (o *options) check(*flag.FlagSet) (err error) {
 		if !ok || e1 != nil || e2 != nil || o.Parts < 1 || o.Part < 0 || o.Part > o.Parts {
 			return fmt.Errorf("-part is %q; must be i/n, for example 1/4", o.part)
 		}
+		o.Part %= o.Parts
+	}
+	given := false
+	fs.Visit(func(f *flag.Flag) { given = given || f.Name == "docs" })
+	if o.sets != "" && !given {
+		o.DocumentsPerDataset = setDocuments
 	}
 	if o.sets == "all" {
-		o.sets = strings.Join(collect.HubSets(), ",")
+		o.sets = strings.Join(hub.Names(), ",")
 	}
 	for _, name := range strings.Split(o.sets, ",") {
-		if o.sets != "" && !slices.Contains(collect.HubSets(), name) {
-			return fmt.Errorf("-sets: no data set %q; the sets are %s", name, strings.Join(collect.HubSets(), ", "))
+		if o.sets != "" && !slices.Contains(hub.Names(), name) {
+			return fmt.Errorf("-sets: no data set %q; the sets are %s", name, strings.Join(hub.Names(), ", "))
 		}
 	}
 	if o.hub.Stall <= 0 {

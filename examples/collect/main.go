@@ -23,14 +23,17 @@ func main() { new(options).program().Main() }
 
 func (o *options) program() cli.Program {
 	return cli.Program{Name: "collect", Help: help, Flags: o.flags, Check: o.check, Run: o.run, Interrupted: func() string {
-		return "the finished shards in " + o.out + " are kept; run the same command to resume"
+		return fmt.Sprintf("%d shards in %s are kept; run the same command to resume", o.kept, o.out)
 	}}
 }
 
 func (o *options) run(ctx context.Context, s cli.Streams) error {
 	report, err := o.collect(ctx, s.Err)
-	if report != nil && (err == nil || report.Shards > 0) {
-		print(s.Out, o, report)
+	if report != nil {
+		o.kept = report.Existing + report.Shards
+		if err == nil || report.Shards > 0 {
+			print(s.Out, o, report)
+		}
 	}
 	if err == nil && report.ProblemCount > 0 {
 		return &cli.Incomplete{Omitted: report.ProblemCount, What: "items named above"}
@@ -59,7 +62,7 @@ func (o *options) collect(ctx context.Context, errs io.Writer) (*collect.Report,
 	c.ModelName, c.Program = o.model.Name(), "expertspec collect"
 	c.Extra = map[string]string{"backend": o.backendName(), "executor": o.model.Executor.String()}
 	c.Progress, c.Problem = show.progress, show.problem
-	return collect.Run(ctx, model, tok, sources, o.out, c)
+	return collect.Run(ctx, collect.Mixtral(model), tok, sources, o.out, c)
 }
 
 // backendName is the backend's name, of a plugin's path the file name only: machines
@@ -75,11 +78,17 @@ func (o *options) backendName() string {
 // print reports what was done.
 func print(out io.Writer, o *options, r *collect.Report) {
 	fmt.Fprintf(out, "%s: %d documents, %d tokens in %d shards written", o.out, r.Documents, r.Tokens, r.Shards)
-	if r.Standing > 0 {
-		fmt.Fprintf(out, "; %d shards existed already", r.Standing)
+	if r.Existing > 0 {
+		fmt.Fprintf(out, "; %d shards existed already", r.Existing)
+	}
+	if len(r.Damaged) > 0 {
+		fmt.Fprintf(out, "; damaged and therefore written anew: %s", strings.Join(r.Damaged, ", "))
 	}
 	if o.Parts > 1 {
 		fmt.Fprintf(out, "; part %d of %d", o.Part, o.Parts)
+	}
+	if r.Chosen < r.Found {
+		fmt.Fprintf(out, "\n%d of %d documents chosen (-docs)", r.Chosen, r.Found)
 	}
 	fmt.Fprintf(out, "\n%.1f s", r.Elapsed.Seconds())
 	if s := r.Elapsed.Seconds(); r.Tokens > 0 && s > 0 {

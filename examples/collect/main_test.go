@@ -1,8 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
@@ -66,4 +68,23 @@ func TestStatuses(t *testing.T) {
 	require.Len(t, h.LogitLayers, 2)
 	assert.Equal(t, "go", h.Source.Extra["backend"])
 	assert.Equal(t, "mini", h.Model.Name)
+}
+
+// All documents of the user's own files are taken, unless -docs says otherwise;
+// the program reports what it did not take.
+func TestDocs(t *testing.T) {
+	dir := t.TempDir()
+	var text strings.Builder
+	for i := range 200 {
+		fmt.Fprintf(&text, "{\"text\": \"Number %d.\"}\n", i)
+	}
+	data := filepath.Join(dir, "texts.jsonl")
+	require.NoError(t, os.WriteFile(data, []byte(text.String()), 0o666))
+	status, stdout, stderr := clitest.Run(t, new(options).program(), "-quiet", "-data", data, "-tokens", "2", "-out", filepath.Join(dir, "all"))
+	require.Equal(t, cli.Done, status, stderr)
+	assert.Contains(t, stdout, "200 documents, 400 tokens in 8 shards written")
+	assert.NotContains(t, stdout, "chosen")
+	status, stdout, stderr = clitest.Run(t, new(options).program(), "-quiet", "-data", data, "-tokens", "2", "-out", filepath.Join(dir, "some"), "-docs", "150")
+	require.Equal(t, cli.Done, status, stderr)
+	assert.Contains(t, stdout, "150 of 200 documents chosen (-docs)")
 }

@@ -27,7 +27,7 @@ func (o *options) sources(ctx context.Context, show *display) ([]collect.Source,
 		}
 		sources = append(sources, s)
 	}
-	files, err := collect.Files(paths, o.files)
+	files, err := collect.Files(ctx, paths, o.files)
 	if err != nil || o.sets == "" {
 		return append(sources, files...), err
 	}

@@ -125,8 +125,8 @@ func record(ctx context.Context, o *options, backend compute.Backend, tokenizer 
 	for _, d := range docs {
 		texts = append(texts, collect.Document{Dataset: d.Domain, ID: d.ID, Text: d.Text})
 	}
-	_, err = collect.Run(ctx, model, tokenizer, []collect.Source{collect.Slice("mini", texts)}, dir, collect.Options{
-		Docs: o.docs, Tokens: o.tokens, Seed: o.seed, ModelName: "mini-mixtral", Program: "expertspec quickstart",
+	_, err = collect.Run(ctx, collect.Mixtral(model), tokenizer, []collect.Source{collect.Slice("mini", texts)}, dir, collect.Options{
+		DocumentsPerDataset: o.docs, MaxTokens: o.tokens, DocumentsPerShard: 64, Seed: o.seed, ModelName: "mini-mixtral", Program: "expertspec quickstart",
 		Logits: true, RouterInput: true, Float: trace.Float16, // the predictors on hidden states read them
 		Progress: p.collected,
 		Problem: func(c collect.Problem) {

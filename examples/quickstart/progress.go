@@ -24,7 +24,7 @@ func (p *progress) line(always bool, format string, args ...any) {
 
 func (p *progress) collected(c collect.Progress) {
 	p.line(c.Documents == c.DocumentsTotal, "%s: %d of %d documents, %.0f tokens/s, %v left",
-		c.Stage, c.Documents, c.DocumentsTotal, c.Rate, c.Left.Round(time.Second))
+		c.Stage, c.Documents, c.DocumentsTotal, c.Rate, c.Remaining.Round(time.Second))
 }
 
 func (p *progress) stage(what string) { p.line(true, "%s", what) }

@@ -1,30 +1,30 @@
-// Package collect runs texts through a Mixtral and records its routing: data
-// sets in, a trace out.
+// Package collect runs texts through a model with routed experts and writes its
+// routing as a trace.
 //
 // [Run] reads every [Source] once to choose documents, at random by the seed,
-// and once more for the texts of those it has to compute. The chosen documents,
-// in the order of data set and random number, make shards of a fixed number of
-// documents. Which documents are chosen, and which shard each is in, depends on
-// the sources and the options alone: not on the order of the input, on time, or
-// on what was done before. So a run that was killed goes on with the shards that
-// are missing; several processes, told [Options.Part] of [Options.Parts], each
-// make their share of the same shards without talking; and in all cases the
-// folder ends up with the same files.
+// and once more for the texts of those that are to be computed. The chosen
+// documents, in the order of data set and random number, are divided into shards
+// of the same number of documents. Which documents are chosen and which shard
+// each is in depends only on the sources and the options, not on the order of the
+// input or on earlier runs. So a run that was killed is resumed by computing the
+// missing shards, several processes share the work ([Options.Part]) without
+// communicating, and in all cases the folder ends up with the same files.
 //
-// A shard appears under its name when it is whole. What is not in one is
-// computed again: at most twice Shard documents for each process that is killed,
-// for while a shard is computed the one before may still be on its way to the disk.
-// The first run leaves _collect.json beside the shards, with everything that
-// decides their content; a run that would continue with anything else is
-// refused and told the difference.
+// A shard appears under its name when it is complete. An interrupted process
+// loses what it computed of at most two shards: while one is computed, the one
+// before may still be on its way to the disk. A resumed run verifies the
+// checksums of the shards that exist and writes damaged ones anew.
 //
-// Memory holds the model; the routing of the batches that are computed and
-// of one that is written, each at most 512 MiB where that is more than a
-// document's; one row group of the trace; and for each chosen document about
-// 200 bytes. Texts are tokenized into a file beside the shards,
-// which is gone at the end.
+// The first run writes _collect.json beside the shards, with everything that
+// decides their content. A run that would continue with other settings is
+// refused, with an error that names the differences.
 //
-// A document that cannot be read, one that has no tokens or a shard that has no
-// room on the disk is reported by name, and the rest goes on; beside a shard,
-// _left-out-00012.json names the documents that it lacks for good.
+// In memory are the model, the routing of Options.Concurrency + 1 batches, each
+// at most 512 MiB where that is more than one document, one row group of the
+// trace, and about 200 bytes for each chosen document. Tokenized texts are stored
+// in a temporary file beside the shards.
+//
+// A document that cannot be read or has no tokens and a shard that cannot be
+// written are reported, and the run continues. The file _left-out-00012.json
+// names the documents that are missing from shard 12.
 package collect

@@ -42,7 +42,7 @@ func ExampleRun() {
 		{ID: "cooks", Text: "Too many cooks spoil the broth."},
 	})
 	for range 2 {
-		report, err := collect.Run(ctx, model, tokenizer, []collect.Source{source}, dir, collect.Options{Tokens: 8})
+		report, err := collect.Run(ctx, collect.Mixtral(model), tokenizer, []collect.Source{source}, dir, collect.Options{MaxTokens: 8})
 		if err != nil {
 			log.Fatal(err)
 		}

@@ -4,11 +4,11 @@ import (
 	"compress/bzip2"
 	"compress/gzip"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"iter"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -18,43 +18,58 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// FileOptions say how files are read.
+// FileOptions are how [Files] reads files.
 type FileOptions struct {
-	Fields
-	// Name is the data set of documents that do not name one; "": see Files.
+	// Text is the field, or column, of the text; if empty, "text". Several,
+	// separated by commas, are joined by empty lines.
+	Text string
+	// ID is the field of the document's id; if empty, "id" where present.
+	ID string
+	// Dataset is the field of the data set's name; if empty, "dataset" or "domain"
+	// where present.
+	Dataset string
+	// Name is the data set of documents that do not name one; see Files for what it
+	// is if empty.
 	Name string
-	// Format is jsonl, csv, tsv, parquet or text; "": by the file's extension.
+	// Format is jsonl, csv, tsv, parquet or text; if empty, it depends on the file's
+	// extension.
 	Format string
 }
 
-// formats are the extensions that are known.
+// formats are the known extensions.
 var formats = map[string]string{
 	".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
 	".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
 	".txt": "text", ".text": "text", ".md": "text",
 }
 
-// Validate checks that the format is known.
+// Formats returns the extensions that [Files] knows.
+func Formats() []string { return slices.Sorted(maps.Keys(formats)) }
+
+// Validate reports an unknown format.
 func (o *FileOptions) Validate() error {
 	switch o.Format {
 	case "", "jsonl", "csv", "tsv", "parquet", "text":
 		return nil
 	}
-	return fmt.Errorf("format %q, want jsonl, csv, tsv, parquet or text", o.Format)
+	return fmt.Errorf("unknown format %q; must be jsonl, csv, tsv, parquet or text", o.Format)
 }
 
-// Files returns sources for files and folders. Known are, by extension, JSON
-// lines (.jsonl, .ndjson, .json), tables with a head line (.csv, .tsv), Parquet,
-// and text files (.txt, .text, .md), which are a document each; all but Parquet
-// also with .gz, .bz2 or .zst behind that. (Parquet that is packed with LZ4 is
-// an error: parquet-go does not unpack all of it.) A folder stands for all such files in
-// it and below, hidden ones and others left out.
+// Files returns sources for files and folders. The formats are, by extension, JSON
+// lines (.jsonl, .ndjson, .json), tables with a header line (.csv, .tsv), Parquet
+// (not compressed with LZ4), and text files (.txt, .text, .md), each of which is a
+// document. All but Parquet may be compressed, with a further extension .gz, .bz2
+// or .zst. A folder means all such files in it and below, except hidden ones.
 //
-// A document that names no data set belongs to the one that o.Name gives. Else
-// it is, for a file in a folder below the given one, that folder's name; else
-// for tables the file's name without extensions, and for text files the given
-// folder's, or "text".
-func Files(paths []string, o FileOptions) ([]Source, error) {
+// A document that does not name its data set belongs to o.Name or, if that is
+// empty, to the data set named after the folder of the file, below the given
+// folder; in the given folder itself, and for a given file, it is named after the
+// file, without extensions. Text files are in the data set named after the given
+// folder, or "text".
+//
+// What is not a regular file when it is read, for example a pipe, is an error of
+// its source.
+func Files(ctx context.Context, paths []string, o FileOptions) ([]Source, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
@@ -65,15 +80,15 @@ func Files(paths []string, o FileOptions) ([]Source, error) {
 			return nil, err
 		}
 		if info.IsDir() {
-			list, err := o.folder(p)
+			list, err := o.folder(ctx, p)
 			if err != nil {
 				return nil, err
 			}
 			found = append(found, list...)
 			continue
 		}
-		if o.Format == "" && formatOf(p) == "" {
-			return nil, fmt.Errorf("%s: unknown kind of file: the extension is none of .jsonl, .csv, .tsv, .parquet, .txt and a format was not given", p)
+		if o.formatOf(p) == "" {
+			return nil, fmt.Errorf("%s: unknown extension; known are %s, or the format must be given", p, strings.Join(Formats(), ", "))
 		}
 		set := stem(p)
 		if o.formatOf(p) == "text" {
@@ -96,17 +111,20 @@ func Files(paths []string, o FileOptions) ([]Source, error) {
 	return sources, nil
 }
 
-// file is a file to read, what ids call it, and its data set.
+// file is a file to read, its name in ids, and its data set.
 type file struct{ path, name, set string }
 
 // folder lists the known files of a folder, in the order of their names.
-func (o *FileOptions) folder(dir string) ([]file, error) {
+func (o *FileOptions) folder(ctx context.Context, dir string) ([]file, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
 	var list []file
 	err = filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
 			return err
 		}
@@ -116,7 +134,8 @@ func (o *FileOptions) folder(dir string) ([]file, error) {
 			}
 			return nil
 		}
-		if e.IsDir() || formatOf(p) == "" || o.Format != "" && formatOf(p) != o.Format {
+		format := formatOf(p)
+		if e.IsDir() || format == "" || o.Format != "" && format != o.Format {
 			return nil
 		}
 		name, err := filepath.Rel(dir, p)
@@ -126,7 +145,7 @@ func (o *FileOptions) folder(dir string) ([]file, error) {
 		name = filepath.ToSlash(name)
 		set, _, below := strings.Cut(name, "/")
 		if !below {
-			if set = stem(p); formatOf(p) == "text" {
+			if set = stem(p); format == "text" {
 				set = filepath.Base(abs)
 			}
 		}
@@ -134,7 +153,7 @@ func (o *FileOptions) folder(dir string) ([]file, error) {
 		return nil
 	})
 	if err == nil && len(list) == 0 {
-		err = fmt.Errorf("%s: no files of texts in this folder", dir)
+		err = fmt.Errorf("%s: the folder has no files of texts", dir)
 	}
 	return list, err
 }
@@ -149,7 +168,7 @@ func (o *FileOptions) formatOf(p string) string {
 // formatOf returns the format of a file by its extension; "": unknown.
 func formatOf(p string) string { return formats[strings.ToLower(path.Ext(plain(p)))] }
 
-// plain cuts the extension of a compressed file off.
+// plain removes the extension of a compressed file.
 func plain(p string) string {
 	for _, ext := range []string{".gz", ".bz2", ".zst"} {
 		if len(p) > len(ext) && strings.EqualFold(p[len(p)-len(ext):], ext) {
@@ -159,7 +178,7 @@ func plain(p string) string {
 	return p
 }
 
-// stem is a file's name without extensions.
+// stem returns a file's name without extensions.
 func stem(p string) string {
 	name := plain(filepath.Base(p))
 	return strings.TrimSuffix(name, filepath.Ext(name))
@@ -170,17 +189,16 @@ func (o FileOptions) source(p, name, set string) Source {
 	if o.Name != "" {
 		set = o.Name
 	}
-	format := o.formatOf(p)
-	return Source{set, func(context.Context) iter.Seq2[Document, error] {
+	return Source{set, func(ctx context.Context) iter.Seq2[Document, error] {
 		return func(yield func(Document, error) bool) {
-			f, err := os.Open(p)
+			f, err := openRegular(p)
 			if err != nil {
 				yield(Document{}, err)
 				return
 			}
 			defer f.Close()
-			if format == "parquet" {
-				parquetRows(f, name, o.Fields, nil, yield)
+			if o.formatOf(p) == "parquet" {
+				o.parquetRows(f, name, yield)
 				return
 			}
 			in, err := decompress(f)
@@ -189,18 +207,46 @@ func (o FileOptions) source(p, name, set string) Source {
 				return
 			}
 			defer in.Close()
-			switch format {
+			text := &cancellable{ctx, in}
+			switch o.formatOf(p) {
 			case "jsonl":
-				jsonLines(in, p, name, o.Fields, yield)
+				o.jsonLines(text, p, name, yield)
 			case "csv":
-				table(in, p, name, ',', o.Fields, yield)
+				o.table(text, p, name, ',', yield)
 			case "tsv":
-				table(in, p, name, '\t', o.Fields, yield)
+				o.table(text, p, name, '\t', yield)
 			default:
-				yield(wholeText(in, p, name))
+				yield(wholeText(text, p, name))
 			}
 		}
 	}}
+}
+
+// openRegular opens a file. Opening or reading anything but a regular file could
+// block forever, and a pipe can be read only once.
+func openRegular(p string) (*os.File, error) {
+	info, err := os.Stat(p)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: not a regular file (%s)", p, info.Mode())
+	}
+	return os.Open(p)
+}
+
+// cancellable fails once its context is done.
+type cancellable struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+// Read reads from r.
+func (c *cancellable) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
 }
 
 // decompress reads f by its extension.
@@ -220,26 +266,12 @@ func decompress(f *os.File) (io.ReadCloser, error) {
 	return io.NopCloser(f), nil
 }
 
-// wholeText makes a document of a file, of at most maxLine bytes; Run does not
-// look at what is beyond.
+// wholeText makes a document of a file, of at most maxLine bytes. [Run] ignores
+// what is after them.
 func wholeText(in io.Reader, p, name string) (Document, error) {
 	text, err := io.ReadAll(io.LimitReader(in, maxLine))
 	if err != nil {
-		var pe *fs.PathError
-		if !errors.As(err, &pe) {
-			err = fmt.Errorf("%s: %w", p, err)
-		}
-		return Document{}, err
+		return Document{}, fmt.Errorf("%s: %w", p, err)
 	}
 	return Document{ID: name, Text: string(text), Place: name}, nil
-}
-
-// Formats lists the known extensions, for help texts.
-func Formats() []string {
-	var list []string
-	for ext := range formats {
-		list = append(list, ext)
-	}
-	slices.Sort(list)
-	return list
 }

@@ -1,7 +1,6 @@
 package collect
 
 import (
-	"context"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -36,7 +35,7 @@ func TestFullDisk(t *testing.T) {
 	b, err := mixtral.OpenBackend("go")
 	require.NoError(t, err)
 	defer b.Finalize()
-	m, err := mixtral.Load(context.Background(), mini.FS(), mixtral.Options{Backend: b})
+	m, err := mixtral.Load(t.Context(), mini.FS(), mixtral.Options{Backend: b})
 	require.NoError(t, err)
 	defer m.Close()
 	tok, err := tokenizer.Load(mini.FS(), "tokenizer.json")
@@ -47,7 +46,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	n := 0
 	full := map[int]bool{1: true}
-	o := Options{Tokens: 6, Shard: 2}
+	o := Options{MaxTokens: 6, DocumentsPerShard: 2}
 	o.createShard = func(dir string, h trace.Header, w trace.WriterOptions) (shardWriter, error) {
 		s, err := createShard(dir, h, w)
 		f := &fullDisk{shardWriter: s}
@@ -59,7 +58,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	dir := t.TempDir()
 	sources := []Source{Slice("set", docs)}
-	rep, err := Run(context.Background(), m, tok, sources, dir, o)
+	rep, err := Run(t.Context(), Mixtral(m), tok, sources, dir, o)
 	require.NoError(t, err)
 	require.Equal(t, 5, rep.Shards)
 	require.Equal(t, int64(10), rep.Documents)
@@ -70,17 +69,17 @@ func TestFullDisk(t *testing.T) {
 	assert.NotEmpty(t, p.Document)
 	assert.Contains(t, p.Error(), "shard-00001.parquet")
 	// Full for good: it gives up after three, also if more is computed ahead.
-	o.AtOnce = 4
+	o.Concurrency = 4
 	full = map[int]bool{0: true, 1: true, 2: true, 3: true, 4: true, 5: true}
 	n = 0
-	rep, err = Run(context.Background(), m, tok, sources, t.TempDir(), o)
+	rep, err = Run(t.Context(), Mixtral(m), tok, sources, t.TempDir(), o)
 	assert.ErrorIs(t, err, syscall.ENOSPC)
 	assert.Equal(t, 6, rep.ProblemCount)
 	assert.Equal(t, 3, n)
 	full = map[int]bool{}
-	rep, err = Run(context.Background(), m, tok, sources, dir, o)
+	rep, err = Run(t.Context(), Mixtral(m), tok, sources, dir, o)
 	require.NoError(t, err)
 	assert.Equal(t, 1, rep.Shards)
-	assert.Equal(t, 5, rep.Standing)
+	assert.Equal(t, 5, rep.Existing)
 	assert.Equal(t, 0, rep.ProblemCount)
 }

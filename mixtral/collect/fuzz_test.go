@@ -33,7 +33,7 @@ func FuzzJSONLines(f *testing.F) {
 	f.Add([]byte("\xff\n{\"text\":{}}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		drain(t, len(data), func(yield func(Document, error) bool) {
-			jsonLines(bytes.NewReader(data), "p", "n", Fields{}, yield)
+			new(FileOptions).jsonLines(bytes.NewReader(data), "p", "n", yield)
 		})
 	})
 }
@@ -43,7 +43,7 @@ func FuzzTable(f *testing.F) {
 	f.Add([]byte("text\n\"\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		drain(t, len(data), func(yield func(Document, error) bool) {
-			table(bytes.NewReader(data), "p", "n", ',', Fields{}, yield)
+			new(FileOptions).table(bytes.NewReader(data), "p", "n", ',', yield)
 		})
 	})
 }

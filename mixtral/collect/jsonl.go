@@ -3,40 +3,21 @@ package collect
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 	"unicode/utf8"
 )
 
-// Fields name the fields, or columns, of a file that make a document.
-type Fields struct {
-	// Text is the field of the text; "": "text". Several, separated by commas, are
-	// joined with empty lines between them.
-	Text string
-	// ID is the field of the id; "": "id", if present.
-	ID string
-	// Dataset is the field of the data set's name; "": "dataset" or "domain",
-	// whichever is present.
-	Dataset string
-}
-
 // maxLine bounds a line of a text format, in bytes.
 const maxLine = 64 << 20
 
-// JSONL is a source of one JSON object a line, as o.Fields say; the file may be
-// compressed (.gz, .zst). Strings and numbers can be ids and names. A line that
-// is no such object is an error that names file and line, and the rest goes on.
-func JSONL(path string, o FileOptions) Source {
-	o.Format = "jsonl"
-	return o.source(path, filepath.Base(path), stem(path))
-}
-
-// jsonLines yields a document or an error for each line that is not empty.
-func jsonLines(in io.Reader, path, name string, f Fields, yield func(Document, error) bool) {
+// jsonLines yields a document, or an error that names file and line, for each line
+// that is not empty. Strings and numbers can be ids and names.
+func (o *FileOptions) jsonLines(in io.Reader, path, name string, yield func(Document, error) bool) {
 	r := bufio.NewReaderSize(in, 1<<16)
 	for n := 1; ; n++ {
 		line, err := readLine(r)
@@ -51,7 +32,7 @@ func jsonLines(in io.Reader, path, name string, f Fields, yield func(Document, e
 				return
 			}
 		} else if line = bytes.TrimSpace(line); len(line) > 0 {
-			d, err := f.object(line)
+			d, err := o.object(line)
 			if err != nil {
 				err = fmt.Errorf("%s:%d: %w", path, n, err)
 			}
@@ -68,8 +49,8 @@ func jsonLines(in io.Reader, path, name string, f Fields, yield func(Document, e
 
 var errLongLine = fmt.Errorf("line is longer than %d MiB", maxLine>>20)
 
-// readLine reads a line of at most maxLine bytes; a longer one is passed over
-// and errLongLine. The last line comes with io.EOF.
+// readLine reads a line of at most maxLine bytes. A longer one is skipped and
+// returned as errLongLine. The last line comes with io.EOF.
 func readLine(r *bufio.Reader) ([]byte, error) {
 	var line []byte
 	long := false
@@ -92,23 +73,23 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 }
 
 // object reads a document from a JSON object.
-func (f Fields) object(line []byte) (Document, error) {
+func (o *FileOptions) object(line []byte) (Document, error) {
 	if !utf8.Valid(line) {
 		return Document{}, errors.New("not valid UTF-8")
 	}
-	var o map[string]json.RawMessage
-	if err := json.Unmarshal(line, &o); err != nil {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(line, &fields); err != nil {
 		return Document{}, err
 	}
-	return f.document(func(field string) (string, bool, error) {
-		raw, ok := o[field]
+	return o.document(func(field string) (string, bool, error) {
+		raw, ok := fields[field]
 		if !ok || string(raw) == "null" {
 			return "", false, nil
 		}
 		var s string
 		if raw[0] != '"' {
 			if raw[0] == '{' || raw[0] == '[' {
-				return "", false, fmt.Errorf("field %q is no string", field)
+				return "", false, fmt.Errorf("field %q is not a string", field)
 			}
 			return string(raw), true, nil
 		}
@@ -117,18 +98,14 @@ func (f Fields) object(line []byte) (Document, error) {
 	})
 }
 
-func (f Fields) textField() string {
-	if f.Text == "" {
-		return "text"
-	}
-	return f.Text
-}
+// textFields returns the fields of the text.
+func (o *FileOptions) textFields() []string { return strings.Split(cmp.Or(o.Text, "text"), ",") }
 
 // document makes a document of a record's fields.
-func (f Fields) document(get func(field string) (value string, ok bool, err error)) (Document, error) {
+func (o *FileOptions) document(get func(field string) (value string, ok bool, err error)) (Document, error) {
 	var d Document
 	var parts []string
-	for _, field := range strings.Split(f.textField(), ",") {
+	for _, field := range o.textFields() {
 		v, ok, err := get(field)
 		if err != nil {
 			return d, err
@@ -140,20 +117,20 @@ func (f Fields) document(get func(field string) (value string, ok bool, err erro
 	}
 	d.Text = strings.Join(parts, "\n\n")
 	var err error
-	if d.ID, err = first(get, f.ID, "id"); err != nil {
+	if d.ID, err = first(get, o.ID, "id"); err != nil {
 		return d, err
 	}
-	d.Dataset, err = first(get, f.Dataset, "dataset", "domain")
+	d.Dataset, err = first(get, o.Dataset, "dataset", "domain")
 	return d, err
 }
 
-// first returns the asked field, which must be there, or the first of others
-// that is, or "".
-func first(get func(string) (string, bool, error), asked string, others ...string) (string, error) {
-	if asked != "" {
-		v, ok, err := get(asked)
+// first returns the required field or, if that is "", the first of others that is
+// present, or "".
+func first(get func(string) (string, bool, error), required string, others ...string) (string, error) {
+	if required != "" {
+		v, ok, err := get(required)
 		if err == nil && !ok {
-			err = fmt.Errorf("no field %q", asked)
+			err = fmt.Errorf("no field %q", required)
 		}
 		return v, err
 	}

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(killDir); dir != "" {
 		o := killOptions()
 		o.Progress = func(p collect.Progress) { fmt.Println(p.Stage, p.Documents) }
-		_, err := collect.Run(context.Background(), must(model()), must(loadTokenizer()), []collect.Source{collect.Slice("mini", documents(8, 4))}, dir, o)
+		_, err := tryRun(context.Background(), miniModel(), dir, o, collect.Slice("mini", documents(8, 4)))
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 }
 
 func killOptions() collect.Options {
-	return collect.Options{Docs: 6, Tokens: 24, Seed: 2, Logits: true, Shard: 3}
+	return collect.Options{DocumentsPerDataset: 6, MaxTokens: 24, Seed: 2, Logits: true, DocumentsPerShard: 3}
 }
 
 // TestKill kills a run with SIGKILL at random moments and runs it again, until

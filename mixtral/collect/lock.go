@@ -12,16 +12,16 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// A part works in a hidden folder beside the shards, which holds a lock while
-// the process lives. The system frees the lock of a killed process, and the next
-// one clears the folder away.
+// A part works in a hidden folder beside the shards, in which a file is locked
+// while the process lives. The system releases the lock of a killed process, and
+// the next one removes the folder.
 
 const (
 	partPrefix = ".part-"
 	lockName   = "lock"
 )
 
-// enter makes the part's folder, r.temp, and returns how to leave it.
+// enter creates the part's folder, r.temp, and returns a function that removes it.
 func (r *run) enter() (leave func(), err error) {
 	r.clearStale()
 	r.temp = filepath.Join(r.dir, fmt.Sprintf("%s%d-of-%d", partPrefix, r.o.Part, r.o.Parts))
@@ -32,14 +32,14 @@ func (r *run) enter() (leave func(), err error) {
 		lock, ok, err := tryLock(r.temp)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			continue // another process has cleared the folder away
+			continue // another process has removed the folder
 		case err != nil:
 			return nil, err
 		case !ok:
-			return nil, fmt.Errorf("%s: another process is collecting part %d of %d there", r.dir, r.o.Part, r.o.Parts)
+			return nil, fmt.Errorf("%s: another process is collecting part %d of %d", r.dir, r.o.Part, r.o.Parts)
 		}
 		return func() {
-			if runtime.GOOS == "windows" { // where no open file can be removed
+			if runtime.GOOS == "windows" { // which does not remove open files
 				lock.Close()
 			}
 			os.RemoveAll(r.temp)
@@ -49,7 +49,7 @@ func (r *run) enter() (leave func(), err error) {
 	return nil, fmt.Errorf("%s: cannot be locked", r.temp)
 }
 
-// clear removes all but the lock from the part's folder.
+// clear removes everything but the lock from the part's folder.
 func (r *run) clear() error {
 	list, err := os.ReadDir(r.temp)
 	for _, e := range list {
@@ -60,9 +60,9 @@ func (r *run) clear() error {
 	return err
 }
 
-// tryLock locks a part's folder. The lock is good if the file is still the one
-// under the name: the folder may have been cleared away meanwhile. File systems
-// that know no locks get none.
+// tryLock locks a part's folder. The lock is valid only if the file still has its
+// name, because the folder may have been removed meanwhile. On file systems
+// without locks there is none.
 func tryLock(dir string) (lock *flock.Flock, ok bool, err error) {
 	path := filepath.Join(dir, lockName)
 	lock = flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR))
@@ -91,8 +91,8 @@ func tryLock(dir string) (lock *flock.Flock, ok bool, err error) {
 	return lock, true, nil
 }
 
-// clearStale removes the folders of parts whose processes are gone. What cannot
-// be removed stays; it is hidden.
+// clearStale removes the folders of parts whose processes have ended. Errors are
+// ignored: what remains is hidden.
 func (r *run) clearStale() {
 	list, err := os.ReadDir(r.dir)
 	if err != nil {

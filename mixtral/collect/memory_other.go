@@ -4,7 +4,7 @@ package collect
 
 import "runtime"
 
-// peakMemory returns the memory that the Go runtime has taken, in bytes.
+// peakMemory returns the memory obtained by the Go runtime, in bytes.
 func peakMemory() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)

@@ -1,139 +1,123 @@
 package collect
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"time"
 
-	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/trace"
 )
 
-// Defaults of Options.
+// Values of [Options] that are used where a field is zero.
 const (
-	DefaultTokens = 512  // per document
-	DefaultBatch  = 4096 // tokens
-	DefaultShard  = 64   // documents
+	DefaultMaxTokens   = 512
+	DefaultBatchTokens = 4096
 )
 
-// maxRecord bounds the routing that a batch records, in bytes; batches of models
-// that record more are smaller. One more than Options.AtOnce are in
-// memory, the one that is written.
+// maxRecord bounds the routing that a batch records, in bytes. Batches of models
+// that record more have fewer tokens.
 const maxRecord = 512 << 20
 
-// Options say what to collect and how. The zero value collects all documents,
-// up to 512 tokens of each, in one process, without logits.
+// Options are the settings of [Run]. With the zero value all documents are
+// collected in one process, up to DefaultMaxTokens of each, without router logits.
 type Options struct {
-	// Docs is how many documents of each data set to choose, at random; 0: all.
-	Docs int
-	// Tokens is the most tokens of a document, the begin-of-text token included;
-	// 0: DefaultTokens. What is longer is cut.
-	Tokens int
-	// Seed of the choice.
+	// DocumentsPerDataset is how many documents of each data set are chosen, at
+	// random; 0 chooses all.
+	DocumentsPerDataset int
+	// MaxTokens is the maximum number of tokens of a document, including special
+	// tokens. Longer documents are cut.
+	MaxTokens int
+	// Seed of the random choice.
 	Seed uint64
-	// Logits records the router logits, of LogitLayers (ascending) or, where
-	// that is nil, all layers. RouterInput and InputLayers likewise.
+	// Logits records the router logits of LogitLayers, in ascending order; nil
+	// means all layers. RouterInput and InputLayers likewise.
 	Logits      bool
 	LogitLayers []int
 	RouterInput bool
 	InputLayers []int
 	// Float is the type of router logits and router input in the trace.
 	Float trace.Float
-	// Batch is the most tokens, padding included, that are computed at once;
-	// 0: DefaultBatch. It holds one document at least. Where a batch would record
-	// more than 512 MiB it is smaller; one batch more than AtOnce is in memory. A batch holds
-	// documents of one shard and data set, so that large ones need a large Shard.
-	Batch int
-	// AtOnce is how many batches the model computes at once; 0: 1. With 2 an
-	// accelerator need not wait for what the host does with the batch before. It
-	// changes nothing in the trace.
-	AtOnce int
-	// Shard is how many documents a shard holds; 0: DefaultShard. Twice as
-	// many are what a killed process loses at most. Parts divide shards.
-	Shard int
-	// Part and Parts: of the shards, this run makes those whose number is Part
-	// modulo Parts. Part is 0..Parts-1, or 1..Parts; 0 and 0: all.
+	// BatchTokens is the maximum number of tokens, including padding, that are
+	// computed at once. A batch has at least one document, records at most 512 MiB
+	// unless it has only one, and never spans shards or data sets.
+	BatchTokens int
+	// Concurrency is how many batches the model computes at the same time; 0 means
+	// one. With 2, an accelerator does not wait while the host prepares and stores
+	// batches. The trace does not depend on it.
+	Concurrency int
+	// DocumentsPerShard is the number of documents in a shard. 0 means an eighth of
+	// all documents, but at least 4 and at most 64, so that an interrupted small run
+	// loses little.
+	DocumentsPerShard int
+	// Parts is the number of processes that share the work; 0 means one. This run
+	// writes the shards whose number modulo Parts is Part.
 	Part, Parts int
-	// ModelName is the model's name in the trace; "": "mixtral".
+	// ModelName is the model's name in the trace; if empty, that of the model's
+	// TraceHeader.
 	ModelName string
-	// Program is the program's name and version in the trace; "": "expertspec".
+	// Program is the program's name and version in the trace; if empty, "expertspec".
 	Program string
-	// Extra is put into the trace's header. It decides the content: what differs
-	// here (a backend, say) is not joined in one trace.
+	// Extra is added to the trace's header. A trace is not continued with other
+	// values, so it should hold what else decides the content, for example a backend.
 	Extra map[string]string
-	// Progress, if set, is told from time to time how far the run is.
+	// Progress, if set, is called at most ten times a second and after each shard.
 	Progress func(Progress)
-	// Problem, if set, is told of each document that is left out.
+	// Problem, if set, is called for each document, file or shard that is omitted.
 	Problem func(Problem)
 
 	createShard func(dir string, h trace.Header, o trace.WriterOptions) (shardWriter, error)
 }
 
-// Validate checks that numbers are in range.
+// Validate reports values that are out of range.
 func (o *Options) Validate() error {
 	switch {
-	case o.Docs < 0:
-		return fmt.Errorf("collect options: %d documents", o.Docs)
-	case o.Tokens < 0 || o.Tokens > 1<<24:
-		return fmt.Errorf("collect options: %d tokens of a document, want 1 to %d", o.Tokens, 1<<24)
-	case o.Batch < 0:
-		return fmt.Errorf("collect options: a batch of %d tokens", o.Batch)
-	case o.AtOnce < 0 || o.AtOnce > 64:
-		return fmt.Errorf("collect options: %d batches at once, want 1 to 64", o.AtOnce)
-	case o.Shard < 0:
-		return fmt.Errorf("collect options: shards of %d documents", o.Shard)
-	case o.Part < 0 || o.Parts < 0 || o.Part > o.Parts || o.Parts > 1<<20:
-		return fmt.Errorf("collect options: part %d of %d", o.Part, o.Parts)
+	case o.DocumentsPerDataset < 0:
+		return fmt.Errorf("collect: DocumentsPerDataset is %d; must not be negative", o.DocumentsPerDataset)
+	case o.MaxTokens < 0 || o.MaxTokens > 1<<24:
+		return fmt.Errorf("collect: MaxTokens is %d; must be 1 to %d", o.MaxTokens, 1<<24)
+	case o.BatchTokens < 0:
+		return fmt.Errorf("collect: BatchTokens is %d; must not be negative", o.BatchTokens)
+	case o.Concurrency < 0 || o.Concurrency > 64:
+		return fmt.Errorf("collect: Concurrency is %d; must be 1 to 64", o.Concurrency)
+	case o.DocumentsPerShard < 0:
+		return fmt.Errorf("collect: DocumentsPerShard is %d; must not be negative", o.DocumentsPerShard)
+	case o.Part < 0 || o.Part >= max(o.Parts, 1) || o.Parts < 0 || o.Parts > 1<<20:
+		return fmt.Errorf("collect: Part is %d of %d; must be 0 to Parts-1", o.Part, o.Parts)
 	case o.LogitLayers != nil && !o.Logits:
-		return fmt.Errorf("collect options: layers of router logits, but no logits asked for")
+		return fmt.Errorf("collect: LogitLayers are set, but Logits is not")
 	case o.InputLayers != nil && !o.RouterInput:
-		return fmt.Errorf("collect options: layers of router input, but no router input asked for")
+		return fmt.Errorf("collect: InputLayers are set, but RouterInput is not")
 	case o.Float != trace.Float32 && o.Float != trace.Float16:
-		return fmt.Errorf("collect options: float type %d", o.Float)
+		return fmt.Errorf("collect: unknown float type %d", o.Float)
 	}
 	return nil
 }
 
-// withDefaults fills in what is zero.
+// withDefaults replaces zero values, except DocumentsPerShard, by the defaults.
 func (o Options) withDefaults() Options {
-	set := func(v *int, otherwise int) {
-		if *v == 0 {
-			*v = otherwise
-		}
-	}
-	set(&o.Tokens, DefaultTokens)
-	set(&o.Batch, DefaultBatch)
-	set(&o.Shard, DefaultShard)
-	set(&o.AtOnce, 1)
-	set(&o.Parts, 1)
-	o.Part %= o.Parts
-	if o.ModelName == "" {
-		o.ModelName = "mixtral"
-	}
-	if o.Program == "" {
-		o.Program = "expertspec"
-	}
+	o.MaxTokens = cmp.Or(o.MaxTokens, DefaultMaxTokens)
+	o.BatchTokens = cmp.Or(o.BatchTokens, DefaultBatchTokens)
+	o.Concurrency = cmp.Or(o.Concurrency, 1)
+	o.Parts = cmp.Or(o.Parts, 1)
+	o.Program = cmp.Or(o.Program, "expertspec")
 	if o.createShard == nil {
 		o.createShard = createShard
 	}
 	return o
 }
 
-// header is what the trace says about the model and its making.
-func (o *Options) header(m *mixtral.Model) trace.Header {
-	c := m.Config()
-	h := trace.Header{
-		Model: trace.Model{
-			Name: o.ModelName, Layers: c.Layers, Stacks: []trace.Stack{{Name: "decoder", Layers: c.Layers}},
-			Experts: c.Experts, TopK: c.TopK, Hidden: c.HiddenSize, Vocabulary: c.VocabSize,
-		},
-		Source: trace.Source{
-			Program: o.Program, Checkpoint: m.CheckpointHash(), DType: m.DType().String(), Seed: o.Seed,
-			Extra: map[string]string{},
-		},
-	}
-	for k, v := range o.Extra {
-		h.Source.Extra[k] = v
-	}
+// documentsPerShard returns the number that is used where the options have none,
+// for n documents.
+func documentsPerShard(n int) int { return min(max((n+7)/8, 4), 64) }
+
+// header returns the trace's header, except for what depends on the choice.
+func (o *Options) header(m Model) trace.Header {
+	h := m.TraceHeader()
+	h.Model.Name = cmp.Or(o.ModelName, h.Model.Name)
+	h.Source.Program, h.Source.Seed = o.Program, o.Seed
+	h.Source.Extra = make(map[string]string)
+	maps.Copy(h.Source.Extra, o.Extra)
 	if o.Logits {
 		if h.LogitLayers = o.LogitLayers; h.LogitLayers == nil {
 			h.LogitLayers = h.Model.AllLayers()
@@ -147,43 +131,33 @@ func (o *Options) header(m *mixtral.Model) trace.Header {
 	return h
 }
 
-// Stage is what a run is doing.
-type Stage string
-
-const (
-	// Choosing: the sources are read to choose documents.
-	Choosing Stage = "choosing"
-	// Reading: the sources are read for the chosen texts.
-	Reading Stage = "reading"
-	// Collecting: the model runs.
-	Collecting Stage = "collecting"
-)
-
 // Progress is how far a run is.
 type Progress struct {
-	Stage Stage
-	// Documents is how many were seen (Choosing), or are done in this run;
-	// DocumentsTotal is how many this run has to do, 0 while unknown. Documents of
-	// shards that stood before are not counted.
+	// Stage is "choosing" while the sources are read to choose documents,
+	// "verifying" while existing shards are checked, "reading" while the sources
+	// are read for the chosen texts, and "collecting" while the model runs.
+	Stage string
+	// Documents is how many documents were seen, read or collected in this stage.
+	// DocumentsTotal and TokensTotal are what this run has to read or collect, 0
+	// while unknown.
 	Documents, DocumentsTotal int64
 	Tokens, TokensTotal       int64
-	// Shards are those finished in this run.
+	// Shards is how many shards were verified or written in this stage.
 	Shards, ShardsTotal int
-	// Rate is in tokens a second, Left the time that the rest will take; 0 while
-	// unknown.
-	Rate    float64
-	Elapsed time.Duration
-	Left    time.Duration
-	Peak    int64 // of the process's memory, in bytes; 0: unknown
+	// Rate is in tokens per second, Remaining an estimate; 0 while unknown.
+	Rate      float64
+	Elapsed   time.Duration
+	Remaining time.Duration
+	Peak      int64 // memory of the process, in bytes; 0: unknown
 }
 
-// Problem is a document, a file or a shard that was left out.
+// Problem is a document, a file or a shard that was omitted.
 type Problem struct {
-	Dataset, Document string // "" where Err names it
+	Dataset, Document string // empty if Err names it
 	Err               error
 }
 
-// Error gives data set, document and cause.
+// Error returns data set, document and cause.
 func (p Problem) Error() string {
 	if p.Document == "" {
 		return p.Err.Error()
@@ -197,18 +171,21 @@ func (p Problem) Unwrap() error { return p.Err }
 // maxProblems bounds Report.Problems.
 const maxProblems = 1000
 
-// Report is what a run did.
+// Report is the result of a run.
 type Report struct {
-	Header trace.Header
-	// Documents, Tokens and Shards were written in this run; Standing are the
-	// shards of this part that stood before.
+	// Found is the number of documents in the sources, Chosen how many of them were
+	// chosen, for all parts.
+	Found, Chosen int64
+	// Documents, Tokens and Shards were written in this run. Existing is the number
+	// of shards of this part that an earlier run wrote.
 	Documents, Tokens int64
-	Shards, Standing  int
-	// Chosen is the number of documents chosen, in all parts.
-	Chosen int64
-	// Problems are what was left out, the first 1,000; ProblemCount counts all.
+	Shards, Existing  int
+	// Damaged are the names of shards of an earlier run that were damaged. They are
+	// written anew, and not in Existing.
+	Damaged []string
+	// Problems are the first 1,000 of ProblemCount.
 	Problems     []Problem
 	ProblemCount int
 	Elapsed      time.Duration
-	Peak         int64 // of the process's memory, in bytes; 0: unknown
+	Peak         int64 // memory of the process, in bytes; 0: unknown
 }

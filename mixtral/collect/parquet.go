@@ -12,21 +12,20 @@ import (
 )
 
 // parquetRows yields a document for each row of a Parquet file. Columns are
-// strings, or integers for ids, that are not within lists; null is no value. ids,
-// where not nil, makes the id of a row that has none of its number in the file.
-// After a page that cannot be read the rest of the file is given up.
-func parquetRows(f *os.File, name string, fields Fields, ids func(row int64) string, yield func(Document, error) bool) {
+// strings, or integers for ids, that are not within lists; null means missing.
+// After a page that cannot be read the rest of the file is skipped.
+func (o *FileOptions) parquetRows(f *os.File, name string, yield func(Document, error) bool) {
 	stopped := false
 	err := func() (err error) {
-		// parquet-go panics on some files that are no Parquet inside.
+		// parquet-go panics on some corrupt files.
 		defer func() {
 			if p := recover(); p != nil && !stopped {
 				err = fmt.Errorf("corrupt Parquet: %v", p)
 			} else if p != nil {
-				panic(p) // the caller's
+				panic(p) // of the caller
 			}
 		}()
-		t, err := openTable(f, fields)
+		t, err := o.openTable(f)
 		if err != nil {
 			return err
 		}
@@ -38,7 +37,7 @@ func parquetRows(f *os.File, name string, fields Fields, ids func(row int64) str
 				}
 			}
 			err := t.group(g, func(values map[string]*string) bool {
-				d, err := fields.document(func(field string) (string, bool, error) {
+				d, err := o.document(func(field string) (string, bool, error) {
 					v := values[field]
 					if v == nil {
 						return "", false, nil
@@ -48,11 +47,9 @@ func parquetRows(f *os.File, name string, fields Fields, ids func(row int64) str
 				d.Place = fmt.Sprintf("%s:%d", name, row)
 				if err != nil {
 					err = fmt.Errorf("%s: row %d: %w", f.Name(), row, err)
-				} else if d.ID == "" && ids != nil {
-					d.ID = ids(row)
 				}
 				row++
-				stopped = true // a panic now is not ours
+				stopped = true // a panic now is not of parquet-go
 				more := yield(d, err)
 				stopped = !more
 				return more
@@ -71,7 +68,7 @@ func parquetRows(f *os.File, name string, fields Fields, ids func(row int64) str
 	}
 }
 
-// columns is an open Parquet file and those of its columns that are read.
+// columns is an open Parquet file and the columns that are read.
 type columns struct {
 	guard *trace.ParquetGuard
 	file  *parquet.File
@@ -79,7 +76,7 @@ type columns struct {
 	index []int
 }
 
-func openTable(f *os.File, fields Fields) (*columns, error) {
+func (o *FileOptions) openTable(f *os.File) (*columns, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -93,15 +90,15 @@ func openTable(f *os.File, fields Fields) (*columns, error) {
 		return nil, err
 	}
 	t := &columns{guard: guard, file: file}
-	asked := append(strings.Split(fields.textField(), ","), fields.ID, fields.Dataset)
-	if fields.ID == "" {
-		asked = append(asked, "id")
+	names := append(o.textFields(), o.ID, o.Dataset)
+	if o.ID == "" {
+		names = append(names, "id")
 	}
-	if fields.Dataset == "" {
-		asked = append(asked, "dataset", "domain")
+	if o.Dataset == "" {
+		names = append(names, "dataset", "domain")
 	}
 	has := make(map[string]bool)
-	for _, name := range asked {
+	for _, name := range names {
 		leaf, ok := file.Schema().Lookup(strings.Split(name, ".")...)
 		if name == "" || !ok || has[name] || leaf.MaxRepetitionLevel > 0 {
 			continue
@@ -109,16 +106,16 @@ func openTable(f *os.File, fields Fields) (*columns, error) {
 		switch leaf.Node.Type().Kind() {
 		case parquet.ByteArray, parquet.FixedLenByteArray, parquet.Int32, parquet.Int64:
 		default:
-			continue // as if it were not there
+			continue // as if it were missing
 		}
 		has[name] = true
 		t.names = append(t.names, name)
 		t.index = append(t.index, leaf.ColumnIndex)
 	}
-	return t, fields.check(func(field string) bool { return has[field] })
+	return t, o.check(func(field string) bool { return has[field] })
 }
 
-// group goes through the rows of a row group. A value that is null is nil.
+// group calls row for the rows of a row group. A null value is nil.
 func (t *columns) group(g parquet.RowGroup, row func(map[string]*string) bool) error {
 	readers := make([]*valueReader, len(t.index))
 	for i, c := range t.index {
@@ -144,7 +141,7 @@ func (t *columns) group(g parquet.RowGroup, row func(map[string]*string) bool) e
 	return nil
 }
 
-// valueReader reads a column's values one by one, a page in memory.
+// valueReader reads the values of a column one by one, with a page in memory.
 type valueReader struct {
 	pages  parquet.Pages
 	page   parquet.Page

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"unicode/utf8"
@@ -16,94 +17,101 @@ type shard struct {
 	number   int
 	from, to int // of choice.docs
 	places   []place
-	left     []Problem // documents of it that are left out
+	omitted  []Problem
 }
 
 func (r *run) path(n int) string {
 	return filepath.Join(r.dir, fmt.Sprintf("shard-%05d.parquet", n))
 }
 
-// plan finds the shards of this part that are still to make.
-func (r *run) plan() error {
-	n := len(r.choice.docs)
-	for s, from := 0, 0; from < n; s, from = s+1, from+r.o.Shard {
-		if s%r.o.Parts != r.o.Part {
-			continue
+// plan finds the shards of this part that are missing or damaged.
+func (r *run) plan(ctx context.Context) error {
+	n, size := len(r.choice.docs), r.o.DocumentsPerShard
+	total := (n + size - 1) / size
+	for s := r.o.Part; s < total; s += r.o.Parts {
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
-		_, err := os.Stat(r.path(s))
-		switch {
-		case err == nil:
-			if err := r.sameHeader(r.path(s)); err != nil {
-				return err
-			}
-			left, err := readLeft(r.leftPath(s))
-			if err != nil {
-				return err
-			}
-			for _, p := range left {
-				r.problem(p)
-			}
-			r.report.Standing++
-		case errors.Is(err, os.ErrNotExist):
-			sh := &shard{number: s, from: from, to: min(from+r.o.Shard, n)}
-			r.todo = append(r.todo, sh)
-			r.now.DocumentsTotal += int64(sh.to - sh.from)
-			r.now.ShardsTotal++
-		default:
+		r.tell(Progress{Stage: "verifying", Shards: s, ShardsTotal: total})
+		exists, err := r.exists(s)
+		if err != nil {
 			return err
 		}
+		if exists {
+			r.report.Existing++
+			continue
+		}
+		sh := &shard{number: s, from: s * size, to: min((s+1)*size, n)}
+		r.todo = append(r.todo, sh)
+		r.now.DocumentsTotal += int64(sh.to - sh.from)
+		r.now.ShardsTotal++
 	}
 	return nil
 }
 
-// sameHeader checks that a shard that stands can be read and is of the same
-// making.
-func (r *run) sameHeader(path string) error {
+// exists reports whether an earlier run has written a shard, and reports the
+// documents that it lacks. A damaged shard counts as missing.
+func (r *run) exists(n int) (bool, error) {
+	path := r.path(n)
+	err := r.verify(path)
+	var onDisk *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case errors.Is(err, errOtherSettings) || errors.As(err, &onDisk):
+		return false, err
+	case err != nil:
+		r.report.Damaged = append(r.report.Damaged, filepath.Base(path))
+		return false, nil
+	}
+	omitted, err := readOmitted(r.omittedPath(n))
+	for _, p := range omitted {
+		r.problem(p)
+	}
+	return true, err
+}
+
+var errOtherSettings = errors.New("was made with other settings")
+
+// verify checks that a shard is intact and was made with the same settings.
+func (r *run) verify(path string) error {
+	if _, err := os.Stat(path); err != nil {
+		return err
+	}
 	t, err := trace.Open(path)
 	if err != nil {
 		return err
 	}
 	h := t.Header()
 	if !r.header.Equal(&h) {
-		return fmt.Errorf("%s was made with other settings: %s", path, differences(settings(&h), settings(&r.header)))
+		return fmt.Errorf("%s %w: %s", path, errOtherSettings, differences(settings(&h), settings(&r.header)))
 	}
-	return nil
+	return trace.VerifyShard(path)
 }
 
-// read goes through the sources again and tokenizes what todo needs.
+// read reads the sources again and tokenizes the documents of todo.
 func (r *run) read(ctx context.Context) error {
-	index := make(map[string]int32)
-	for i, name := range r.choice.names {
-		index[name] = int32(i)
-	}
-	want := make(map[int]*shard)
+	shards := make(map[int]*shard)
 	for _, s := range r.todo {
-		want[s.number] = s
+		shards[s.number] = s
 	}
 	taken := make([]bool, len(r.choice.docs))
 	specials := len(r.tok.Encode("", true))
-	p := Progress{Stage: Reading, DocumentsTotal: r.now.DocumentsTotal}
+	p := Progress{Stage: "reading", DocumentsTotal: r.now.DocumentsTotal}
 	err := r.documents(ctx, false, func(d *Document) error {
-		if d.Text == "" {
+		// What was not there when documents were chosen is ignored.
+		i, ok := r.choice.find(d.Dataset, number(r.o.Seed, d))
+		if !ok || taken[i] || r.choice.docs[i].text != hashText(d) {
 			return nil
 		}
-		o, hash := number(r.o.Seed, d)
-		set, ok := index[d.Dataset]
-		if !ok {
-			return nil // it came since; the texts of the choice are all that count
-		}
-		i, ok := r.choice.find(set, o)
-		if !ok || taken[i] || r.choice.docs[i].text != hash {
-			return nil
-		}
-		s := want[i/r.o.Shard]
+		s := shards[i/r.o.DocumentsPerShard]
 		if s == nil {
 			return nil
 		}
 		taken[i] = true
 		p.Documents++
 		r.tell(p)
-		return r.take(s, int(set), d, specials)
+		return r.take(s, d, specials)
 	})
 	if err != nil {
 		return err
@@ -119,24 +127,20 @@ func (r *run) read(ctx context.Context) error {
 }
 
 // take tokenizes a document for shard s.
-func (r *run) take(s *shard, set int, d *Document, specials int) error {
+func (r *run) take(s *shard, d *Document, specials int) error {
 	ids := r.tok.Encode(r.cut(d.Text), true)
 	if len(ids) <= specials {
-		s.left = append(s.left, Problem{d.Dataset, d.name(), errNoTokens})
+		s.omitted = append(s.omitted, Problem{d.Dataset, d.name(), errNoTokens})
 		return nil
 	}
-	ids = ids[:min(len(ids), r.o.Tokens)]
+	ids = ids[:min(len(ids), r.o.MaxTokens)]
 	for t, id := range ids {
 		if v := r.header.Model.Vocabulary; id < 0 || int(id) >= v {
-			s.left = append(s.left, Problem{d.Dataset, d.name(), fmt.Errorf("token %d: id %d is not in the model's vocabulary of %d", t, id, v)})
+			s.omitted = append(s.omitted, Problem{d.Dataset, d.name(), fmt.Errorf("token %d: id %d is not in the model's vocabulary of %d", t, id, v)})
 			return nil
 		}
 	}
-	id := d.ID
-	if id == "" {
-		id = d.Place
-	}
-	p, err := r.spill.add(set, id, ids)
+	p, err := r.spill.add(&text{Dataset: d.Dataset, ID: d.id(), Tokens: ids})
 	s.places = append(s.places, p)
 	r.now.TokensTotal += int64(len(ids))
 	return err
@@ -146,7 +150,7 @@ func (r *run) take(s *shard, set int, d *Document, specials int) error {
 // gigabyte costs no more than a long document: to 1 MiB, or 64 bytes a token if
 // that is more, at the end of a character. No tokens are as long as that.
 func (r *run) cut(text string) string {
-	limit := max(1<<20, 64*r.o.Tokens)
+	limit := max(1<<20, 64*r.o.MaxTokens)
 	if len(text) <= limit {
 		return text
 	}

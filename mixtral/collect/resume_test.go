@@ -1,6 +1,7 @@
 package collect_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,23 +18,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func tryRun(docs []collect.Document, dir string, o collect.Options) (*collect.Report, error) {
-	return collect.Run(context.Background(), must(model()), must(loadTokenizer()), []collect.Source{collect.Slice("mini", docs)}, dir, o)
-}
-
-// A run that would go on with other settings is refused, and told which.
+// A run that would continue a trace with other settings is refused, with an error
+// that names them.
 func TestRefusesOtherSettings(t *testing.T) {
 	dir := t.TempDir()
 	docs := documents(3, 2)
-	base := collect.Options{Docs: 2, Tokens: 9, Seed: 1, Shard: 2, ModelName: "a", Extra: map[string]string{"backend": "go"}}
+	base := collect.Options{DocumentsPerDataset: 2, MaxTokens: 9, Seed: 1, DocumentsPerShard: 2, ModelName: "a", Extra: map[string]string{"backend": "go"}}
 	run(t, docs, dir, base)
 	before := files(t, dir)
 	for want, change := range map[string]func(o *collect.Options){
 		`seed was "1" and is now "2"`:                         func(o *collect.Options) { o.Seed = 2 },
-		`docs was "2" and is now "all"`:                       func(o *collect.Options) { o.Docs = 0 },
-		`tokens was "9" and is now "10"`:                      func(o *collect.Options) { o.Tokens = 10 },
-		`shard was "2" and is now "3"`:                        func(o *collect.Options) { o.Shard = 3 },
-		`batch was "4096" and is now "64"`:                    func(o *collect.Options) { o.Batch = 64 },
+		`docs was "2" and is now "all"`:                       func(o *collect.Options) { o.DocumentsPerDataset = 0 },
+		`tokens was "9" and is now "10"`:                      func(o *collect.Options) { o.MaxTokens = 10 },
+		`shard was "2" and is now "3"`:                        func(o *collect.Options) { o.DocumentsPerShard = 3 },
+		`batch was "4096" and is now "64"`:                    func(o *collect.Options) { o.BatchTokens = 64 },
 		`logits was "none" and is now "all layers"`:           func(o *collect.Options) { o.Logits = true },
 		`router-input was "none" and is now "layers 3"`:       func(o *collect.Options) { o.RouterInput, o.InputLayers = true, []int{3} },
 		`float was "float32" and is now "float16"`:            func(o *collect.Options) { o.Float = trace.Float16 },
@@ -43,38 +41,88 @@ func TestRefusesOtherSettings(t *testing.T) {
 	} {
 		o := base
 		change(&o)
-		_, err := tryRun(docs, dir, o)
+		_, err := tryRun(t.Context(), miniModel(), dir, o, collect.Slice("mini", docs))
 		assert.ErrorContains(t, err, want)
 	}
 	changed := append([]collect.Document(nil), docs...)
 	for i := range changed {
 		changed[i].Text += " More."
 	}
-	_, err := tryRun(changed, dir, base)
+	_, err := tryRun(t.Context(), miniModel(), dir, base, collect.Slice("mini", changed))
 	assert.ErrorContains(t, err, "other documents or texts")
 	same(t, files(t, dir), before)
 	require.NoError(t, os.Remove(filepath.Join(dir, "_collect.json")))
-	_, err = tryRun(docs, dir, base)
+	_, err = tryRun(t.Context(), miniModel(), dir, base, collect.Slice("mini", docs))
 	assert.ErrorContains(t, err, "another program")
 }
 
-// A shard that stands but is spoilt, or of another making, is named.
-func TestRefusesSpoiltShard(t *testing.T) {
-	dir := t.TempDir()
+// A damaged shard is written anew, and the trace is that of an uninterrupted run.
+func TestDamagedShard(t *testing.T) {
+	want := t.TempDir()
 	docs := documents(3, 2)
-	o := collect.Options{Tokens: 9, Shard: 2}
-	run(t, docs, dir, o)
-	path := filepath.Join(dir, "shard-00001.parquet")
-	require.NoError(t, os.Truncate(path, 100))
-	_, err := tryRun(docs, dir, o)
-	assert.ErrorContains(t, err, "shard-00001.parquet")
-	os.Remove(path)
+	o := collect.Options{MaxTokens: 9, DocumentsPerShard: 2}
+	run(t, docs, want, o)
+	for name, damage := range map[string]func(path string) error{
+		"byte of a page": func(path string) error {
+			data := must(os.ReadFile(path))
+			i := bytes.Index(data, []byte("drama")) // in the first page, behind its header
+			data[i] ^= 1
+			return os.WriteFile(path, data, 0o666)
+		},
+		"middle of the file": func(path string) error {
+			data := must(os.ReadFile(path))
+			data[len(data)/2] ^= 1
+			return os.WriteFile(path, data, 0o666)
+		},
+		"truncated": func(path string) error { return os.Truncate(path, 100) },
+		"empty":     func(path string) error { return os.Truncate(path, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			require.NoError(t, os.CopyFS(dir, os.DirFS(want)))
+			require.NoError(t, damage(filepath.Join(dir, "shard-00001.parquet")))
+			rep := run(t, docs, dir, o)
+			assert.Equal(t, []string{"shard-00001.parquet"}, rep.Damaged)
+			assert.Equal(t, 1, rep.Shards)
+			assert.Equal(t, 2, rep.Existing)
+			assert.Zero(t, rep.ProblemCount)
+			same(t, files(t, dir), files(t, want))
+			assert.Empty(t, run(t, docs, dir, o).Damaged)
+		})
+	}
+	// A missing shard is not damaged.
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS(want)))
+	require.NoError(t, os.Remove(filepath.Join(dir, "shard-00001.parquet")))
 	rep := run(t, docs, dir, o)
+	assert.Empty(t, rep.Damaged)
 	assert.Equal(t, 1, rep.Shards)
-	assert.Equal(t, 2, rep.Standing)
+	same(t, files(t, dir), files(t, want))
 }
 
-// What is left out is named, and the rest goes on.
+// Shards of a small run are small, so that an interrupted one keeps something.
+func TestDefaultShards(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o := collect.Options{MaxTokens: 6}
+	docs := documents(12, 1)
+	o.Progress = func(p collect.Progress) {
+		if p.Shards == 1 {
+			cancel()
+		}
+	}
+	rep, err := tryRun(ctx, miniModel(), dir, o, collect.Slice("mini", docs))
+	require.ErrorIs(t, err, context.Canceled)
+	assert.Less(t, rep.Shards, 3)
+	o.Progress = nil
+	again := run(t, docs, dir, o)
+	assert.Equal(t, rep.Shards, again.Existing)
+	assert.Equal(t, 3, again.Existing+again.Shards)
+	valid(t, dir, 12)
+}
+
+// What is omitted is named, and the run continues.
 func TestProblems(t *testing.T) {
 	docs := documents(2, 2)
 	docs = append(docs, collect.Document{Dataset: "drama", ID: "empty"}, docs[0],
@@ -86,9 +134,9 @@ func TestProblems(t *testing.T) {
 		}
 	}}
 	var told []string
-	o := collect.Options{Tokens: 12, Shard: 3, Problem: func(p collect.Problem) { told = append(told, p.Error()) }}
+	o := collect.Options{MaxTokens: 12, DocumentsPerShard: 3, Problem: func(p collect.Problem) { told = append(told, p.Error()) }}
 	dir := t.TempDir()
-	rep, err := collect.Run(context.Background(), must(model()), must(loadTokenizer()), []collect.Source{source, broken}, dir, o)
+	rep, err := tryRun(t.Context(), miniModel(), dir, o, source, broken)
 	require.NoError(t, err)
 	all := strings.Join(told, "\n")
 	for _, want := range []string{
@@ -100,47 +148,44 @@ func TestProblems(t *testing.T) {
 	assert.Equal(t, 4, rep.ProblemCount)
 	require.Len(t, rep.Problems, 4)
 	assert.Equal(t, int64(5), rep.Documents)
-	// A run that finds all done tells of it again.
+	// A run that finds everything done reports it again.
 	first := strings.Join(told, "\n")
 	told = nil
-	again, err := collect.Run(context.Background(), must(model()), must(loadTokenizer()), []collect.Source{source, broken}, dir, o)
+	again, err := tryRun(t.Context(), miniModel(), dir, o, source, broken)
 	require.NoError(t, err)
 	assert.Equal(t, 0, again.Shards)
 	assert.Equal(t, strings.ToValidUTF8(first, "\ufffd"), strings.Join(told, "\n"))
-	v, err := trace.Validate(dir, trace.ValidateOptions{})
-	require.NoError(t, err)
-	require.NoError(t, v.Err())
-	assert.Equal(t, 5, v.Documents)
+	valid(t, dir, 5)
 }
 
-// Two processes cannot make the same part at once, and a cancelled run leaves
-// nothing behind but whole shards.
+// Two processes cannot make the same part at the same time, and a cancelled run
+// leaves only complete shards.
 func TestLockAndCancel(t *testing.T) {
 	dir := t.TempDir()
 	docs := documents(4, 2)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	o := collect.Options{Tokens: 12, Shard: 2}
+	o := collect.Options{MaxTokens: 12, DocumentsPerShard: 2}
 	second := error(nil)
 	o.Progress = func(p collect.Progress) {
-		if p.Stage == collect.Collecting && p.Shards == 1 {
-			_, second = tryRun(docs, dir, collect.Options{Tokens: 12, Shard: 2})
+		if p.Stage == "collecting" && p.Shards == 1 {
+			_, second = tryRun(t.Context(), miniModel(), dir, collect.Options{MaxTokens: 12, DocumentsPerShard: 2}, collect.Slice("mini", docs))
 			cancel()
 		}
 	}
-	_, err := collect.Run(ctx, must(model()), must(loadTokenizer()), []collect.Source{collect.Slice("mini", docs)}, dir, o)
+	_, err := tryRun(ctx, miniModel(), dir, o, collect.Slice("mini", docs))
 	assert.ErrorIs(t, err, context.Canceled)
 	assert.ErrorContains(t, second, "another process")
 	// _collect.json, a shard, and perhaps the next, whose file was being written.
 	n := len(files(t, dir))
-	assert.False(t, n != 2 && n != 3, "%d files", n)
+	assert.Contains(t, []int{2, 3}, n)
 	o.Progress = nil
 	rep := run(t, docs, dir, o)
-	assert.Equal(t, n-1, rep.Standing)
+	assert.Equal(t, n-1, rep.Existing)
 	assert.Equal(t, 5-n, rep.Shards)
 }
 
-// Folders of parts whose process was killed go away.
+// Folders of parts whose process was killed are removed.
 func TestClearsStaleParts(t *testing.T) {
 	dir := t.TempDir()
 	stale := filepath.Join(dir, ".part-3-of-7")
@@ -148,36 +193,36 @@ func TestClearsStaleParts(t *testing.T) {
 	for _, name := range []string{"lock", "texts", "shard/.shard-00000.parquet.tmp"} {
 		require.NoError(t, os.WriteFile(filepath.Join(stale, name), []byte("x"), 0o666))
 	}
-	run(t, documents(1, 1), dir, collect.Options{Tokens: 5})
+	run(t, documents(1, 1), dir, collect.Options{MaxTokens: 5})
 	assert.Equal(t, 2, len(files(t, dir)))
 }
 
-// Progress ends with all done, and tells rate and memory.
+// Progress ends with everything done, and has rate and memory.
 func TestProgress(t *testing.T) {
 	var last collect.Progress
-	stages := make(map[collect.Stage]bool)
-	o := collect.Options{Tokens: 12, Shard: 2, Progress: func(p collect.Progress) { last = p; stages[p.Stage] = true }}
+	stages := make(map[string]bool)
+	o := collect.Options{MaxTokens: 12, DocumentsPerShard: 2, Progress: func(p collect.Progress) { last = p; stages[p.Stage] = true }}
 	rep := run(t, documents(3, 1), t.TempDir(), o)
-	assert.Equal(t, collect.Collecting, last.Stage)
+	assert.Equal(t, "collecting", last.Stage)
 	assert.Equal(t, int64(3), last.Documents)
 	assert.Equal(t, int64(3), last.DocumentsTotal)
 	assert.Equal(t, int64(36), last.Tokens)
 	assert.Equal(t, int64(36), last.TokensTotal)
 	assert.Equal(t, 2, last.Shards)
 	assert.Equal(t, 2, last.ShardsTotal)
-	assert.Greater(t, last.Rate, float64(0))
-	assert.EqualValues(t, 0, last.Left)
-	assert.Greater(t, last.Elapsed, time.Duration(0))
+	assert.Positive(t, last.Rate)
+	assert.Zero(t, last.Remaining)
+	assert.Positive(t, last.Elapsed)
 	assert.GreaterOrEqual(t, last.Peak, int64(1<<20))
 	assert.GreaterOrEqual(t, rep.Peak, int64(1<<20))
 	assert.GreaterOrEqual(t, rep.Elapsed, time.Microsecond)
 	assert.Equal(t, int64(3), rep.Chosen)
 }
 
-// The header says what made the trace.
+// The header has the settings.
 func TestHeader(t *testing.T) {
 	dir := t.TempDir()
-	o := collect.Options{Docs: 1, Tokens: 5, Seed: 42, ModelName: "mini", Program: "test 1.0", Extra: map[string]string{"backend": "go"}}
+	o := collect.Options{DocumentsPerDataset: 1, MaxTokens: 5, Seed: 42, ModelName: "mini", Program: "test 1.0", Extra: map[string]string{"backend": "go"}}
 	run(t, documents(2, 1), dir, o)
 	h := must(trace.Open(dir)).Header()
 	m := h.Model
@@ -199,10 +244,10 @@ func TestHeader(t *testing.T) {
 
 func TestOptionsValidate(t *testing.T) {
 	for _, o := range []collect.Options{
-		{Docs: -1}, {Tokens: -1}, {Batch: -1}, {Shard: -2}, {Part: 3, Parts: 2}, {Part: -1}, {Part: 1},
+		{DocumentsPerDataset: -1}, {MaxTokens: -1}, {BatchTokens: -1}, {DocumentsPerShard: -2}, {Part: 3, Parts: 2}, {Part: -1}, {Part: 1},
 		{LogitLayers: []int{1}}, {InputLayers: []int{1}}, {Float: 7}, {Logits: true, LogitLayers: []int{99}},
 	} {
-		_, err := tryRun(documents(1, 1), t.TempDir(), o)
-		assert.Error(t, err, "%+v passes", o)
+		_, err := tryRun(t.Context(), miniModel(), t.TempDir(), o, collect.Slice("mini", documents(1, 1)))
+		assert.Error(t, err, "%+v", o)
 	}
 }

@@ -7,54 +7,49 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/expertspec/expertspec/mixtral"
-	"github.com/expertspec/expertspec/mixtral/tokenizer"
 	"github.com/expertspec/expertspec/trace"
 )
 
 // run is one call of Run.
 type run struct {
-	model   *mixtral.Model
-	tok     *tokenizer.Tokenizer
+	model   Model
+	tok     Tokenizer
 	sources []Source
 	dir     string
 	o       Options
 	header  trace.Header
 	report  Report
 	start   time.Time
-	told    time.Time
+	told    time.Time // the last progress
 	collect time.Time // when the model began
 	choice  *choice
 	temp    string // the part's own folder
 	todo    []*shard
 	spill   *spill   // texts of todo
 	now     Progress // of todo
-	spare   *spareDocuments
-	failed  int // documents in a row
-	// failedShards could not be written, in a row.
-	failedShards int
+	// failed documents and failedShards are in a row.
+	failed, failedShards int
 }
 
 // Run chooses documents of the sources, computes their routing, and adds it to
-// the trace in dir, which is made if need be. Called again after it was killed or
-// cancelled, with the same arguments, it goes on.
+// the trace in dir, which is created if it does not exist. Called again with the
+// same arguments after it was killed or cancelled, it resumes.
 //
-// What can be left out is: a document that cannot be read, that has no tokens or
-// whose routing does not fit the trace, and a shard that cannot be written. Each
-// is in Report.Problems. An error is about the whole run; the report then says
-// how far it came.
-func Run(ctx context.Context, m *mixtral.Model, t *tokenizer.Tokenizer, sources []Source, dir string, o Options) (*Report, error) {
+// Documents that cannot be read, have no tokens, or whose routing does not fit
+// the trace are omitted, and so are shards that cannot be written: see
+// Report.Problems. An error ends the whole run; the report says what was done
+// before it.
+func Run(ctx context.Context, m Model, t Tokenizer, sources []Source, dir string, o Options) (*Report, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
 	for i, s := range sources {
 		if s.Documents == nil {
-			return nil, fmt.Errorf("collect: source %d, %q, has no documents function", i, s.Name)
+			return nil, fmt.Errorf("collect: source %d, %q, has no Documents function", i, s.Name)
 		}
 	}
 	r := &run{model: m, tok: t, sources: sources, dir: dir, o: o.withDefaults(), start: time.Now()}
 	err := r.run(ctx)
-	r.report.Header = r.header
 	r.report.Elapsed = time.Since(r.start)
 	r.report.Peak = peakMemory()
 	return &r.report, err
@@ -70,6 +65,9 @@ func (r *run) run(ctx context.Context) error {
 		return err
 	}
 	r.report.Chosen = int64(len(r.choice.docs))
+	if r.o.DocumentsPerShard == 0 {
+		r.o.DocumentsPerShard = documentsPerShard(len(r.choice.docs))
+	}
 	r.fillHeader()
 	leave, err := r.enter()
 	if leave != nil {
@@ -81,7 +79,7 @@ func (r *run) run(ctx context.Context) error {
 	if err := r.agree(); err != nil {
 		return err
 	}
-	if err := r.plan(); err != nil {
+	if err := r.plan(ctx); err != nil {
 		return err
 	}
 	if len(r.todo) == 0 {
@@ -101,12 +99,12 @@ func (r *run) run(ctx context.Context) error {
 func (r *run) fillHeader() {
 	extra := r.header.Source.Extra
 	extra["docs"] = "all"
-	if r.o.Docs > 0 {
-		extra["docs"] = strconv.Itoa(r.o.Docs)
+	if r.o.DocumentsPerDataset > 0 {
+		extra["docs"] = strconv.Itoa(r.o.DocumentsPerDataset)
 	}
-	extra["tokens"] = strconv.Itoa(r.o.Tokens)
-	extra["batch"] = strconv.Itoa(r.o.Batch)
-	extra["shard"] = strconv.Itoa(r.o.Shard)
+	extra["tokens"] = strconv.Itoa(r.o.MaxTokens)
+	extra["batch"] = strconv.Itoa(r.o.BatchTokens)
+	extra["shard"] = strconv.Itoa(r.o.DocumentsPerShard)
 	extra["float"] = "float32"
 	if r.o.Float == trace.Float16 {
 		extra["float"] = "float16"
@@ -114,7 +112,7 @@ func (r *run) fillHeader() {
 	extra["choice"] = r.choice.hash
 }
 
-// problem reports what was left out.
+// problem reports what is omitted.
 func (r *run) problem(p Problem) {
 	r.report.ProblemCount++
 	if len(r.report.Problems) < maxProblems {
@@ -125,12 +123,11 @@ func (r *run) problem(p Problem) {
 	}
 }
 
-// tell passes progress on, at most ten times a second.
+// tell reports progress, at most ten times a second.
 func (r *run) tell(p Progress) {
-	if r.o.Progress == nil || time.Since(r.told) < 100*time.Millisecond {
-		return
+	if time.Since(r.told) >= 100*time.Millisecond {
+		r.tellNow(p)
 	}
-	r.tellNow(p)
 }
 
 func (r *run) tellNow(p Progress) {
@@ -143,13 +140,13 @@ func (r *run) tellNow(p Progress) {
 	r.o.Progress(p)
 }
 
-// done is the progress of collecting.
-func (r *run) done() Progress {
+// collected returns the progress of collecting.
+func (r *run) collected() Progress {
 	p := r.now
-	p.Stage = Collecting
+	p.Stage = "collecting"
 	if s := time.Since(r.collect).Seconds(); s > 0 && p.Tokens > 0 {
 		p.Rate = float64(p.Tokens) / s
-		p.Left = time.Duration(float64(p.TokensTotal-p.Tokens) / p.Rate * float64(time.Second))
+		p.Remaining = time.Duration(float64(p.TokensTotal-p.Tokens) / p.Rate * float64(time.Second))
 	}
 	return p
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// manifestName is the file beside the shards that says what they are made of. It
-// begins with an underscore, so that pandas, Spark and others that read the
-// folder as a data set pass over it.
+// manifestName is the file beside the shards with the settings that they were made
+// with. Its name begins with an underscore so that pandas, Spark and others that
+// read the folder as a data set ignore it.
 const manifestName = "_collect.json"
 
 // manifest is the content of that file.
@@ -26,7 +26,7 @@ type manifest struct {
 	Settings map[string]string `json:"settings"`
 }
 
-// settings lists what a header says.
+// settings lists the settings in a header.
 func settings(h *trace.Header) map[string]string {
 	m := map[string]string{
 		"model": h.Model.Name, "program": h.Source.Program, "checkpoint": h.Source.Checkpoint,
@@ -68,7 +68,7 @@ func differences(was, now map[string]string) string {
 	}
 	slices.Sort(list)
 	if len(list) == 1 && was["choice"] != now["choice"] {
-		return "the sources give other documents or texts than they did"
+		return "the sources have other documents or texts than before"
 	}
 	// A changed choice follows from the other changes.
 	list = slices.DeleteFunc(list, func(s string) bool { return strings.HasPrefix(s, "choice was ") })
@@ -83,7 +83,8 @@ func quoted(m map[string]string, k string) string {
 	return fmt.Sprintf("%q", v)
 }
 
-// agree checks that the folder was begun with the same settings, or begins it.
+// agree checks that the folder was created with the same settings, or creates its
+// manifest.
 func (r *run) agree() error {
 	path := filepath.Join(r.dir, manifestName)
 	now := settings(&r.header)
@@ -106,15 +107,16 @@ func (r *run) agree() error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if m.Version != 1 {
-		return fmt.Errorf("%s: version %d; this program knows 1", path, m.Version)
+		return fmt.Errorf("%s: unknown version %d; must be 1", path, m.Version)
 	}
 	if diff := differences(m.Settings, now); diff != "" {
-		return fmt.Errorf("%s was begun with other settings, so this run cannot go on there: %s", r.dir, diff)
+		return fmt.Errorf("%s was made with other settings, so it cannot be continued: %s", r.dir, diff)
 	}
 	return nil
 }
 
-// noShards checks that a folder without a manifest is not somebody else's.
+// noShards checks that a folder without a manifest has no shards of another
+// program.
 func (r *run) noShards() error {
 	list, err := filepath.Glob(filepath.Join(globEscape(r.dir), "*.parquet"))
 	if err != nil {
@@ -122,22 +124,22 @@ func (r *run) noShards() error {
 	}
 	for _, path := range list {
 		if name := filepath.Base(path); name[0] != '.' && name[0] != '_' {
-			return fmt.Errorf("%s has shards, but no %s: they are of another program", r.dir, manifestName)
+			return fmt.Errorf("%s has Parquet files, but no %s: they are of another program", r.dir, manifestName)
 		}
 	}
 	return nil
 }
 
-// globEscape quotes what Glob would take for a pattern.
+// globEscape quotes the special characters of Glob.
 func globEscape(dir string) string {
 	if filepath.Separator == '\\' {
-		return dir // where Glob knows no escapes
+		return dir // Glob has no escapes there
 	}
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(dir)
 }
 
-// begin writes the manifest, whole or not at all. Of several parts that begin at
-// once the first wins.
+// begin writes the manifest, whole or not at all. Of several parts that start at
+// the same time the first wins.
 func (r *run) begin(path string, s map[string]string) error {
 	text, err := json.MarshalIndent(manifest{1, s}, "", "  ")
 	if err != nil {
@@ -147,8 +149,8 @@ func (r *run) begin(path string, s map[string]string) error {
 	if err := writeSynced(temp, append(text, '\n')); err != nil {
 		return err
 	}
-	// A link fails where the name is taken; a rename would replace it. File systems
-	// without links get the rename.
+	// A link fails if the name exists, whereas a rename would replace the file. On
+	// file systems without links it is renamed.
 	err = os.Link(temp, path)
 	switch {
 	case err == nil || errors.Is(err, fs.ErrExist):

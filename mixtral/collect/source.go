@@ -1,6 +1,7 @@
 package collect
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -8,24 +9,26 @@ import (
 
 // Document is a text to collect.
 type Document struct {
-	// Dataset names the data set; "": the source's name.
+	// Dataset names the data set; if empty, it is the source's name.
 	Dataset string
-	// ID names the document in its data set. "": Place takes its stead, and the
-	// choice goes by the text, so that it does not depend on the order of a file.
+	// ID identifies the document in its data set. If empty, Place takes its place in
+	// the trace, and the random choice depends on the text, so that it does not
+	// depend on the order of a file.
 	ID string
-	// Text is what the tokenizer gets; invalid UTF-8 becomes U+FFFD there.
+	// Text is given to the tokenizer.
 	Text string
-	// Place is where the document comes from, as file and line, for messages.
+	// Place is where the document comes from, for example file and line, for
+	// messages.
 	Place string
 }
 
-// name is how messages call the document.
+// id returns the document's id in the trace.
+func (d *Document) id() string { return cmp.Or(d.ID, d.Place) }
+
+// name returns what messages call the document.
 func (d *Document) name() string {
-	switch {
-	case d.ID == "":
-		return d.Place
-	case d.Place == "":
-		return d.ID
+	if d.ID == "" || d.Place == "" {
+		return d.id()
 	}
 	return fmt.Sprintf("%s (%s)", d.ID, d.Place)
 }
@@ -34,15 +37,15 @@ func (d *Document) name() string {
 type Source struct {
 	// Name is the data set of documents that do not name one.
 	Name string
-	// Documents goes through all documents. It is called more than once and must
-	// give the same documents each time, in any order. An error stands for a
-	// document, or the rest of a file, that cannot be read; it names it, and the
-	// sequence may go on after it.
+	// Documents returns all documents. It is called more than once and must return
+	// the same documents each time, in any order. An error is about a document, or
+	// the rest of a file, that cannot be read, and names it; the sequence may
+	// continue after it, and ends soon after ctx is done.
 	Documents func(ctx context.Context) iter.Seq2[Document, error]
 }
 
-// Slice is a source of documents in memory. Those without ID are called by
-// their index.
+// Slice returns a source of documents in memory. Those without ID are identified
+// by their index.
 func Slice(name string, docs []Document) Source {
 	return Source{name, func(context.Context) iter.Seq2[Document, error] {
 		return func(yield func(Document, error) bool) {

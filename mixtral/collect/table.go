@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// limited is a reader that may read so many bytes until the next refill.
+// limited is a reader of at most left bytes.
 type limited struct {
 	r    io.Reader
 	left int
@@ -16,7 +16,7 @@ type limited struct {
 
 var errLongRecord = fmt.Errorf("record is longer than %d MiB", maxLine>>20)
 
-// Read reads, or fails when a record does not end.
+// Read reads, or fails if a record does not end.
 func (l *limited) Read(p []byte) (int, error) {
 	if l.left <= 0 {
 		return 0, errLongRecord
@@ -26,9 +26,9 @@ func (l *limited) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// table yields a document for each record of a table whose first line names the
-// fields. A record that is wrong is an error that names file and line.
-func table(in io.Reader, path, name string, comma rune, f Fields, yield func(Document, error) bool) {
+// table yields a document, or an error that names file and line, for each record
+// of a table whose first line names the fields.
+func (o *FileOptions) table(in io.Reader, path, name string, comma rune, yield func(Document, error) bool) {
 	l := &limited{in, maxLine}
 	r := csv.NewReader(l)
 	r.Comma = comma
@@ -36,7 +36,7 @@ func table(in io.Reader, path, name string, comma rune, f Fields, yield func(Doc
 	head, err := r.Read()
 	if err != nil {
 		if err == io.EOF {
-			err = errors.New("no head line that names the fields")
+			err = errors.New("no header line that names the fields")
 		}
 		yield(Document{}, fmt.Errorf("%s: %w", path, err))
 		return
@@ -45,12 +45,12 @@ func table(in io.Reader, path, name string, comma rune, f Fields, yield func(Doc
 	for i, field := range head {
 		field = strings.TrimPrefix(field, "\ufeff") // which spreadsheets put first
 		if _, ok := column[field]; ok {
-			yield(Document{}, fmt.Errorf("%s: two fields are named %q", path, field))
+			yield(Document{}, fmt.Errorf("%s: two fields have the name %q", path, field))
 			return
 		}
 		column[strings.Clone(field)] = i
 	}
-	if err := f.check(func(field string) bool { _, ok := column[field]; return ok }); err != nil {
+	if err := o.check(func(field string) bool { _, ok := column[field]; return ok }); err != nil {
 		yield(Document{}, fmt.Errorf("%s: %w", path, err))
 		return
 	}
@@ -68,7 +68,7 @@ func table(in io.Reader, path, name string, comma rune, f Fields, yield func(Doc
 			continue
 		}
 		line, _ := r.FieldPos(0)
-		d, err := f.document(func(field string) (string, bool, error) {
+		d, err := o.document(func(field string) (string, bool, error) {
 			i, ok := column[field]
 			if !ok {
 				return "", false, nil
@@ -85,13 +85,11 @@ func table(in io.Reader, path, name string, comma rune, f Fields, yield func(Doc
 	}
 }
 
-// check says whether the fields that must be there are.
-func (f Fields) check(has func(field string) bool) error {
-	for _, list := range []string{f.textField(), f.ID, f.Dataset} {
-		for _, field := range strings.Split(list, ",") {
-			if field != "" && !has(field) {
-				return fmt.Errorf("no field %q", field)
-			}
+// check reports required fields that are missing.
+func (o *FileOptions) check(has func(field string) bool) error {
+	for _, field := range append(o.textFields(), o.ID, o.Dataset) {
+		if field != "" && !has(field) {
+			return fmt.Errorf("no field %q", field)
 		}
 	}
 	return nil

@@ -9,33 +9,34 @@ import (
 	"path/filepath"
 )
 
-// A shard of which documents are left out has a file beside it that names them,
-// so that a run that finds the shard standing tells of them again.
+// A shard from which documents were omitted has a file beside it that names them,
+// so that a run that finds the shard reports them again.
 
-func (r *run) leftPath(n int) string {
+func (r *run) omittedPath(n int) string {
 	return filepath.Join(r.dir, fmt.Sprintf("_left-out-%05d.json", n))
 }
 
-// leftOut is a Problem in that file.
-type leftOut struct {
+// omittedDocument is a Problem in that file.
+type omittedDocument struct {
 	Dataset  string `json:"dataset"`
 	Document string `json:"document"`
 	Error    string `json:"error"`
 }
 
-// writeLeft writes the file, whole or not at all; for no problems none. The shard
-// gets its name after that, so what is there without its shard is replaced.
-func (r *run) writeLeft(n int, left []Problem) error {
-	path := r.leftPath(n)
-	if len(left) == 0 {
+// writeOmitted writes the file, whole or not at all, or removes it if there are
+// no problems. It comes before the shard is published, and replaces what was
+// there without a shard.
+func (r *run) writeOmitted(n int, omitted []Problem) error {
+	path := r.omittedPath(n)
+	if len(omitted) == 0 {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return nil
 	}
-	list := make([]leftOut, len(left))
-	for i, p := range left {
-		list[i] = leftOut{p.Dataset, p.Document, p.Err.Error()}
+	list := make([]omittedDocument, len(omitted))
+	for i, p := range omitted {
+		list[i] = omittedDocument{p.Dataset, p.Document, p.Err.Error()}
 	}
 	text, err := json.MarshalIndent(list, "", "  ")
 	if err != nil {
@@ -48,24 +49,24 @@ func (r *run) writeLeft(n int, left []Problem) error {
 	return os.Rename(temp, path)
 }
 
-// readLeft reads the file; none is no problems.
-func readLeft(path string) ([]Problem, error) {
+// readOmitted reads the file; none means no problems.
+func readOmitted(path string) ([]Problem, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	var list []leftOut
+	var list []omittedDocument
 	if err == nil {
 		err = json.Unmarshal(text, &list)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	left := make([]Problem, len(list))
+	omitted := make([]Problem, len(list))
 	for i, l := range list {
-		left[i] = Problem{l.Dataset, l.Document, errors.New(l.Error)}
+		omitted[i] = Problem{l.Dataset, l.Document, errors.New(l.Error)}
 	}
-	return left, nil
+	return omitted, nil
 }
 
 // writeSynced writes a file and waits until it is on the disk.

@@ -1,4 +1,7 @@
-package collect
+// Package hub reads public data sets for package collect, from the cache that
+// huggingface_hub keeps or, where allowed, from the Hugging Face hub. It is the
+// only package of the library that uses the network.
+package hub
 
 import (
 	"context"
@@ -6,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
-	"net/http"
 	"os"
 	"path"
 	"path/filepath"
@@ -16,33 +18,39 @@ import (
 	"strings"
 	"time"
 
+	"github.com/expertspec/expertspec/mixtral/collect"
 	"github.com/gomlx/go-huggingface/hub"
 )
 
-// Hub is where public data sets come from: a cache folder in the layout that
-// huggingface_hub and go-huggingface share, and, where Download allows it, a hub.
-type Hub struct {
-	// Cache is the folder, as ~/.cache/huggingface/hub.
+// DefaultEndpoint and DefaultStall are what a [Client] uses where its fields of
+// these names are zero.
+const (
+	DefaultEndpoint = "https://huggingface.co"
+	DefaultStall    = 30 * time.Second
+)
+
+// Client reads data sets from a cache folder in the layout that huggingface_hub
+// and go-huggingface share and, if Download is set, downloads what it lacks.
+type Client struct {
+	// Cache is the folder, for example ~/.cache/huggingface/hub.
 	Cache string
-	// Download allows requests to Endpoint, for what the cache has not.
+	// Download allows requests to Endpoint. Without it the network is not used.
 	Download bool
-	// Endpoint is the hub's address; "": https://huggingface.co.
+	// Endpoint is the address of the hub.
 	Endpoint string
-	// Token is sent to Endpoint, and to no host that it redirects to; "": none.
+	// Token, if not empty, authorizes requests to Endpoint. It is not sent to hosts
+	// that Endpoint redirects to.
 	Token string
-	// Stall is how long a transfer may bring nothing before it is tried anew, from
-	// where it was; 0: 30 seconds. Attempts is how often in all; 0: 4.
-	Stall    time.Duration
-	Attempts int
-	// Client makes the requests; nil: one like http.DefaultClient.
-	Client *http.Client
-	// Progress, if set, is told how many bytes of a file are there; total is 0
-	// where unknown.
+	// Stall is how long a transfer may receive nothing before it is resumed on a
+	// new connection. After the fourth attempt it fails.
+	Stall time.Duration
+	// Progress, if set, is called with the number of bytes of a file received so
+	// far; total is 0 if unknown.
 	Progress func(file string, done, total int64)
 }
 
-// hubSet is a named data set.
-type hubSet struct {
+// dataset is a named data set.
+type dataset struct {
 	name   string
 	repos  []string // its name today, and the one it had before
 	config string   // folder of the files
@@ -51,9 +59,8 @@ type hubSet struct {
 	id     string // column of the id; "": none
 }
 
-// The ten named data sets: reviews, news, questions, encyclopedias, mathematics
-// and code.
-var hubSets = []hubSet{
+// datasets are reviews, news, questions, encyclopedias, mathematics and code.
+var datasets = []dataset{
 	{"imdb", []string{"stanfordnlp/imdb", "imdb"}, "plain_text", "train", "text", ""},
 	{"yelp_review_full", []string{"Yelp/yelp_review_full", "yelp_review_full"}, "yelp_review_full", "train", "text", ""},
 	{"ag_news", []string{"fancyzhx/ag_news", "ag_news"}, "data", "train", "text", ""},
@@ -66,80 +73,79 @@ var hubSets = []hubSet{
 	{"openai_humaneval", []string{"openai/openai_humaneval", "openai_humaneval"}, "openai_humaneval", "test", "prompt", "task_id"},
 }
 
-// HubSets returns the names of the data sets that Hub.Source knows.
-func HubSets() []string {
+// Names returns the names of the data sets that [Client.Source] knows.
+func Names() []string {
 	var names []string
-	for _, s := range hubSets {
+	for _, s := range datasets {
 		names = append(names, s.name)
 	}
 	return names
 }
 
-// Source returns a named data set (see HubSets): of the split train, or test
-// where there is no other, the column of its texts. Rows without text, of which
-// wikitext has many, are no documents. What the cache has is not asked for
-// again; without Download the network is not touched.
-func (h *Hub) Source(ctx context.Context, name string) (Source, error) {
-	i := slices.IndexFunc(hubSets, func(s hubSet) bool { return s.name == name })
+// Source returns a named data set (see [Names]): the texts of its split train, or
+// test where there is no other. Rows without text, of which wikitext has many,
+// are skipped. Files that are in the cache are not requested again.
+func (c *Client) Source(ctx context.Context, name string) (collect.Source, error) {
+	i := slices.IndexFunc(datasets, func(s dataset) bool { return s.name == name })
 	if i < 0 {
-		return Source{}, fmt.Errorf("data set %q: want one of %s", name, strings.Join(HubSets(), ", "))
+		return collect.Source{}, fmt.Errorf("no data set %q; the data sets are %s", name, strings.Join(Names(), ", "))
 	}
-	if h.Cache == "" {
-		return Source{}, errors.New("the folder of the hub's cache is not named")
+	if c.Cache == "" {
+		return collect.Source{}, errors.New("hub: Client.Cache is empty")
 	}
-	s := &hubSets[i]
-	files, err := h.cached(s)
-	if err != nil && h.Download {
-		files, err = h.download(ctx, s)
+	s := &datasets[i]
+	files, err := c.cached(s)
+	if err != nil && c.Download {
+		files, err = c.download(ctx, s)
+	}
+	var sources []collect.Source
+	if err == nil {
+		sources, err = collect.Files(ctx, files, collect.FileOptions{Format: "parquet", Text: s.text, ID: s.id, Name: name})
 	}
 	if err != nil {
-		return Source{}, fmt.Errorf("data set %s: %w", name, err)
+		return collect.Source{}, fmt.Errorf("data set %s: %w", name, err)
 	}
-	return s.source(files), nil
-}
-
-func (s *hubSet) source(files []string) Source {
-	return Source{s.name, func(context.Context) iter.Seq2[Document, error] {
-		return func(yield func(Document, error) bool) {
-			more := true
-			for _, p := range files {
-				name := stem(p)
-				f, err := os.Open(p)
-				if err != nil {
-					more = yield(Document{}, err)
-				} else {
-					ids := func(row int64) string { return name + "/" + strconv.FormatInt(row, 10) }
-					parquetRows(f, filepath.Base(p), Fields{Text: s.text, ID: s.id}, ids, func(d Document, err error) bool {
-						if err == nil && strings.TrimSpace(d.Text) == "" {
-							return true
-						}
-						d.Dataset = s.name
-						more = yield(d, err)
-						return more
-					})
-					f.Close()
-				}
-				if !more {
-					return
+	return collect.Source{Name: name, Documents: func(ctx context.Context) iter.Seq2[collect.Document, error] {
+		return func(yield func(collect.Document, error) bool) {
+			for _, file := range sources {
+				for d, err := range file.Documents(ctx) {
+					if err == nil && strings.TrimSpace(d.Text) == "" {
+						continue
+					}
+					d.Dataset = name
+					if err == nil && d.ID == "" {
+						d.ID = rowID(d.Place)
+					}
+					if !yield(d, err) {
+						return
+					}
 				}
 			}
 		}
-	}}
+	}}, nil
 }
 
-// errNotCached is wrapped where the cache has not (all of) a data set.
+// rowID returns the id of a row without one, FILE/ROW, from its place,
+// FILE.parquet:ROW. It is the same wherever the file is.
+func rowID(place string) string {
+	i := strings.LastIndexByte(place, ':')
+	file := path.Base(place[:i])
+	return strings.TrimSuffix(file, path.Ext(file)) + "/" + place[i+1:]
+}
+
+// errNotCached is wrapped if the cache lacks files of a data set.
 var errNotCached = errors.New("not in the cache")
 
 // folderOf is a repository's folder in the cache.
-func (h *Hub) folderOf(repo string) string {
-	return filepath.Join(h.Cache, string(hub.RepoTypeDataset)+hub.RepoIdSeparator+strings.ReplaceAll(repo, "/", hub.RepoIdSeparator))
+func (c *Client) folderOf(repo string) string {
+	return filepath.Join(c.Cache, string(hub.RepoTypeDataset)+hub.RepoIdSeparator+strings.ReplaceAll(repo, "/", hub.RepoIdSeparator))
 }
 
-// cached returns the files of a data set, if the cache has them all.
-func (h *Hub) cached(s *hubSet) ([]string, error) {
+// cached returns the files of a data set if all of them are in the cache.
+func (c *Client) cached(s *dataset) ([]string, error) {
 	var errs []error
 	for _, repo := range s.repos {
-		dir := h.folderOf(repo)
+		dir := c.folderOf(repo)
 		snapshot, err := newestSnapshot(dir)
 		if err != nil {
 			errs = append(errs, err)
@@ -160,7 +166,7 @@ func (h *Hub) cached(s *hubSet) ([]string, error) {
 		var paths []string
 		for _, name := range names {
 			p := filepath.Join(snapshot, filepath.FromSlash(name))
-			if _, e := os.Stat(p); e != nil { // a link to nowhere
+			if _, e := os.Stat(p); e != nil { // a dangling link
 				err = errors.Join(err, e)
 			}
 			paths = append(paths, p)
@@ -170,11 +176,11 @@ func (h *Hub) cached(s *hubSet) ([]string, error) {
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", snapshot, err))
 	}
-	return nil, fmt.Errorf("%w %s: %w", errNotCached, h.Cache, errors.Join(errs...))
+	return nil, fmt.Errorf("%w %s: %w", errNotCached, c.Cache, errors.Join(errs...))
 }
 
-// newestSnapshot is the snapshot that a cached repository's main branch is at;
-// without such a note the only one.
+// newestSnapshot returns the snapshot of a cached repository's main branch, or the
+// only snapshot if the branch is not recorded.
 func newestSnapshot(dir string) (string, error) {
 	for _, ref := range []string{"main", "refs/convert/parquet"} {
 		text, err := os.ReadFile(filepath.Join(dir, "refs", filepath.FromSlash(ref)))
@@ -191,7 +197,7 @@ func newestSnapshot(dir string) (string, error) {
 		return "", err
 	}
 	if len(list) != 1 {
-		return "", fmt.Errorf("%s: %d snapshots, and no refs/main that chooses one", dir, len(list))
+		return "", fmt.Errorf("%s: %d snapshots, and no refs/main to choose one", dir, len(list))
 	}
 	return filepath.Join(dir, "snapshots", list[0].Name()), nil
 }
@@ -203,9 +209,9 @@ var (
 
 // choose returns the files of the data set's split among a repository's:
 // CONFIG/SPLIT-00000-of-00002.parquet and so on, CONFIG/SPLIT.parquet, or
-// CONFIG/SPLIT/0000.parquet; where no folder has the configuration's name, data,
-// default or the top.
-func (s *hubSet) choose(names []string) ([]string, error) {
+// CONFIG/SPLIT/0000.parquet. If no folder has the configuration's name, it is
+// data, default or the top.
+func (s *dataset) choose(names []string) ([]string, error) {
 	byFolder := make(map[string][]string)
 	for _, name := range names {
 		if !strings.HasSuffix(name, ".parquet") || !fs.ValidPath(name) {
@@ -237,4 +243,9 @@ func (s *hubSet) choose(names []string) ([]string, error) {
 		return list, nil
 	}
 	return nil, fmt.Errorf("no Parquet files of %s, %s", s.config, s.split)
+}
+
+func fileExists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }

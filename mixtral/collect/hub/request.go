@@ -1,6 +1,7 @@
-package collect
+package hub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,26 +14,23 @@ import (
 	"github.com/gomlx/go-huggingface/hub"
 )
 
-func (h *Hub) endpoint() string {
-	if h.Endpoint == "" {
-		return defaultEndpoint
-	}
-	return strings.TrimSuffix(h.Endpoint, "/")
+func (c *Client) endpoint() string {
+	return strings.TrimSuffix(cmp.Or(c.Endpoint, DefaultEndpoint), "/")
 }
 
-// permanent is an error that trying again does not change.
+// permanent is an error that a retry does not change.
 type permanent struct{ err error }
 
 func (e *permanent) Error() string { return e.err.Error() }
 func (e *permanent) Unwrap() error { return e.err }
 
-// lively tells that bytes come.
+// lively calls alive whenever bytes arrive.
 type lively struct {
 	r     io.Reader
 	alive func()
 }
 
-// Read reads, and tells.
+// Read reads from r.
 func (l *lively) Read(p []byte) (int, error) {
 	n, err := l.r.Read(p)
 	if n > 0 {
@@ -41,17 +39,10 @@ func (l *lively) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// try does something with the network until it succeeds, fails for good, or the
-// attempts are used up. An attempt that does not call alive for h.Stall is given
-// up.
-func (h *Hub) try(ctx context.Context, do func(ctx context.Context, alive func()) error) error {
-	stall, attempts := h.Stall, h.Attempts
-	if stall == 0 {
-		stall = defaultStall
-	}
-	if attempts == 0 {
-		attempts = defaultAttempts
-	}
+// try calls do until it succeeds, returns a permanent error, or the attempts are
+// exhausted. An attempt that does not call alive for c.Stall is cancelled.
+func (c *Client) try(ctx context.Context, do func(ctx context.Context, alive func()) error) error {
+	stall := cmp.Or(c.Stall, DefaultStall)
 	for n := 1; ; n++ {
 		err := attempt(ctx, stall, do)
 		var p *permanent
@@ -80,7 +71,7 @@ func (h *Hub) try(ctx context.Context, do func(ctx context.Context, alive func()
 func attempt(ctx context.Context, stall time.Duration, do func(ctx context.Context, alive func()) error) error {
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stalled := fmt.Errorf("nothing came for %v", stall)
+	stalled := fmt.Errorf("nothing received for %v", stall)
 	timer := time.AfterFunc(stall, func() { cancel(stalled) })
 	defer timer.Stop()
 	err := do(inner, func() { timer.Reset(stall) })
@@ -90,19 +81,15 @@ func attempt(ctx context.Context, stall time.Duration, do func(ctx context.Conte
 	return err
 }
 
-// request makes a request from the given byte on. It follows redirections, a HEAD
-// only to where the hub speaks of the file: of a repository that was renamed, but
-// not to another host's copy. The caller closes the body.
-func (h *Hub) request(ctx context.Context, method, address string, from int64) (*http.Response, error) {
-	client := http.Client{}
-	if h.Client != nil {
-		client = *h.Client
-	}
+// request makes a request for the bytes at and after from. It follows redirections;
+// a HEAD request only to where the hub describes the file, as for a renamed
+// repository, but not to another host's copy. The caller closes the body.
+func (c *Client) request(ctx context.Context, method, address string, from int64) (*http.Response, error) {
 	first, err := url.Parse(address)
 	if err != nil {
 		return nil, &permanent{err}
 	}
-	client.CheckRedirect = func(req *http.Request, via []*http.Request) error {
+	client := http.Client{CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		switch {
 		case len(via) >= maxRedirects:
 			return &permanent{fmt.Errorf("%s: more than %d redirections", address, maxRedirects)}
@@ -115,15 +102,15 @@ func (h *Hub) request(ctx context.Context, method, address string, from int64) (
 			req.Header.Del("Authorization")
 		}
 		return nil
-	}
+	}}
 	req, err := http.NewRequestWithContext(ctx, method, address, nil)
 	if err != nil {
 		return nil, &permanent{err}
 	}
 	req.Header.Set("User-Agent", "expertspec")
 	req.Header.Set("Accept-Encoding", "identity") // sizes are those of the files
-	if h.Token != "" {
-		req.Header.Set("Authorization", "Bearer "+h.Token)
+	if c.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.Token)
 	}
 	if from > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))

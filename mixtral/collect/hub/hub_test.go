@@ -1,4 +1,4 @@
-package collect_test
+package hub_test
 
 import (
 	"bytes"
@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,25 +19,32 @@ import (
 	"time"
 
 	"github.com/expertspec/expertspec/mixtral/collect"
+	"github.com/expertspec/expertspec/mixtral/collect/hub"
 	"github.com/parquet-go/parquet-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// fakeHub speaks the hub's protocol about one data set, gsm8k, in two files that
-// are kept at another host.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// fakeHub serves one data set, gsm8k, in two files that are on another host.
 type fakeHub struct {
 	t        *testing.T
 	hub, cdn *httptest.Server
 	files    map[string][]byte
 	mu       sync.Mutex
 	requests []string
-	// What goes wrong.
-	renamed   bool           // the repository answers with a redirection
-	wrongSize int64          // is added to the size that is told
+	// Faults.
+	renamed   bool           // the repository is redirected
+	wrongSize int64          // is added to the size in the header
 	spoil     bool           // the content is not that of the ETag
 	breakAt   map[string]int // the connection of a file breaks, once, after so many bytes
-	stallAt   map[string]int // it falls silent, as often as the value of stalls
+	stallAt   map[string]int // nothing more is sent, stalls times
 	stalls    int
 	noRange   bool
 	status    int // of the listing
@@ -66,7 +74,7 @@ func newFakeHub(t *testing.T) *fakeHub {
 		}
 		h.files[fmt.Sprintf("main/train-%05d-of-00002.parquet", part)] = parquetBytes(rows)
 	}
-	h.files["main/test-00000-of-00001.parquet"] = []byte("PAR1, but not wanted")
+	h.files["main/test-00000-of-00001.parquet"] = []byte("PAR1, but of another split")
 	h.files["README.md"] = []byte("# gsm8k")
 	h.hub = httptest.NewServer(http.HandlerFunc(h.serve))
 	h.cdn = httptest.NewServer(http.HandlerFunc(h.content))
@@ -155,13 +163,13 @@ func (h *fakeHub) content(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (h *fakeHub) client(t *testing.T) *collect.Hub {
-	return &collect.Hub{Cache: t.TempDir(), Download: true, Endpoint: h.hub.URL + "/", Token: "secret", Stall: 300 * time.Millisecond, Attempts: 3}
+func (h *fakeHub) client(t *testing.T) *hub.Client {
+	return &hub.Client{Cache: t.TempDir(), Download: true, Endpoint: h.hub.URL + "/", Token: "secret", Stall: 300 * time.Millisecond}
 }
 
-// read returns the documents of gsm8k.
-func read(h *collect.Hub) ([]collect.Document, error) {
-	s, err := h.Source(context.Background(), "gsm8k")
+// read returns the documents of a data set.
+func read(c *hub.Client, name string) ([]collect.Document, error) {
+	s, err := c.Source(context.Background(), name)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +185,7 @@ func read(h *collect.Hub) ([]collect.Document, error) {
 
 const fileA, fileB = "main/train-00000-of-00002.parquet", "main/train-00001-of-00002.parquet"
 
-func TestHubDownload(t *testing.T) {
+func TestDownload(t *testing.T) {
 	for name, set := range map[string]func(*fakeHub){
 		"plain":     func(*fakeHub) {},
 		"renamed":   func(h *fakeHub) { h.renamed = true },
@@ -189,27 +197,29 @@ func TestHubDownload(t *testing.T) {
 			h := newFakeHub(t)
 			set(h)
 			c := h.client(t)
-			docs, err := read(c)
+			docs, err := read(c, "gsm8k")
 			require.NoError(t, err)
-			require.Len(t, docs, 47, "%d documents: %+v", len(docs), docs[min(31, len(docs)-1)])
-			require.Equal(t, "train-00001-of-00002/1", docs[31].ID, "%d documents: %+v", len(docs), docs[min(31, len(docs)-1)])
-			require.True(t, strings.HasPrefix(docs[31].Text, "Question 1 of file 1:"), "%d documents: %+v", len(docs), docs[min(31, len(docs)-1)])
-			require.Equal(t, "gsm8k", docs[31].Dataset, "%d documents: %+v", len(docs), docs[min(31, len(docs)-1)])
-			assert.False(t, name == "broken" && !slices.Contains(h.requests, "GET /"+fileA+" bytes=100-"), "did not go on from where it broke: %q", h.requests)
-			// The cache is as huggingface_hub makes it, and suffices from now on.
+			require.Len(t, docs, 47)
+			assert.Equal(t, "train-00001-of-00002/1", docs[31].ID)
+			assert.Contains(t, docs[31].Text, "Question 1 of file 1:")
+			assert.Equal(t, "gsm8k", docs[31].Dataset)
+			if name == "broken" {
+				assert.Contains(t, h.requests, "GET /"+fileA+" bytes=100-", "the transfer is resumed")
+			}
+			// The cache is as huggingface_hub makes it, and from now on sufficient.
 			dir := filepath.Join(c.Cache, "datasets--openai--gsm8k")
 			assert.Equal(t, fakeCommit, string(must(os.ReadFile(filepath.Join(dir, "refs", "main")))))
 			assert.Equal(t, h.files[fileA], must(os.ReadFile(filepath.Join(dir, "snapshots", fakeCommit, fileA))))
 			h.hub.Close()
 			c.Download = false
-			docs, err = read(c)
+			docs, err = read(c, "gsm8k")
 			require.NoError(t, err)
 			assert.Len(t, docs, 47)
 		})
 	}
 }
 
-func TestHubFails(t *testing.T) {
+func TestDownloadErrors(t *testing.T) {
 	for name, c := range map[string]struct {
 		set  func(*fakeHub)
 		want string
@@ -218,8 +228,8 @@ func TestHubFails(t *testing.T) {
 		"too long":        {func(h *fakeHub) { h.wrongSize = -7 }, "the hub says"},
 		"wrong content":   {func(h *fakeHub) { h.spoil = true }, "SHA-256"},
 		"absent":          {func(h *fakeHub) { h.status = 404 }, "404"},
-		"server error":    {func(h *fakeHub) { h.status = 500 }, "500 Internal Server Error (after 3 attempts)"},
-		"always stalls":   {func(h *fakeHub) { h.stallAt[fileB] = 0; h.stalls = 99 }, "nothing came for 300ms"},
+		"server error":    {func(h *fakeHub) { h.status = 500 }, "500 Internal Server Error (after 4 attempts)"},
+		"always stalls":   {func(h *fakeHub) { h.stallAt[fileB] = 0; h.stalls = 99 }, "nothing received for 300ms"},
 		"file is missing": {func(h *fakeHub) { delete(h.files, fileA) }, "1 of 2 files"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -227,28 +237,28 @@ func TestHubFails(t *testing.T) {
 			h := newFakeHub(t)
 			c.set(h)
 			client := h.client(t)
-			_, err := read(client)
+			_, err := read(client, "gsm8k")
 			require.ErrorContains(t, err, c.want)
 			require.Contains(t, err.Error(), "gsm8k")
 			client.Download = false
-			_, err = read(client)
-			assert.Error(t, err, "the cache has it all the same")
+			_, err = read(client, "gsm8k")
+			assert.Error(t, err, "nothing is in the cache")
 		})
 	}
 }
 
-// Without leave to download nothing is asked.
-func TestHubAsksNothing(t *testing.T) {
+// Without Download nothing is requested.
+func TestNoDownload(t *testing.T) {
 	h := newFakeHub(t)
 	c := h.client(t)
 	c.Download = false
-	_, err := read(c)
-	require.Error(t, err, "error %v after %q", err, h.requests)
-	assert.LessOrEqual(t, len(h.requests), 0)
+	_, err := read(c, "gsm8k")
+	assert.ErrorContains(t, err, "not in the cache")
+	assert.Empty(t, h.requests)
 }
 
 // A context ends a download.
-func TestHubCancel(t *testing.T) {
+func TestCancel(t *testing.T) {
 	h := newFakeHub(t)
 	h.stallAt[fileA], h.stalls = 0, 99
 	c := h.client(t)
@@ -256,13 +266,12 @@ func TestHubCancel(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	_, err := c.Source(ctx, "gsm8k")
-	require.Error(t, err, "error %v", err)
-	assert.Error(t, ctx.Err(), "error %v", err)
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
-// TestHubSets reads each of the ten data sets from a cache as huggingface_hub
-// makes it: the files' names and columns are those of the hub.
-func TestHubSets(t *testing.T) {
+// TestNames reads each data set from a cache as huggingface_hub makes it: the
+// files' names and columns are those of the hub.
+func TestNames(t *testing.T) {
 	type named struct{ repo, dir, split, column, id string }
 	sets := map[string]named{
 		"imdb":                 {"stanfordnlp--imdb", "plain_text", "train", "text", ""},
@@ -276,7 +285,7 @@ func TestHubSets(t *testing.T) {
 		"gsm8k":                {"openai--gsm8k", "main", "train", "question", ""},
 		"openai_humaneval":     {"openai--openai_humaneval", "openai_humaneval", "test", "prompt", "task_id"},
 	}
-	assert.Len(t, sets, len(collect.HubSets()))
+	assert.ElementsMatch(t, slices.Collect(maps.Keys(sets)), hub.Names())
 	cache := t.TempDir()
 	for name, s := range sets {
 		columns := parquet.Group{"unused": parquet.Leaf(parquet.DoubleType)}
@@ -299,19 +308,22 @@ func TestHubSets(t *testing.T) {
 		}
 		require.NoError(t, w.Close())
 		dir := filepath.Join(cache, "datasets--"+s.repo)
-		write(t, dir, "refs/main", fakeCommit)
-		write(t, dir, "snapshots/other/x.txt", "")
-		write(t, dir, "blobs/abcd", b.String())
+		write := func(name, text string) {
+			path := filepath.Join(dir, name)
+			require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o777))
+			require.NoError(t, os.WriteFile(path, []byte(text), 0o666))
+		}
+		write("refs/main", fakeCommit)
+		write("snapshots/other/x.txt", "")
+		write("blobs/abcd", b.String())
 		file := fmt.Sprintf("%s/%s-00000-of-00001.parquet", s.dir, s.split)
-		write(t, dir, "snapshots/"+fakeCommit+"/README.md", "")
-		write(t, dir, "snapshots/"+fakeCommit+"/other-config/"+s.split+"-00000-of-00001.parquet", "no Parquet")
+		write("snapshots/"+fakeCommit+"/README.md", "")
+		write("snapshots/"+fakeCommit+"/other-config/"+s.split+"-00000-of-00001.parquet", "no Parquet")
 		link := filepath.Join(dir, "snapshots", fakeCommit, file)
 		require.NoError(t, os.MkdirAll(filepath.Dir(link), 0o777))
 		require.NoError(t, os.Symlink("../../../blobs/abcd", link))
-		source, err := (&collect.Hub{Cache: cache}).Source(context.Background(), name)
-		if !assert.NoError(t, err) {
-			continue
-		}
+		docs, err := read(&hub.Client{Cache: cache}, name)
+		require.NoError(t, err, name)
 		ids := []string{s.split + "-00000-of-00001/0", s.split + "-00000-of-00001/2"}
 		switch {
 		case name == "yahoo_answers_topics":
@@ -319,12 +331,18 @@ func TestHubSets(t *testing.T) {
 		case s.id != "":
 			ids = []string{"id0", "id2"}
 		}
-		expect(t, all(t, source), name+"|"+ids[0]+"|first", name+"|"+ids[1]+"|second")
-		// A link to nowhere is not a file.
+		require.Len(t, docs, 2, name)
+		for i, text := range []string{"first", "second"} {
+			assert.Equal(t, name, docs[i].Dataset)
+			assert.Equal(t, ids[i], docs[i].ID)
+			assert.Equal(t, text, docs[i].Text)
+		}
 		require.NoError(t, os.Remove(filepath.Join(dir, "blobs", "abcd")))
-		_, err = (&collect.Hub{Cache: cache}).Source(context.Background(), name)
-		assert.Error(t, err, "%s: a link to nowhere passes", name)
+		_, err = read(&hub.Client{Cache: cache}, name)
+		assert.ErrorContains(t, err, "not in the cache", "%s: a dangling link", name)
 	}
-	_, err := (&collect.Hub{Cache: cache}).Source(context.Background(), "mnist")
-	assert.ErrorContains(t, err, "imdb")
+	_, err := read(&hub.Client{Cache: cache}, "mnist")
+	assert.ErrorContains(t, err, `no data set "mnist"; the data sets are imdb`)
+	_, err = read(&hub.Client{}, "imdb")
+	assert.ErrorContains(t, err, "Cache is empty")
 }

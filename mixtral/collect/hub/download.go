@@ -1,4 +1,4 @@
-package collect
+package hub
 
 import (
 	"context"
@@ -22,27 +22,26 @@ import (
 	"github.com/gomlx/go-huggingface/hub"
 )
 
-// Of go-huggingface this uses the hub's header names and cache layout. The transfer is our own, since that of version 0.4.1 takes a broken
-// connection for success (downloader.go wraps a nil error), compares no sizes,
-// waits for ever on a server that falls silent, refuses files whose header tells
-// of a redirect, starts over instead of going on, asks the network about what
-// the cache has, and prints to standard output.
+// The header names and the cache layout are go-huggingface's. The transfer is our
+// own because that of version 0.4.1 takes a broken connection for success
+// (downloader.go wraps a nil error), does not compare sizes, waits forever for a
+// server that sends nothing, rejects files that the hub redirects, restarts
+// instead of resuming, requests what is in the cache, and prints to standard
+// output.
 
 const (
-	defaultEndpoint = "https://huggingface.co"
-	defaultStall    = 30 * time.Second
-	defaultAttempts = 4
-	maxListing      = 64 << 20 // bytes of a repository's description
-	maxRedirects    = 10
+	attempts     = 4        // of each request
+	maxListing   = 64 << 20 // bytes of a repository's description
+	maxRedirects = 10
 )
 
-// etagName is what can be the name of a blob.
+// etagName matches ETags that can name a blob.
 var etagName = regexp.MustCompile(`^[0-9A-Za-z_-]{8,128}$`)
 
-// sha256Name is an ETag that is the content's SHA-256, as of large files.
+// sha256Name matches ETags that are the SHA-256 of the content, as of large files.
 var sha256Name = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// statusError is an answer other than success.
+// statusError is a response other than success.
 type statusError struct {
 	url  string
 	code int
@@ -52,15 +51,15 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("%s: %d %s", e.url, e.code, http.StatusText(e.code))
 }
 
-// download gets the files of a data set into the cache.
-func (h *Hub) download(ctx context.Context, s *hubSet) ([]string, error) {
+// download downloads the files of a data set to the cache.
+func (c *Client) download(ctx context.Context, s *dataset) ([]string, error) {
 	var errs []error
 	for _, repo := range s.repos {
 		for _, revision := range []string{"main", "refs/convert/parquet"} {
-			info, err := h.describe(ctx, repo, revision)
+			info, err := c.describe(ctx, repo, revision)
 			var status *statusError
 			if errors.As(err, &status) && (status.code == http.StatusNotFound || status.code == http.StatusUnauthorized) {
-				errs = append(errs, err) // the hub says 401 of what does not exist
+				errs = append(errs, err) // the hub answers 401 for what does not exist
 				continue
 			}
 			if err != nil {
@@ -74,14 +73,14 @@ func (h *Hub) download(ctx context.Context, s *hubSet) ([]string, error) {
 				errs = append(errs, fmt.Errorf("%s, %s: %w", repo, revision, err))
 				continue
 			}
-			return h.files(ctx, repo, revision, info, names)
+			return c.files(ctx, repo, revision, info, names)
 		}
 	}
 	return nil, errors.Join(errs...)
 }
 
-// repository is what the hub says of one. hub.RepoInfo has more, in which it does
-// not expect what the cards of data sets hold (a license that is a list).
+// repository is a part of the hub's description of one. hub.RepoInfo cannot be
+// used: it fails on cards of data sets whose license is a list.
 type repository struct {
 	Commit   string `json:"sha"`
 	Siblings []struct {
@@ -89,12 +88,12 @@ type repository struct {
 	} `json:"siblings"`
 }
 
-// describe asks for the list of a repository's files and its commit.
-func (h *Hub) describe(ctx context.Context, repo, revision string) (*repository, error) {
-	address := fmt.Sprintf("%s/api/%s/%s/revision/%s?blobs=true", h.endpoint(), hub.RepoTypeDataset, repo, url.PathEscape(revision))
+// describe requests the list of a repository's files and its commit.
+func (c *Client) describe(ctx context.Context, repo, revision string) (*repository, error) {
+	address := fmt.Sprintf("%s/api/%s/%s/revision/%s?blobs=true", c.endpoint(), hub.RepoTypeDataset, repo, url.PathEscape(revision))
 	var info *repository
-	err := h.try(ctx, func(ctx context.Context, alive func()) error {
-		resp, err := h.request(ctx, http.MethodGet, address, 0)
+	err := c.try(ctx, func(ctx context.Context, alive func()) error {
+		resp, err := c.request(ctx, http.MethodGet, address, 0)
 		if err != nil {
 			return err
 		}
@@ -108,16 +107,16 @@ func (h *Hub) describe(ctx context.Context, repo, revision string) (*repository,
 			return &permanent{fmt.Errorf("%s: %w", address, err)}
 		}
 		if !commitName.MatchString(info.Commit) {
-			return &permanent{fmt.Errorf("%s: the commit is called %q", address, info.Commit)}
+			return &permanent{fmt.Errorf("%s: invalid commit %q", address, info.Commit)}
 		}
 		return nil
 	})
 	return info, err
 }
 
-// files gets the named files and returns their paths in the cache.
-func (h *Hub) files(ctx context.Context, repo, revision string, info *repository, names []string) ([]string, error) {
-	dir := h.folderOf(repo)
+// files downloads the named files and returns their paths in the cache.
+func (c *Client) files(ctx context.Context, repo, revision string, info *repository, names []string) ([]string, error) {
+	dir := c.folderOf(repo)
 	snapshot := filepath.Join(dir, "snapshots", info.Commit)
 	var paths []string
 	for _, name := range names {
@@ -126,8 +125,8 @@ func (h *Hub) files(ctx context.Context, repo, revision string, info *repository
 		if fileExists(p) {
 			continue
 		}
-		address := fmt.Sprintf("%s/%s/%s/resolve/%s/%s", h.endpoint(), hub.RepoTypeDataset, repo, info.Commit, escape(name))
-		blob, err := h.blob(ctx, dir, name, address)
+		address := fmt.Sprintf("%s/%s/%s/resolve/%s/%s", c.endpoint(), hub.RepoTypeDataset, repo, info.Commit, escape(name))
+		blob, err := c.blob(ctx, dir, name, address)
 		if err != nil {
 			return nil, err
 		}
@@ -142,7 +141,7 @@ func (h *Hub) files(ctx context.Context, repo, revision string, info *repository
 	return paths, os.WriteFile(ref, []byte(info.Commit), 0o666)
 }
 
-// escape quotes a file's name for an address, its slashes excepted.
+// escape quotes a file's name for an address, except its slashes.
 func escape(name string) string {
 	parts := strings.Split(name, "/")
 	for i := range parts {
@@ -151,7 +150,7 @@ func escape(name string) string {
 	return strings.Join(parts, "/")
 }
 
-// link makes p stand for a blob.
+// link makes p a link to a blob.
 func link(p, blob string) error {
 	if err := os.MkdirAll(filepath.Dir(p), 0o777); err != nil {
 		return err
@@ -166,12 +165,12 @@ func link(p, blob string) error {
 	if os.Symlink(target, p) == nil {
 		return nil
 	}
-	return os.Link(blob, p) // where links by name need rights
+	return os.Link(blob, p) // where symbolic links require privileges
 }
 
-// blob gets one file's content into the cache's blobs and returns its path.
-func (h *Hub) blob(ctx context.Context, dir, name, address string) (string, error) {
-	etag, size, err := h.head(ctx, address)
+// blob downloads the content of a file to the cache and returns its path.
+func (c *Client) blob(ctx context.Context, dir, name, address string) (string, error) {
+	etag, size, err := c.head(ctx, address)
 	if err != nil {
 		return "", err
 	}
@@ -182,7 +181,7 @@ func (h *Hub) blob(ctx context.Context, dir, name, address string) (string, erro
 	if err := os.MkdirAll(filepath.Dir(blob), 0o777); err != nil {
 		return "", err
 	}
-	lock := flock.New(filepath.Join(h.Cache, ".locks", filepath.Base(dir), etag+".lock"))
+	lock := flock.New(filepath.Join(c.Cache, ".locks", filepath.Base(dir), etag+".lock"))
 	if err := os.MkdirAll(filepath.Dir(lock.Path()), 0o777); err != nil {
 		return "", err
 	}
@@ -194,8 +193,8 @@ func (h *Hub) blob(ctx context.Context, dir, name, address string) (string, erro
 		return blob, nil
 	}
 	part := blob + ".incomplete"
-	err = h.try(ctx, func(ctx context.Context, alive func()) error {
-		return h.transfer(ctx, name, address, part, size, alive)
+	err = c.try(ctx, func(ctx context.Context, alive func()) error {
+		return c.transfer(ctx, name, address, part, size, alive)
 	})
 	if err != nil {
 		return "", err
@@ -207,11 +206,11 @@ func (h *Hub) blob(ctx context.Context, dir, name, address string) (string, erro
 	return blob, os.Rename(part, blob)
 }
 
-// head asks for a file's ETag and size, of the hub itself, which knows them for
-// files that it keeps elsewhere.
-func (h *Hub) head(ctx context.Context, address string) (etag string, size int64, err error) {
-	err = h.try(ctx, func(ctx context.Context, _ func()) error {
-		resp, err := h.request(ctx, http.MethodHead, address, 0)
+// head requests a file's ETag and size from the hub itself, which knows them for
+// files stored on other hosts too.
+func (c *Client) head(ctx context.Context, address string) (etag string, size int64, err error) {
+	err = c.try(ctx, func(ctx context.Context, _ func()) error {
+		resp, err := c.request(ctx, http.MethodHead, address, 0)
 		if err != nil {
 			return err
 		}
@@ -222,12 +221,12 @@ func (h *Hub) head(ctx context.Context, address string) (etag string, size int64
 		}
 		etag = strings.Trim(strings.TrimPrefix(etag, "W/"), `"`)
 		if !etagName.MatchString(etag) {
-			return &permanent{fmt.Errorf("%s: the ETag is %q", address, etag)}
+			return &permanent{fmt.Errorf("%s: invalid ETag %q", address, etag)}
 		}
 		size = resp.ContentLength
 		if text := resp.Header.Get(hub.HeaderXLinkedSize); text != "" {
 			if size, err = strconv.ParseInt(text, 10, 64); err != nil || size < 0 {
-				return &permanent{fmt.Errorf("%s: the size is %q", address, text)}
+				return &permanent{fmt.Errorf("%s: invalid size %q", address, text)}
 			}
 		} else if resp.StatusCode != http.StatusOK {
 			size = -1 // the length is that of the redirection
@@ -237,8 +236,8 @@ func (h *Hub) head(ctx context.Context, address string) (etag string, size int64
 	return etag, size, err
 }
 
-// transfer appends to part what it lacks.
-func (h *Hub) transfer(ctx context.Context, name, address, part string, size int64, alive func()) error {
+// transfer appends what is missing to part.
+func (c *Client) transfer(ctx context.Context, name, address, part string, size int64, alive func()) error {
 	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE, 0o666)
 	if err != nil {
 		return &permanent{err}
@@ -254,7 +253,7 @@ func (h *Hub) transfer(ctx context.Context, name, address, part string, size int
 	if size >= 0 && done > size {
 		done = 0
 	}
-	resp, err := h.request(ctx, http.MethodGet, address, done)
+	resp, err := c.request(ctx, http.MethodGet, address, done)
 	if err != nil {
 		var status *statusError
 		if errors.As(err, &status) && status.code == http.StatusRequestedRangeNotSatisfiable {
@@ -266,10 +265,10 @@ func (h *Hub) transfer(ctx context.Context, name, address, part string, size int
 	if resp.StatusCode != http.StatusPartialContent ||
 		!strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", done)) {
 		if resp.StatusCode == http.StatusPartialContent && done > 0 {
-			err := fmt.Errorf("%s: the server sent %q for bytes from %d", address, resp.Header.Get("Content-Range"), done)
+			err := fmt.Errorf("%s: got Content-Range %q, want bytes from %d", address, resp.Header.Get("Content-Range"), done)
 			return errors.Join(err, f.Truncate(0))
 		}
-		done = 0 // all of it comes
+		done = 0 // the response is the whole file
 	}
 	if err := f.Truncate(done); err != nil {
 		return &permanent{err}
@@ -281,14 +280,14 @@ func (h *Hub) transfer(ctx context.Context, name, address, part string, size int
 	if size >= 0 {
 		body = io.LimitReader(body, size-done+1)
 	}
-	if err := h.copy(f, body, name, done, size); err != nil {
+	if err := c.copy(f, body, name, done, size); err != nil {
 		return err
 	}
 	return f.Sync()
 }
 
-// copy writes body to f and tells how far it is.
-func (h *Hub) copy(f *os.File, body io.Reader, name string, done, size int64) error {
+// copy writes body to f and reports progress.
+func (c *Client) copy(f *os.File, body io.Reader, name string, done, size int64) error {
 	buf := make([]byte, 1<<17)
 	for {
 		n, err := body.Read(buf)
@@ -297,8 +296,8 @@ func (h *Hub) copy(f *os.File, body io.Reader, name string, done, size int64) er
 				return &permanent{err}
 			}
 			done += int64(n)
-			if h.Progress != nil {
-				h.Progress(name, done, max(size, 0))
+			if c.Progress != nil {
+				c.Progress(name, done, max(size, 0))
 			}
 		}
 		if err == io.EOF {
@@ -323,9 +322,9 @@ func verify(path, etag string, size int64) error {
 	case err != nil:
 		return err
 	case size >= 0 && n != size:
-		return fmt.Errorf("%d bytes came, the hub says %d", n, size)
+		return fmt.Errorf("got %d bytes, the hub says %d", n, size)
 	case sha256Name.MatchString(etag) && hex.EncodeToString(sum.Sum(nil)) != etag:
-		return fmt.Errorf("the SHA-256 of what came is not the one that the hub says, %s", etag)
+		return fmt.Errorf("the content's SHA-256 is not the hub's, %s", etag)
 	}
 	return nil
 }
