@@ -3,32 +3,39 @@ package mixtral
 import (
 	"encoding/json"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
-
-	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 )
 
 // transformers reads the same configurations to the same values.
 func TestConfigAsTransformers(t *testing.T) {
 	text, err := os.ReadFile("testdata/config_golden.json")
-	require.NoError(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var cases []struct {
 		Config json.RawMessage
 		Want   Config
 	}
-	require.NoError(t, json.Unmarshal(text, &cases))
-	require.GreaterOrEqual(t, len(cases), 25)
+	if err := json.Unmarshal(text, &cases); err != nil {
+		t.Fatal(err)
+	}
+	if len(cases) < 25 {
+		t.Fatalf("%d cases", len(cases))
+	}
 	for _, c := range cases {
 		got, err := parseConfig(c.Config)
-		if !assert.NoError(t, err, "%s", c.Config) {
+		if err != nil {
+			t.Errorf("%s: %v", c.Config, err)
 			continue
 		}
 		if len(got.EOS) == 0 {
 			got.EOS = []int{}
 		}
-		assert.Equal(t, c.Want, got, "%s", c.Config)
+		if !reflect.DeepEqual(got, c.Want) {
+			t.Errorf("%s:\n got %+v\nwant %+v", c.Config, got, c.Want)
+		}
 	}
 }
 
@@ -46,8 +53,9 @@ func TestConfigOther(t *testing.T) {
 		`"Hidden_Size": 7`: func(c Config) bool { return c.HiddenSize == 4096 },
 	} {
 		c, err := parseConfig([]byte(`{"model_type": "mixtral", ` + fields + `}`))
-		require.NoError(t, err, fields)
-		assert.True(t, want(c), "%s: %+v", fields, c)
+		if err != nil || !want(c) {
+			t.Errorf("%s: %+v, %v", fields, c, err)
+		}
 	}
 }
 
@@ -116,16 +124,19 @@ func TestConfigErrors(t *testing.T) {
 			text = `"model_type": "mixtral", ` + text
 		}
 		_, err := parseConfig([]byte("{" + text))
-		require.Error(t, err, text)
-		assert.True(t, strings.HasPrefix(err.Error(), "config.json: "+c.want), "%s:\n got %v\nwant config.json: %s", c.fields, err, c.want)
+		if err == nil || !strings.HasPrefix(err.Error(), "config.json: "+c.want) {
+			t.Errorf("%s:\n got %v\nwant config.json: %s", c.fields, err, c.want)
+			continue
+		}
 	}
 	for _, text := range []string{``, `{`, `[]`, `null`, `{"model_type": "mixtral"} x`, `{"model_type": "mixtral",}`} {
-		_, err := parseConfig([]byte(text))
-		require.Error(t, err, text)
-		assert.True(t, strings.HasPrefix(err.Error(), "config.json: bad JSON: "), "%q: %v", text, err)
+		if _, err := parseConfig([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), "config.json: bad JSON: ") {
+			t.Errorf("%q: %v", text, err)
+		}
 	}
-	_, err := parseConfig([]byte(`{}`))
-	assert.ErrorContains(t, err, "config.json: model_type: is missing")
+	if _, err := parseConfig([]byte(`{}`)); err == nil || !strings.Contains(err.Error(), "config.json: model_type: is missing") {
+		t.Errorf("no model_type: %v", err)
+	}
 }
 
 func FuzzParseConfig(f *testing.F) {
@@ -135,9 +146,13 @@ func FuzzParseConfig(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := parseConfig(text)
 		if err != nil {
-			require.True(t, strings.HasPrefix(err.Error(), "config.json: "), "error does not name the file: %v", err)
+			if !strings.HasPrefix(err.Error(), "config.json: ") {
+				t.Fatalf("error does not name the file: %v", err)
+			}
 			return
 		}
-		require.NoError(t, c.Validate(), "%+v is accepted", c)
+		if err := c.Validate(); err != nil {
+			t.Fatalf("%+v is accepted: %v", c, err)
+		}
 	})
 }

@@ -15,7 +15,7 @@ import (
 const latencyTime = 300 * time.Millisecond
 
 // MeasureCosts returns known with what can be measured here filled in: each
-// predictor's [Parameters], and its [Latency] on the longest of the first eight
+// predictor's parameters, and the time of a decision on the longest of the first eight
 // documents of d, mean over those of horizons that it supports.
 func MeasureCosts(ctx context.Context, d Data, horizons []Horizon, known map[string]Cost, ps ...Predictor) (map[string]Cost, error) {
 	var doc *trace.Document
@@ -44,8 +44,8 @@ func MeasureCosts(ctx context.Context, d Data, horizons []Horizon, known map[str
 			continue // it knows the answer, and takes no time to find it
 		}
 		c := costs[p.Name()]
-		c.Parameters = Parameters(p)
-		t, err := Latency(ctx, p, d.Header, doc, horizons, latencyTime)
+		c.Parameters = parameters(p)
+		t, err := latency(ctx, p, d.Header, doc, horizons, latencyTime)
 		if err != nil {
 			return nil, err
 		}
@@ -55,16 +55,16 @@ func MeasureCosts(ctx context.Context, d Data, horizons []Horizon, known map[str
 	return costs, nil
 }
 
-// Parameters counts the numbers that p learned, counted or trained, and those
+// parameters counts the numbers that p learned, counted or trained, and those
 // of the predictors that it asks: an ensemble's members, a network's
 // statistics. Calibration curves are left out, and the model's own routers,
 // which gate reuse reads. A predictor that cannot be saved has 0.
-func Parameters(p Predictor) int64 {
+func parameters(p Predictor) int64 {
 	p = Base(p)
 	n := int64(0)
 	if q, ok := p.(interface{ Needs() []Predictor }); ok {
 		for _, m := range q.Needs() {
-			n += Parameters(m)
+			n += parameters(m)
 		}
 	}
 	if e, ok := p.(*Ensemble); ok {
@@ -94,7 +94,7 @@ func Parameters(p Predictor) int64 {
 // errEnough ends a measurement.
 var errEnough = errors.New("measured for long enough")
 
-// Latency measures the time of one decision on one core: p follows doc in a
+// latency measures the time of one decision on one core: p follows doc in a
 // [Session], as in decoding, and is asked about each (token, layer) by itself as
 // soon as a horizon allows, layer after layer, so that no layer's weights are
 // in the nearest cache when they are needed. Only [Session.PredictScores] is
@@ -104,13 +104,13 @@ var errEnough = errors.New("measured for long enough")
 // programs' use of the machine disturbs a median little. The time spent asking
 // is about atMost, or all of doc if that is less. It is 0 for a predictor that
 // supports none of horizons.
-func Latency(ctx context.Context, p Predictor, h trace.Header, doc *trace.Document, horizons []Horizon, atMost time.Duration) (time.Duration, error) {
-	horizons = slices.DeleteFunc(slices.Clone(horizons), func(h Horizon) bool { return !p.Supports(h) })
-	if len(horizons) == 0 {
-		return 0, nil
-	}
-	if _, err := NewViews(h, doc); err != nil { // a document that does not fit the header
+func latency(ctx context.Context, p Predictor, h trace.Header, doc *trace.Document, horizons []Horizon, atMost time.Duration) (time.Duration, error) {
+	ds, err := decisions(p, ShapeOf(h.Model), horizons)
+	if err != nil || len(ds) == 0 {
 		return 0, err
+	}
+	if err := doc.Validate(&h); err != nil {
+		return 0, fmt.Errorf("speculate: %w", err)
 	}
 	ses, err := NewSession(p, h)
 	if err != nil {
@@ -127,10 +127,7 @@ func Latency(ctx context.Context, p Predictor, h trace.Header, doc *trace.Docume
 		}
 		spent, sum, asked = spent+sum, 0, 0
 	}
-	err = replay(ses, h, doc, horizons, func(t, l int, hz Horizon) error {
-		if l < hz.FirstLayer() {
-			return nil
-		}
+	err = replay(ses, h, doc, ds, func(t, i int) error {
 		if t != token {
 			finish()
 			token = t
@@ -142,7 +139,7 @@ func Latency(ctx context.Context, p Predictor, h trace.Header, doc *trace.Docume
 			}
 		}
 		began := time.Now()
-		if err := ses.PredictScores(l, hz, scores); err != nil {
+		if err := ses.PredictScores(ds[i].layer, ds[i].hor, scores); err != nil {
 			return err
 		}
 		sum += time.Since(began)
@@ -153,9 +150,6 @@ func Latency(ctx context.Context, p Predictor, h trace.Header, doc *trace.Docume
 		return 0, fmt.Errorf("speculate: latency of %s: %w", p.Name(), err)
 	}
 	finish()
-	if len(means) == 0 {
-		return 0, fmt.Errorf("speculate: latency of %s: document %s/%s has no tokens", p.Name(), doc.Dataset, doc.ID)
-	}
 	slices.Sort(means)
 	return max(means[len(means)/2], 0), nil
 }

@@ -3,12 +3,13 @@ package speculate
 import (
 	"bytes"
 	"context"
-	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // sleeper takes a known time, and counts what it is asked.
@@ -31,85 +32,66 @@ func (s *sleeper) Predict(views []View, out []float32) error {
 }
 
 func TestLatency(t *testing.T) {
-	h, doc, ctx := testHeader(), testDocs(1, 40, 9)[0], context.Background()
+	h, doc, ctx := testHeader(), testDoc(40, 9), t.Context()
 	hs := []Horizon{{Layers: 1}, {Layers: 2}, {KnownID: true}}
 	for _, hz := range hs {
 		p := &sleeper{takes: 50 * time.Microsecond, asked: map[[2]int]int{}, h: hz}
-		d, err := Latency(ctx, p, h, doc, hs, time.Hour)
-		if err != nil || d < 50*time.Microsecond || d > 500*time.Microsecond {
-			t.Errorf("%v: a decision of 50 us measured as %v, %v", hz, d, err)
-		}
+		d, err := latency(ctx, p, h, doc, hs, time.Hour)
+		require.NoError(t, err, "%v", hz)
+		assert.GreaterOrEqual(t, d, 50*time.Microsecond, "%v", hz)
+		assert.LessOrEqual(t, d, 500*time.Microsecond, "%v", hz)
 		for x, n := range p.asked {
-			if n != 1 || x[1] < hz.FirstLayer() {
-				t.Errorf("%v: token %d, layer %d was asked %d times", hz, x[0], x[1], n)
-			}
+			assert.Equal(t, 1, n, "%v: token %d, layer %d", hz, x[0], x[1])
+			assert.GreaterOrEqual(t, x[1], hz.FirstLayer(), "%v: token %d, layer %d", hz, x[0], x[1])
 		}
-		if want := len(doc.Tokens) * (tL - hz.FirstLayer()); len(p.asked) != want {
-			t.Errorf("%v: %d (token, layer) asked, want %d", hz, len(p.asked), want)
-		}
+		assert.Len(t, p.asked, len(doc.Tokens)*(tL-hz.FirstLayer()), "%v", hz)
 	}
 	slow := &sleeper{takes: time.Millisecond, asked: map[[2]int]int{}, h: hs[0]}
-	if _, err := Latency(ctx, slow, h, doc, hs, 6*time.Millisecond); err != nil || len(slow.asked) > 4*(tL-1) {
-		t.Errorf("asked %d times of 1 ms in 6 ms, %v", len(slow.asked), err)
-	}
-	if d, err := Latency(ctx, slow, h, doc, hs[1:], time.Second); d != 0 || err != nil {
-		t.Errorf("no horizon supported: %v, %v", d, err)
-	}
+	_, err := latency(ctx, slow, h, doc, hs, 6*time.Millisecond)
+	require.NoError(t, err)
+	assert.LessOrEqual(t, len(slow.asked), 4*(tL-1))
+	d, err := latency(ctx, slow, h, doc, hs[1:], time.Second)
+	assert.EqualValues(t, 0, d)
+	assert.NoError(t, err)
 	stopped, stop := context.WithCancel(ctx)
 	stop()
-	if _, err := Latency(stopped, slow, h, doc, hs, time.Second); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
-	}
-	if _, err := Latency(ctx, slow, h, &trace.Document{Dataset: "a", ID: "none"}, hs, time.Second); err == nil || !strings.Contains(err.Error(), "a/none") {
-		t.Errorf("a document without tokens: %v", err)
-	}
+	_, err = latency(stopped, slow, h, doc, hs, time.Second)
+	assert.ErrorIs(t, err, context.Canceled)
+	_, err = latency(ctx, slow, h, &trace.Document{Dataset: "a", ID: "none"}, hs, time.Second)
+	assert.ErrorContains(t, err, "none")
 }
 
 func TestMeasureCosts(t *testing.T) {
-	ps, _, test := fitted(t)
+	ps, test := fitted(t), testData(30, 50, 3)
 	o := EvaluateOptions{Horizons: testHorizons, Resamples: 100}
-	r, err := Evaluate(context.Background(), test, o, ps...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Costs, err = MeasureCosts(context.Background(), test, testHorizons, map[string]Cost{"ensemble": {TrainSeconds: 12}}, ps...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r, err := Evaluate(t.Context(), test, o, ps...)
+	require.NoError(t, err)
+	r.Costs, err = MeasureCosts(t.Context(), test, testHorizons, map[string]Cost{"ensemble": {TrainSeconds: 12}}, ps...)
+	require.NoError(t, err)
 	members := int64(0)
 	for _, p := range ps {
 		c := r.Costs[p.Name()]
 		switch p.Name() {
 		case "oracle":
-			if c != (Cost{}) {
-				t.Errorf("the oracle costs %+v", c)
-			}
+			assert.Equal(t, (Cost{}), c)
 			continue
 		case "frequency":
-			if c.Parameters != tL*tE {
-				t.Errorf("frequency: %d parameters, want one for each of %d layers and %d experts", c.Parameters, tL, tE)
-			}
+			assert.Equal(t, int64(tL*tE), c.Parameters)
 		case "gate reuse":
-			if c.Parameters != 0 {
-				t.Errorf("gate reuse: %d parameters, though all are the model's", c.Parameters)
-			}
+			assert.Equal(t, int64(0), c.Parameters)
 		case "ensemble":
-			if c.Parameters <= members || c.TrainSeconds != 12 {
-				t.Errorf("ensemble: %+v, want the %d parameters of its members, and weights", c, members)
-			}
+			assert.Greater(t, c.Parameters, members)
+			assert.Equal(t, float64(12), c.TrainSeconds)
 		}
 		members += c.Parameters
-		if c.Microseconds <= 0 || c.Microseconds > 1e4 {
-			t.Errorf("%s: a decision takes %g us", p.Name(), c.Microseconds)
-		}
+		assert.Greater(t, c.Microseconds, float64(0), p.Name())
+		assert.LessOrEqual(t, c.Microseconds, 1e4, p.Name())
 	}
 	for by, want := range map[string]string{"all": "decision (us)", "layer": "layer", "dataset": "documents", "phase": "prefill"} {
 		var b bytes.Buffer
-		if err := r.WriteMeasures(&b, by); err != nil || !strings.Contains(b.String(), want) || strings.Count(b.String(), "\n") < len(ps) {
-			t.Errorf("by %s: %v\n%s", by, err, &b)
-		}
+		require.NoError(t, r.WriteMeasures(&b, by), "by %s", by)
+		assert.Contains(t, b.String(), want, "by %s", by)
+		assert.GreaterOrEqual(t, strings.Count(b.String(), "\n"), len(ps), "by %s", by)
 	}
-	if err := r.WriteMeasures(&bytes.Buffer{}, "token"); err == nil {
-		t.Error(`rows by "token" were written`)
-	}
+	assert.Error(t, r.WriteMeasures(&bytes.Buffer{}, "token"))
 }

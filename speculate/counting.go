@@ -15,9 +15,6 @@ type Frequency struct {
 	prior [][]float32 // [L][E]
 }
 
-// NewFrequency returns a Frequency, to be fitted.
-func NewFrequency() *Frequency { return &Frequency{} }
-
 // Name is "frequency".
 func (f *Frequency) Name() string { return "frequency" }
 
@@ -101,9 +98,6 @@ type PreviousToken struct {
 	times, hit [][]float64
 }
 
-// NewPreviousToken returns a PreviousToken, to be fitted.
-func NewPreviousToken() *PreviousToken { return &PreviousToken{} }
-
 // Name is "previous token".
 func (p *PreviousToken) Name() string { return "previous token" }
 
@@ -170,9 +164,6 @@ type TokenID struct {
 	Frequency
 	seen map[int32][]uint32 // L*E counts and, last, the number of tokens
 }
-
-// NewTokenID returns a TokenID, to be fitted.
-func NewTokenID() *TokenID { return &TokenID{} }
 
 // Name is "token id".
 func (p *TokenID) Name() string { return "token id" }

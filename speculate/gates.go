@@ -173,7 +173,10 @@ func (Oracle) Predict([]View, []float32) error {
 // Baselines returns the unfitted predictors that learn by counting, the gate
 // reuse where gates are given, and the oracle, in the order of reports.
 func Baselines(s Shape, g *Gates) ([]Predictor, error) {
-	ps := []Predictor{NewFrequency(), NewPreviousToken(), NewTransition(), NewPath(), NewTokenID()}
+	var ps []Predictor
+	for _, p := range newCounters() {
+		ps = append(ps, p)
+	}
 	if g != nil {
 		r, err := NewGateReuse(g, s)
 		if err != nil {

@@ -1,10 +1,13 @@
 package speculate
 
 import (
-	"fmt"
-	"math/rand/v2"
+	"context"
+	"sync"
+	"testing"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/tracetest"
+	"github.com/stretchr/testify/require"
 )
 
 // Every axis has a length of its own.
@@ -12,63 +15,56 @@ const (
 	tL, tE, tK, tD, tV = 5, 7, 3, 11, 23
 )
 
-func testHeader() trace.Header {
-	h := trace.Header{Model: trace.Model{Name: "test", Layers: tL, Experts: tE, TopK: tK, Hidden: tD, Vocabulary: tV}}
+var testHorizons = append(LayersAhead(1, 2), Horizon{}, Horizon{KnownID: true})
+
+// testRouter is a model whose router input drifts from layer to layer and starts
+// from the token's id.
+var testRouter, testGates = func() (*tracetest.Router, *Gates) {
+	h := trace.Header{Model: trace.Model{Name: "test", Layers: tL, Experts: tE, TopK: tK, Hidden: tD, Vocabulary: tV,
+		Stacks: []trace.Stack{{Name: "decoder", Layers: tL}}}}
 	for l := range tL {
 		h.LogitLayers = append(h.LogitLayers, l)
 		h.InputLayers = append(h.InputLayers, l)
 	}
-	return h
+	rule, gates := tracetest.Linear(h.Model, 3)
+	return &tracetest.Router{Header: h, Rule: rule}, &Gates{Layers: tL, Experts: tE, Hidden: tD, Weights: gates}
+}()
+
+func testHeader() trace.Header { return testRouter.Header }
+
+// testData returns n documents.
+func testData(n, tokens int, seed uint64) Data {
+	return Slice(testHeader(), testRouter.Documents(n, tokens, seed))
 }
 
-func testGates() *Gates {
-	rng := rand.New(rand.NewPCG(3, 4))
-	g := &Gates{Layers: tL, Experts: tE, Hidden: tD, Weights: make([]float32, tL*tE*tD), Bias: make([]float32, tL*tE)}
-	for i := range g.Weights {
-		g.Weights[i] = float32(rng.NormFloat64())
-	}
-	for i := range g.Bias {
-		g.Bias[i] = float32(rng.NormFloat64()) / 4
-	}
-	return g
+func testDoc(tokens int, seed uint64) *trace.Document {
+	return testRouter.Documents(1, tokens, seed)[0]
 }
 
-// testDocs makes documents whose router input drifts from layer to layer and
-// starts from the token's id, and whose routing is what testGates say.
-func testDocs(n, tokens int, seed uint64) []*trace.Document {
-	rng := rand.New(rand.NewPCG(seed, 1))
-	emb := rand.New(rand.NewPCG(77, 1))
-	table := make([]float32, tV*tD)
-	for i := range table {
-		table[i] = float32(emb.NormFloat64())
-	}
-	g := testGates()
-	var docs []*trace.Document
-	for i := range n {
-		t := tokens + i%4
-		d := &trace.Document{Dataset: []string{"a", "b"}[i%2], ID: fmt.Sprint(i), Tokens: make([]int32, t),
-			Experts: make([]int32, t*tL*tK), Weights: make([]float32, t*tL*tK), RouterLogits: make([]float32, t*tL*tE), RouterInput: make([]float32, t*tL*tD)}
-		x, order := make([]float32, tD), make([]int32, tE)
-		for p := range t {
-			d.Tokens[p] = int32(rng.IntN(tV))
-			copy(x, table[int(d.Tokens[p])*tD:])
-			for l := range tL {
-				for j := range x {
-					x[j] += .35 * float32(rng.NormFloat64())
-				}
-				at := p*tL + l
-				copy(d.RouterInput[at*tD:], x)
-				z := d.RouterLogits[at*tE : (at+1)*tE]
-				g.Logits(l, x, z)
-				rank(z, order)
-				for k := range tK {
-					d.Experts[at*tK+k], d.Weights[at*tK+k] = order[k], 1/float32(tK)
-				}
-			}
-		}
-		docs = append(docs, d)
-	}
-	return docs
+// fitted returns all predictors, fitted once for all tests, the ensemble last.
+func fitted(t *testing.T) []Predictor {
+	t.Helper()
+	ps, err := fitOnce()
+	require.NoError(t, err)
+	return append([]Predictor{}, ps...)
 }
 
-var testHorizons = append(LayersAhead(1, 2), Horizon{}, Horizon{KnownID: true})
+var fitOnce = sync.OnceValues(func() ([]Predictor, error) {
+	ctx, o := context.Background(), EvaluateOptions{Horizons: testHorizons}
+	train, valid := testData(40, 60, 1), testData(24, 50, 2)
+	ps, err := Baselines(ShapeOf(train.Header.Model), testGates)
+	if err != nil {
+		return nil, err
+	}
+	if err := Fit(ctx, train, FitOptions{Horizons: testHorizons}, ps...); err != nil {
+		return nil, err
+	}
+	if ps, err = Calibrate(ctx, valid, o, ps...); err != nil {
+		return nil, err
+	}
+	en, err := FitEnsemble(ctx, "ensemble", valid, o, ps[:len(ps)-1]...)
+	if err != nil {
+		return nil, err
+	}
+	return append(ps, en.Calibrated()), nil
+})

@@ -120,7 +120,7 @@ type Metrics struct {
 	ECE float64 `json:"ece"`
 	// Bits is the cross-entropy of the first choice under the confidences scaled
 	// to a sum of 1, in bits; each is at most 20. TopBound is the top-1 accuracy
-	// that it allows by Fano's inequality: see [FanoAccuracy].
+	// that it allows by Fano's inequality.
 	Bits     float64 `json:"bits"`
 	TopBound float64 `json:"top1_bound"`
 }
@@ -142,6 +142,6 @@ func (a *tally) metrics(experts int) Metrics {
 	}
 	m.ECE = gap / all
 	m.Bits = a.sum[sumBits] / a.n
-	m.TopBound = FanoAccuracy(m.Bits, experts)
+	m.TopBound = fanoAccuracy(m.Bits, experts)
 	return m
 }

@@ -34,9 +34,9 @@ type Row struct {
 
 // Cost is what a predictor takes.
 type Cost struct {
-	Parameters   int64   `json:"parameters,omitempty"`    // see [Parameters]
+	Parameters   int64   `json:"parameters,omitempty"`    // numbers that it learned
 	TrainSeconds float64 `json:"train_seconds,omitempty"` // wall time of its training; 0: it counts, in one reading of the trace
-	Microseconds float64 `json:"microseconds,omitempty"`  // a decision at one (token, layer), one core; see [Latency]
+	Microseconds float64 `json:"microseconds,omitempty"`  // a decision at one (token, layer), one core
 }
 
 // Results are the figures of an evaluation: rows for all predictors, horizons,

@@ -14,10 +14,10 @@ import (
 	"github.com/expertspec/expertspec/trace/safetensors"
 )
 
-// Saved is a predictor's stored form: JSON for what it is, arrays for what it
+// Saved is the stored form of a predictor: JSON of what it is, arrays of what it
 // learned.
 type Saved struct {
-	Kind    string               `json:"kind"`
+	Kind    string               `json:"kind"` // selects the [Loader]
 	Name    string               `json:"name"`
 	Config  json.RawMessage      `json:"config"`
 	Tensors []safetensors.Tensor `json:"-"`
@@ -26,73 +26,101 @@ type Saved struct {
 // Saver is a predictor that can be stored.
 type Saver interface {
 	Predictor
+	// Save returns the stored form. It changes with the predictor.
 	Save() (*Saved, error)
 }
 
-// Loader makes a predictor of its stored form. tensors are those of the file;
-// needs gives the predictors that it refers to by name, which were stored
-// before it.
+// Loader makes a predictor from its stored form and the tensors of its file.
+// needs returns a predictor that it refers to, by name; it was stored before it.
 type Loader func(s *Saved, tensors *safetensors.Reader, needs func(name string) (Predictor, error)) (Predictor, error)
+
+// dependent is a predictor that refers to others, which are stored before it.
+type dependent interface{ Needs() []Predictor }
+
+// Set is what a folder of saved predictors holds.
+type Set struct {
+	Predictors []Predictor
+	Costs      map[string]Cost // by name; nil: unknown
+	Provenance *Provenance     // nil: unknown
+}
 
 const (
 	metadataKey = "expertspec.predictor"
 	setFile     = "predictors.json"
 )
 
-// set is the file that lists a folder's predictors, in order.
-type set struct {
+// manifest is the JSON of setFile.
+type manifest struct {
 	Version    int             `json:"version"`
 	Predictors []string        `json:"predictors"` // files
 	Costs      map[string]Cost `json:"costs,omitempty"`
+	Provenance *Provenance     `json:"provenance,omitempty"`
 }
 
-// SaveAll writes predictors to a folder: one safetensors file each, and
-// predictors.json, which lists them and is written last. Predictors that
-// another refers to (an ensemble's members, a network's statistics) come
-// before it in ps or are added. The oracle is left out.
-func SaveAll(dir string, costs map[string]Cost, ps ...Predictor) error {
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return err
-	}
-	list := set{Version: 1, Costs: costs}
+// SaveAll writes a set to a folder: one safetensors file for each predictor, and
+// predictors.json, which lists them. Predictors that another one refers to (the
+// members of an ensemble, the statistics of a network) are added before it. The
+// oracle is omitted. Nothing is written unless all predictors can be saved, and
+// all files are complete before the first replaces an older one.
+func SaveAll(dir string, set *Set) error {
+	var all []*Saved
+	list := manifest{Version: 1, Costs: set.Costs, Provenance: set.Provenance}
 	done := map[string]bool{}
-	var save func(p Predictor) error
-	save = func(p Predictor) error {
+	var add func(p Predictor) error
+	add = func(p Predictor) error {
 		if done[p.Name()] || p == (Oracle{}) {
 			return nil
 		}
-		sv, ok := p.(Saver)
-		if !ok {
-			return fmt.Errorf("speculate: %s cannot be saved", p.Name())
-		}
-		if n, ok := Base(p).(interface{ Needs() []Predictor }); ok {
-			for _, q := range n.Needs() {
-				if err := save(q); err != nil {
+		done[p.Name()] = true
+		if d, ok := Base(p).(dependent); ok {
+			for _, q := range d.Needs() {
+				if err := add(q); err != nil {
 					return err
 				}
 			}
+		}
+		sv, ok := p.(Saver)
+		if !ok {
+			return fmt.Errorf("speculate: %s: predictor has no Save method", p.Name())
 		}
 		s, err := sv.Save()
 		if err != nil {
 			return fmt.Errorf("speculate: %s: %w", p.Name(), err)
 		}
-		meta, err := json.Marshal(s)
-		if err != nil {
-			return err
+		file := strings.ReplaceAll(p.Name(), " ", "-") + ".safetensors"
+		if !fs.ValidPath(file) || strings.ContainsAny(file, `/\:`) || slices.Contains(list.Predictors, file) {
+			return fmt.Errorf("speculate: predictor %q cannot be saved in a file %q", p.Name(), file)
 		}
-		name := strings.ReplaceAll(p.Name(), " ", "-") + ".safetensors"
-		if !fs.ValidPath(name) || strings.ContainsAny(name, `/\:`) {
-			return fmt.Errorf("speculate: %q is no name for a file", p.Name())
-		}
-		if err := safetensors.WriteFile(filepath.Join(dir, name), s.Tensors, map[string]string{metadataKey: string(meta)}); err != nil {
-			return err
-		}
-		done[p.Name()] = true
-		list.Predictors = append(list.Predictors, name)
+		all, list.Predictors = append(all, s), append(list.Predictors, file)
 		return nil
 	}
-	for _, p := range ps {
-		if err := save(p); err != nil {
+	for _, p := range set.Predictors {
+		if err := add(p); err != nil {
+			return err
+		}
+	}
+	if len(all) == 0 {
+		return errors.New("speculate: no predictors to save")
+	}
+	return write(dir, &list, all)
+}
+
+// write writes all files to a folder beside the older ones, and then renames them.
+func write(dir string, list *manifest, all []*Saved) error {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	temp, err := os.MkdirTemp(dir, ".saving-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp)
+	for i, s := range all {
+		meta, err := json.Marshal(s)
+		if err != nil {
+			return fmt.Errorf("speculate: %s: %w", s.Name, err)
+		}
+		if err := safetensors.WriteFile(filepath.Join(temp, list.Predictors[i]), s.Tensors, map[string]string{metadataKey: string(meta)}); err != nil {
 			return err
 		}
 	}
@@ -100,36 +128,41 @@ func SaveAll(dir string, costs map[string]Cost, ps ...Predictor) error {
 	if err != nil {
 		return err
 	}
-	temp := filepath.Join(dir, "."+setFile)
-	if err := os.WriteFile(temp, append(text, '\n'), 0o666); err != nil {
+	if err := os.WriteFile(filepath.Join(temp, setFile), append(text, '\n'), 0o666); err != nil {
 		return err
 	}
-	return os.Rename(temp, filepath.Join(dir, setFile))
+	for _, file := range append(slices.Clone(list.Predictors), setFile) {
+		if err := os.Rename(filepath.Join(temp, file), filepath.Join(dir, file)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// LoadAll reads the predictors that SaveAll wrote, in order, with what each
-// cost. gates serve gate reuse, and may be nil without it. loaders make kinds
-// that this package does not know; see neural.LoadAll. An error names the file.
-func LoadAll(fsys fs.FS, gates *Gates, loaders map[string]Loader) ([]Predictor, map[string]Cost, error) {
+// LoadAll reads the set that SaveAll wrote. gates are for gate reuse, and may be
+// nil without it. loaders make predictors of kinds that this package does not
+// know; neural.LoadAll has those of networks. An error names the file.
+func LoadAll(fsys fs.FS, gates *Gates, loaders map[string]Loader) (*Set, error) {
 	text, err := fs.ReadFile(fsys, setFile)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	var list set
+	var list manifest
 	if err := json.Unmarshal(text, &list); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", setFile, err)
+		return nil, fmt.Errorf("%s: %w", setFile, err)
 	}
 	if list.Version != 1 || len(list.Predictors) == 0 {
-		return nil, nil, fmt.Errorf("%s: version %d with %d predictors: want version 1", setFile, list.Version, len(list.Predictors))
+		return nil, fmt.Errorf("%s: got version %d with %d predictors, want version 1 with at least one", setFile, list.Version, len(list.Predictors))
 	}
-	all := maps.Clone(loaders)
-	if all == nil {
-		all = map[string]Loader{}
+	kinds := ownLoaders(gates)
+	for kind, l := range loaders {
+		if kinds[kind] == nil {
+			kinds[kind] = l
+		}
 	}
-	maps.Copy(all, ownLoaders(gates))
-	var ps []Predictor
+	set := &Set{Costs: list.Costs, Provenance: list.Provenance}
 	needs := func(name string) (Predictor, error) {
-		for _, p := range ps {
+		for _, p := range set.Predictors {
 			if p.Name() == name {
 				return p, nil
 			}
@@ -137,16 +170,16 @@ func LoadAll(fsys fs.FS, gates *Gates, loaders map[string]Loader) ([]Predictor, 
 		return nil, fmt.Errorf("predictor %q is not stored before it", name)
 	}
 	for _, file := range list.Predictors {
-		p, err := loadOne(fsys, file, all, needs)
+		p, err := load(fsys, file, kinds, needs)
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", file, err)
+			return nil, fmt.Errorf("%s: %w", file, err)
 		}
-		ps = append(ps, p)
+		set.Predictors = append(set.Predictors, p)
 	}
-	return ps, list.Costs, nil
+	return set, nil
 }
 
-func loadOne(fsys fs.FS, file string, loaders map[string]Loader, needs func(string) (Predictor, error)) (Predictor, error) {
+func load(fsys fs.FS, file string, loaders map[string]Loader, needs func(string) (Predictor, error)) (Predictor, error) {
 	r, err := safetensors.Open(fsys, file)
 	if err != nil {
 		return nil, err
@@ -154,31 +187,31 @@ func loadOne(fsys fs.FS, file string, loaders map[string]Loader, needs func(stri
 	defer r.Close()
 	meta, ok := r.Metadata()[metadataKey]
 	if !ok {
-		return nil, errors.New("not a saved predictor: no " + metadataKey + " in its metadata")
+		return nil, errors.New("not a saved predictor: its metadata lacks " + metadataKey)
 	}
 	var s Saved
 	if err := json.Unmarshal([]byte(meta), &s); err != nil {
 		return nil, fmt.Errorf("%s: %w", metadataKey, err)
 	}
-	load := loaders[s.Kind]
-	if load == nil {
-		return nil, fmt.Errorf("predictor of kind %q: want one of %v", s.Kind, slices.Sorted(maps.Keys(loaders)))
+	loader := loaders[s.Kind]
+	if loader == nil {
+		return nil, fmt.Errorf("got a predictor of kind %q, want one of %q", s.Kind, slices.Sorted(maps.Keys(loaders)))
 	}
-	p, err := load(&s, r, needs)
+	p, err := loader(&s, r, needs)
 	if err != nil {
 		return nil, err
 	}
 	return withCurves(p, r)
 }
 
-// curveTensor names the tensor of the calibration curves at h.
-func curveTensor(h Horizon) string { return "calibration." + h.String() }
+// curvePrefix begins the names of the tensors of calibration curves, [L,curveBins].
+const curvePrefix = "calibration."
 
-// Save implements [Saver]: the base predictor with the curves beside it.
+// Save implements [Saver]: the base predictor and the curves.
 func (c *Calibrated) Save() (*Saved, error) {
 	sv, ok := c.Predictor.(Saver)
 	if !ok {
-		return nil, errors.New("cannot be saved")
+		return nil, errors.New("predictor has no Save method")
 	}
 	s, err := sv.Save()
 	if err != nil {
@@ -192,16 +225,16 @@ func (c *Calibrated) Save() (*Saved, error) {
 			}
 			flat = append(flat, k[:]...)
 		}
-		s.Tensors = append(s.Tensors, safetensors.Float32s(curveTensor(h), []int{len(c.Curves[h]), curveBins}, flat))
+		s.Tensors = append(s.Tensors, safetensors.Float32s(curvePrefix+h.String(), []int{len(c.Curves[h]), curveBins}, flat))
 	}
 	return s, nil
 }
 
-// withCurves wraps p with the calibration curves in r, if there are any.
+// withCurves returns p with the calibration curves in r, if there are any.
 func withCurves(p Predictor, r *safetensors.Reader) (Predictor, error) {
 	c := &Calibrated{Predictor: p, Curves: map[Horizon][]*Curve{}}
 	for _, name := range r.Names() {
-		text, ok := strings.CutPrefix(name, "calibration.")
+		text, ok := strings.CutPrefix(name, curvePrefix)
 		if !ok {
 			continue
 		}
@@ -210,12 +243,12 @@ func withCurves(p Predictor, r *safetensors.Reader) (Predictor, error) {
 			return nil, fmt.Errorf("tensor %q: %w", name, err)
 		}
 		info, _ := r.Info(name)
+		if len(info.Shape) != 2 || info.Shape[1] != curveBins {
+			return nil, fmt.Errorf("tensor %q: got shape %v, want [L,%d]", name, info.Shape, curveBins)
+		}
 		flat, err := r.Float32s(name)
 		if err != nil {
 			return nil, err
-		}
-		if len(info.Shape) != 2 || info.Shape[1] != curveBins {
-			return nil, fmt.Errorf("tensor %q: shape %v, want [L,%d]", name, info.Shape, curveBins)
 		}
 		for l := range info.Shape[0] {
 			var k *Curve

@@ -2,57 +2,86 @@ package speculate
 
 import (
 	"bytes"
-	"context"
-	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/parquet-go/parquet-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestSaveAndLoad(t *testing.T) {
-	ps, _, test := fitted(t)
-	dir := t.TempDir()
-	if err := SaveAll(dir, map[string]Cost{"frequency": {Parameters: 35}}, ps...); err != nil {
-		t.Fatal(err)
-	}
-	again, costs, err := LoadAll(os.DirFS(dir), testGates(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(again) != len(ps)-1 || costs["frequency"].Parameters != 35 { // all but the oracle
-		t.Fatalf("%d predictors of %d came back, costs %v", len(again), len(ps), costs)
-	}
+	ps, test, dir := fitted(t), testData(30, 50, 3), t.TempDir()
+	require.NoError(t, SaveAll(dir, &Set{Predictors: ps, Costs: map[string]Cost{"frequency": {Parameters: 35}}}))
+	set, err := LoadAll(os.DirFS(dir), testGates, nil)
+	require.NoError(t, err)
+	ps = slices.DeleteFunc(ps, func(p Predictor) bool { return p == Oracle{} })
+	assert.Len(t, set.Predictors, len(ps))
+	assert.EqualValues(t, 35, set.Costs["frequency"].Parameters)
+	assert.Nil(t, set.Provenance)
 	o := EvaluateOptions{Horizons: testHorizons, Resamples: -1}
-	a, err := Evaluate(context.Background(), test, o, again...)
-	if err != nil {
-		t.Fatal(err)
+	loaded, err := Evaluate(t.Context(), test, o, set.Predictors...)
+	require.NoError(t, err)
+	saved, err := Evaluate(t.Context(), test, o, ps...)
+	require.NoError(t, err)
+	assert.Equal(t, saved, loaded)
+	_, err = LoadAll(os.DirFS(dir), nil, nil)
+	assert.ErrorContains(t, err, "gate-reuse.safetensors")
+}
+
+// Nothing is written, and an older set stays as it was, where one predictor cannot
+// be saved.
+func TestSaveAllOrNothing(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, SaveAll(dir, &Set{Predictors: fitted(t)[:1]}))
+	before := files(t, dir)
+	require.Len(t, before, 2)
+	for _, c := range []struct {
+		p    Predictor
+		says string
+	}{
+		{&predict{}, "function: predictor has no Save method"},
+		{&Transition{}, "transition: not fitted"},
+		{renamed{fitted(t)[2], "a/b"}, `"a/b"`},
+	} {
+		ps := append(fitted(t)[:2:2], c.p)
+		assert.ErrorContains(t, SaveAll(dir, &Set{Predictors: ps}), c.says)
+		assert.Equal(t, before, files(t, dir), "%s", c.says)
 	}
-	for i, p := range ps {
-		if p == (Oracle{}) {
-			ps = append(ps[:i], ps[i+1:]...)
-			break
-		}
+	// A file that cannot be written, after others.
+	ps := append(fitted(t)[:2:2], renamed{fitted(t)[2], strings.Repeat("long ", 100)})
+	assert.Error(t, SaveAll(dir, &Set{Predictors: ps}))
+	assert.Equal(t, before, files(t, dir))
+}
+
+// renamed is a predictor with another name.
+type renamed struct {
+	Predictor
+	name string
+}
+
+func (r renamed) Name() string          { return r.name }
+func (r renamed) Save() (*Saved, error) { return r.Predictor.(Saver).Save() }
+
+// files returns the contents of a directory's files by name.
+func files(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		require.NoError(t, err)
+		all[e.Name()] = string(b)
 	}
-	b, err := Evaluate(context.Background(), test, o, ps...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	x, _ := json.Marshal(a)
-	y, _ := json.Marshal(b)
-	if !bytes.Equal(x, y) {
-		t.Error("saved and loaded predictors give other figures")
-	}
-	if _, _, err := LoadAll(os.DirFS(dir), nil, nil); err == nil {
-		t.Error("gate reuse was loaded without gates")
-	}
+	return all
 }
 
 // Damaged and foreign files are errors that name the file.
 func TestLoadRefuses(t *testing.T) {
-	ps, _, _ := fitted(t)
 	for _, c := range []struct {
 		file  string
 		spoil func(b []byte) []byte
@@ -66,52 +95,37 @@ func TestLoadRefuses(t *testing.T) {
 		{"ensemble.safetensors", func(b []byte) []byte { return bytes.Replace(b, []byte("token id"), []byte("token ix"), 1) }},
 	} {
 		dir := t.TempDir()
-		if err := SaveAll(dir, nil, ps...); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, SaveAll(dir, &Set{Predictors: fitted(t)}))
 		path := filepath.Join(dir, c.file)
 		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		bad := c.spoil(b)
-		if bytes.Equal(bad, b) {
-			t.Fatalf("%s was not spoilt", c.file)
-		}
-		if err := os.WriteFile(path, bad, 0o666); err != nil {
-			t.Fatal(err)
-		}
-		if _, _, err := LoadAll(os.DirFS(dir), testGates(), nil); err == nil || !strings.Contains(err.Error(), c.file) {
-			t.Errorf("spoilt %s: %v", c.file, err)
-		}
+		require.NotEqual(t, b, bad, "%s was not spoilt", c.file)
+		require.NoError(t, os.WriteFile(path, bad, 0o666))
+		_, err = LoadAll(os.DirFS(dir), testGates, nil)
+		assert.ErrorContains(t, err, c.file)
 	}
 }
 
 // The predictions file holds what the evaluation measured.
 func TestPredictionWriter(t *testing.T) {
-	ps, _, test := fitted(t)
+	ps, test := fitted(t), testData(30, 50, 3)
 	var file bytes.Buffer
 	w := NewPredictionWriter(&file)
 	h := Horizon{Layers: 2}
-	r, err := Evaluate(context.Background(), test, EvaluateOptions{Horizons: []Horizon{h}, Resamples: -1, Each: w.Write}, ps[2], ps[3])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	r, err := Evaluate(t.Context(), test, EvaluateOptions{Horizons: []Horizon{h}, Resamples: -1, Each: w.Write}, ps[2], ps[3])
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
 	rows, err := parquet.Read[PredictionRow](bytes.NewReader(file.Bytes()), int64(file.Len()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	hits, n := 0, 0
 	for _, x := range rows {
 		if x.Predictor != ps[2].Name() {
 			continue
 		}
-		if x.Distance != 2 || x.Layer < 2 || len(x.Confidence) != len(x.Predicted) {
-			t.Fatalf("row %+v", x)
-		}
+		require.Equal(t, int32(2), x.Distance)
+		require.GreaterOrEqual(t, x.Layer, int32(2))
+		require.Len(t, x.Confidence, len(x.Predicted))
 		for _, e := range x.Predicted[:tK] {
 			if place(x.Actual, e) < tK {
 				hits++
@@ -120,7 +134,6 @@ func TestPredictionWriter(t *testing.T) {
 		n++
 	}
 	want, _ := r.Recall(ps[2].Name(), h)
-	if got := float64(hits) / float64(n*tK); got-want > 1e-9 || want-got > 1e-9 {
-		t.Errorf("recall %.6f from the file, %.6f reported", got, want)
-	}
+	got := float64(hits) / float64(n*tK)
+	assert.InDelta(t, want, got, 1e-9)
 }

@@ -40,10 +40,7 @@ func scan[R any](ctx context.Context, d Data, workers int, work func(*trace.Docu
 	wg.Go(func() {
 		defer close(order)
 		defer close(jobs)
-		for doc, err := range d.Documents() {
-			if err == nil {
-				err = ctx.Err()
-			}
+		for doc, err := range d.All(ctx) {
 			if err != nil {
 				readErr = err
 				return
@@ -139,6 +136,9 @@ func (a *answers) of(p Predictor) ([]float32, error) {
 	}
 	out = out[:n*s.Experts]
 	err := a.fill(p, out)
+	if err == nil {
+		err = a.check(out)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s at %v, layer %d: %w", p.Name(), a.h, a.l, err)
 	}
@@ -147,6 +147,17 @@ func (a *answers) of(p Predictor) ([]float32, error) {
 	}
 	a.memo[p] = out
 	return out, nil
+}
+
+// check returns an error for an answer that is not a probability.
+func (a *answers) check(out []float32) error {
+	for i, x := range out {
+		if !(x >= 0 && x <= 1) {
+			e := a.seq.shape.Experts
+			return fmt.Errorf("token %d, expert %d: got probability %g, want one in [0,1]", a.views[i/e].t, i%e, x)
+		}
+	}
+	return nil
 }
 
 func (a *answers) fill(p Predictor, out []float32) error {

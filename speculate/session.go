@@ -1,54 +1,67 @@
 package speculate
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/expertspec/expertspec/trace"
 )
 
-// Session predicts while a model decodes: it is told of each token and of each
-// layer's routing as they happen, and asked ahead. Its answers equal those of
-// whole documents. It keeps as many earlier tokens as its predictors read. A
+// Session predicts while a model decodes. It receives each token and each
+// layer's routing as they happen, and is asked ahead. Its answers equal those for
+// whole documents. It keeps as many earlier tokens as its predictor reads. A
 // Session belongs to one sequence and one goroutine.
 type Session struct {
-	p       Predictor
-	seq     *sequence
-	history int // earlier tokens kept; -1: all
-	layer   int // layers of the current token observed so far
-	views   [1]View
-	scores  []float32
+	p      Predictor
+	needs  Requirements
+	seq    *sequence
+	layer  int // number of layers of the current token observed so far
+	views  [1]View
+	scores []float32
 }
 
-// Routing is what became known of one (token, layer).
+// Routing is the decision about one token at one layer, with what the router
+// read and computed. Only what the predictor's [Requirements] name is used.
 type Routing struct {
 	Experts []int32   // [K], first choice first
-	Weights []float32 // [K]; nil: zeros
-	Logits  []float32 // [E]; needed where the predictor requires router logits
-	Input   []float32 // [D]; needed where the predictor requires router inputs
+	Weights []float32 // [K]
+	Logits  []float32 // [E], router logits
+	Input   []float32 // [D], router input
 }
 
-// NewSession starts a document for p. The header says which layers' router
-// logits and inputs will be given.
+// NewSession starts a document for p. A model with header h must record what p
+// requires.
 func NewSession(p Predictor, h trace.Header) (*Session, error) {
-	if err := p.Requires().Check(h); err != nil {
-		return nil, err
+	needs := p.Requires()
+	if err := needs.Check(h); err != nil {
+		return nil, fmt.Errorf("%s: %w", p.Name(), err)
 	}
+	if !needs.Logits {
+		h.LogitLayers = nil
+	}
+	if !needs.Inputs {
+		h.InputLayers = nil
+	}
+	h.NoWeights = h.NoWeights || !needs.Weights
 	seq, err := newSequence(h)
 	if err != nil {
 		return nil, err
 	}
-	return &Session{p: p, seq: seq, history: p.Requires().History, layer: seq.shape.Layers, scores: make([]float32, seq.shape.Experts)}, nil
+	return &Session{p: p, needs: needs, seq: seq, layer: seq.shape.Layers, scores: make([]float32, seq.shape.Experts)}, nil
 }
 
-// Begin starts the next token, whose id is known. Every layer of the token
-// before it must have been observed.
+// Begin starts the next token, with its id; [trace.NoToken] if it is unknown.
+// Every layer of the token before it must have been observed.
 func (s *Session) Begin(id int32) error {
 	q := s.seq
 	if s.layer != q.shape.Layers {
-		return fmt.Errorf("speculate: token %d begins with %d of %d layers of its predecessor observed", q.n, s.layer, q.shape.Layers)
+		return fmt.Errorf("speculate: token %d begins after %d of %d layers of the token before it", q.n, s.layer, q.shape.Layers)
+	}
+	if id < trace.NoToken || q.shape.Vocabulary > 0 && int(id) >= q.shape.Vocabulary {
+		return fmt.Errorf("speculate: token %d: got id %d, want one below %d", q.n, id, q.shape.Vocabulary)
 	}
 	lk := q.shape.Layers * q.shape.TopK
-	if keep := s.history + 1; s.history >= 0 && q.n-q.base >= 2*keep+16 {
+	if keep := s.needs.History + 1; keep > 0 && q.n-q.base >= 2*keep+16 {
 		drop := q.n - q.base - keep
 		q.base += drop
 		q.tokens = shift(q.tokens, drop)
@@ -59,7 +72,9 @@ func (s *Session) Begin(id int32) error {
 	}
 	q.tokens = append(q.tokens, id)
 	q.experts = append(q.experts, make([]int32, lk)...)
-	q.weights = append(q.weights, make([]float32, lk)...)
+	if !q.header.NoWeights {
+		q.weights = append(q.weights, make([]float32, lk)...)
+	}
 	q.logits = append(q.logits, make([]float32, q.nz*q.shape.Experts)...)
 	q.inputs = append(q.inputs, make([]float32, q.nx*q.shape.Hidden)...)
 	q.n++
@@ -67,51 +82,100 @@ func (s *Session) Begin(id int32) error {
 	return nil
 }
 
-func shift[T any](a []T, n int) []T { return a[:copy(a, a[n:])] }
+// shift drops the first n values, of none if a is nil.
+func shift[T any](a []T, n int) []T { return a[:copy(a, a[min(n, len(a)):])] }
 
-// Observe tells the routing of the current token at the next layer.
+// Observe receives the routing of the current token at the next layer.
 func (s *Session) Observe(r Routing) error {
-	q, l, k := s.seq, s.layer, s.seq.shape.TopK
+	q, l := s.seq, s.layer
 	if q.n == 0 || l == q.shape.Layers {
-		return fmt.Errorf("speculate: routing observed after the last layer, or before a token began")
+		return errors.New("speculate: routing observed after the last layer, or before a token began")
 	}
-	bad := func(what string, got, want int) error {
-		return fmt.Errorf("speculate: token %d, layer %d: %d %s, want %d", q.n-1, l, got, what, want)
-	}
-	if len(r.Experts) != k {
-		return bad("experts", len(r.Experts), k)
+	at, row := q.n-1-q.base, (q.n-1-q.base)*q.shape.Layers+l
+	for _, x := range []struct {
+		what      string
+		got, want int
+		needed    bool
+	}{
+		{"experts", len(r.Experts), q.shape.TopK, true},
+		{"weights", len(r.Weights), q.shape.TopK, !q.header.NoWeights},
+		{"router logits", len(r.Logits), q.shape.Experts, q.nz > 0},
+		{"router input values", len(r.Input), q.shape.Hidden, q.nx > 0},
+	} {
+		if x.needed && x.got != x.want {
+			return fmt.Errorf("speculate: token %d, layer %d: got %d %s, want %d", q.n-1, l, x.got, x.what, x.want)
+		}
 	}
 	for _, e := range r.Experts {
 		if e < trace.NoExpert || int(e) >= q.shape.Experts {
-			return fmt.Errorf("speculate: token %d, layer %d: expert %d of %d", q.n-1, l, e, q.shape.Experts)
+			return fmt.Errorf("speculate: token %d, layer %d: got expert %d, want one below %d", q.n-1, l, e, q.shape.Experts)
 		}
 	}
-	if r.Weights != nil && len(r.Weights) != k {
-		return bad("weights", len(r.Weights), k)
+	copy(q.experts[row*q.shape.TopK:], r.Experts)
+	if !q.header.NoWeights {
+		copy(q.weights[row*q.shape.TopK:], r.Weights)
 	}
-	at, row := q.n-1-q.base, (q.n-1-q.base)*q.shape.Layers+l
-	if z := q.logitAt[l]; z >= 0 {
-		if len(r.Logits) != q.shape.Experts {
-			return bad("router logits", len(r.Logits), q.shape.Experts)
-		}
-		copy(q.logits[(at*q.nz+z)*q.shape.Experts:], r.Logits)
+	if q.nz > 0 { // of all layers: see Requirements.Check
+		copy(q.logits[(at*q.nz+l)*q.shape.Experts:], r.Logits)
 	}
-	if x := q.inputAt[l]; x >= 0 {
-		if len(r.Input) != q.shape.Hidden {
-			return bad("router input values", len(r.Input), q.shape.Hidden)
-		}
-		copy(q.inputs[(at*q.nx+x)*q.shape.Hidden:], r.Input)
+	if q.nx > 0 {
+		copy(q.inputs[(at*q.nx+l)*q.shape.Hidden:], r.Input)
 	}
-	copy(q.experts[row*k:], r.Experts)
-	copy(q.weights[row*k:(row+1)*k], r.Weights)
 	s.layer++
 	return nil
 }
 
-// Predict asks for a layer. At a distance h in layers the question is about the
-// current token, of which layer-h must have been observed; at horizon token+id
-// about the current token; at horizon token about the one after it, whose id
-// is not yet known, once all layers of the current one are observed.
+// Append receives all tokens of doc, in order, with their routing at all layers,
+// for example a prompt that mixtral.Recorder recorded. doc must hold the arrays
+// that the predictor requires; others may be nil. Append begins where a token has
+// been observed completely, and observes nothing if doc is invalid.
+func (s *Session) Append(doc *trace.Document) error {
+	q, d := s.seq, *doc
+	if q.nz == 0 {
+		d.RouterLogits = nil
+	}
+	if q.nx == 0 {
+		d.RouterInput = nil
+	}
+	if q.header.NoWeights {
+		d.Weights = nil
+	}
+	if err := d.Validate(&q.header); err != nil {
+		return fmt.Errorf("speculate: %w", err)
+	}
+	for t, id := range d.Tokens {
+		if err := s.Begin(id); err != nil {
+			return err
+		}
+		for l := range q.shape.Layers {
+			if err := s.Observe(s.routing(&d, t, l)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// routing returns what s needs of token t of doc at layer l.
+func (s *Session) routing(doc *trace.Document, t, l int) Routing {
+	q := s.seq
+	r := Routing{Experts: doc.ExpertsAt(&q.header.Model, t, l)}
+	if !q.header.NoWeights {
+		r.Weights = doc.WeightsAt(&q.header.Model, t, l)
+	}
+	if q.nz > 0 {
+		r.Logits = doc.RouterLogits[(t*q.nz+l)*q.shape.Experts:][:q.shape.Experts]
+	}
+	if q.nx > 0 {
+		r.Input = doc.RouterInput[(t*q.nx+l)*q.shape.Hidden:][:q.shape.Hidden]
+	}
+	return r
+}
+
+// Predict predicts the experts of a layer. At a distance of h layers and at
+// horizon token+id the question is about the current token; in the first case its
+// layer-h must have been observed. At horizon token it is about the token after
+// the current one, all layers of which must have been observed.
 func (s *Session) Predict(layer int, h Horizon) (Prediction, error) {
 	if err := s.PredictScores(layer, h, s.scores); err != nil {
 		return Prediction{}, err
@@ -119,8 +183,8 @@ func (s *Session) Predict(layer int, h Horizon) (Prediction, error) {
 	return NewPrediction(s.scores), nil
 }
 
-// PredictScores is Predict without the ordering: it writes the probability of
-// each expert to scores [E], and allocates nothing itself.
+// PredictScores is Predict without the ordering. It writes the probability of
+// each expert to scores, [E], and allocates nothing itself.
 func (s *Session) PredictScores(layer int, h Horizon, scores []float32) error {
 	q := s.seq
 	if err := h.Validate(q.shape.Layers); err != nil {
@@ -129,14 +193,14 @@ func (s *Session) PredictScores(layer int, h Horizon, scores []float32) error {
 	t := q.n - 1
 	switch {
 	case layer < h.Layers || layer >= q.shape.Layers:
-		return fmt.Errorf("speculate: layer %d asked at %v: want %d to %d", layer, h, h.Layers, q.shape.Layers-1)
+		return fmt.Errorf("speculate: layer %d at %v: want %d to %d", layer, h, h.Layers, q.shape.Layers-1)
 	case h.Layers > 0 && layer-h.Layers >= s.layer:
-		return fmt.Errorf("speculate: layer %d asked at %v with %d layers observed", layer, h, s.layer)
+		return fmt.Errorf("speculate: layer %d at %v: only %d layers have been observed", layer, h, s.layer)
 	case t < 0 && (h.Layers > 0 || h.KnownID):
-		return fmt.Errorf("speculate: asked at %v before the first token", h)
+		return fmt.Errorf("speculate: layer %d at %v: no token has begun", layer, h)
 	case h.Layers == 0 && !h.KnownID:
 		if s.layer != q.shape.Layers {
-			return fmt.Errorf("speculate: the next token asked for with %d of %d layers observed", s.layer, q.shape.Layers)
+			return fmt.Errorf("speculate: layer %d at %v: only %d of %d layers have been observed", layer, h, s.layer, q.shape.Layers)
 		}
 		t++
 	}

@@ -22,9 +22,6 @@ type transitions struct {
 	prob [][]float32 // [L][E*E] P(e|e'), rows e'
 }
 
-// NewTransition returns a Transition, to be fitted.
-func NewTransition() *Transition { return &Transition{} }
-
 // Name is "transition".
 func (p *Transition) Name() string { return "transition" }
 
@@ -158,9 +155,6 @@ type pathKey struct {
 	l       int32
 	a, b, c int32 // c -2: a path of two
 }
-
-// NewPath returns a Path, to be fitted.
-func NewPath() *Path { return &Path{} }
 
 // Name is "path of three".
 func (p *Path) Name() string { return "path of three" }

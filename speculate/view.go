@@ -32,6 +32,7 @@ func (s Shape) Validate() error {
 // sequence is what has become known of one document: all of it in evaluation,
 // a growing window in a [Session]. Rows start at token base.
 type sequence struct {
+	header  trace.Header
 	shape   Shape
 	base, n int // tokens base..n-1 are held
 	tokens  []int32
@@ -42,7 +43,7 @@ type sequence struct {
 	// logitAt and inputAt give each layer's row in logits and inputs, -1: none.
 	logitAt, inputAt []int
 	nz, nx           int
-	memories         map[any]*memory // by owner
+	memories         map[memoryKey]*memory
 }
 
 func layerIndex(layers int, recorded []int) ([]int, error) {
@@ -60,7 +61,7 @@ func layerIndex(layers int, recorded []int) ([]int, error) {
 }
 
 func newSequence(h trace.Header) (*sequence, error) {
-	s := &sequence{shape: ShapeOf(h.Model), nz: len(h.LogitLayers), nx: len(h.InputLayers)}
+	s := &sequence{header: h, shape: ShapeOf(h.Model), nz: len(h.LogitLayers), nx: len(h.InputLayers)}
 	if err := s.shape.Validate(); err != nil {
 		return nil, err
 	}
@@ -74,32 +75,19 @@ func newSequence(h trace.Header) (*sequence, error) {
 	return s, nil
 }
 
-// setDocument makes s hold all of doc, without copying.
+// setDocument makes s hold all of doc, without copying, if it is valid.
 func (s *sequence) setDocument(doc *trace.Document) error {
-	t, lk := len(doc.Tokens), s.shape.Layers*s.shape.TopK
-	bad := func(what string, got, want int) error {
-		return fmt.Errorf("speculate: document %s/%s: %d %s for %d tokens, want %d", doc.Dataset, doc.ID, got, what, t, want)
+	if err := doc.Validate(&s.header); err != nil {
+		return fmt.Errorf("speculate: %w", err)
 	}
-	if len(doc.Experts) != t*lk {
-		return bad("experts", len(doc.Experts), t*lk)
-	}
-	if doc.Weights != nil && len(doc.Weights) != t*lk {
-		return bad("weights", len(doc.Weights), t*lk)
-	}
-	if doc.RouterLogits != nil && len(doc.RouterLogits) != t*s.nz*s.shape.Experts {
-		return bad("router logits", len(doc.RouterLogits), t*s.nz*s.shape.Experts)
-	}
-	if doc.RouterInput != nil && len(doc.RouterInput) != t*s.nx*s.shape.Hidden {
-		return bad("router inputs", len(doc.RouterInput), t*s.nx*s.shape.Hidden)
-	}
-	for i, e := range doc.Experts {
-		if e < trace.NoExpert || int(e) >= s.shape.Experts {
-			return fmt.Errorf("speculate: document %s/%s: token %d has expert %d of %d", doc.Dataset, doc.ID, i/lk, e, s.shape.Experts)
-		}
-	}
-	s.base, s.n, s.memories = 0, t, nil
-	s.tokens, s.experts, s.weights, s.logits, s.inputs = doc.Tokens, doc.Experts, doc.Weights, doc.RouterLogits, doc.RouterInput
+	s.hold(doc)
 	return nil
+}
+
+// hold is setDocument of a document that is valid.
+func (s *sequence) hold(doc *trace.Document) {
+	s.base, s.n, s.memories = 0, len(doc.Tokens), nil
+	s.tokens, s.experts, s.weights, s.logits, s.inputs = doc.Tokens, doc.Experts, doc.Weights, doc.RouterLogits, doc.RouterInput
 }
 
 // View is what is known when the experts of (Token, Layer) are predicted. Its
@@ -215,41 +203,57 @@ func (v View) Input(t, l int) []float32 {
 	return v.slice(v.seq.inputs, t, l, v.seq.inputAt[l], v.seq.nx, v.seq.shape.Hidden)
 }
 
+// memoryKey names a memory. Rows of horizons that know the token's id are not
+// for those that do not.
+type memoryKey struct {
+	owner any
+	knows bool
+}
+
 // memory is what a predictor keeps of the tokens of one document.
 type memory struct {
 	width int
 	start int // token of the first row
 	rows  []float32
+	begin []View // scratch of Memory
 }
 
-// Memory returns what owner keeps of a document's tokens, a row [width] each,
-// up to v.Token() and including it, so that a token is worked on once and not
-// at every question. fill is called for tokens from..to-1 that have no row yet,
-// with the rows of all tokens first..to-1. The row of token t may hold what is
-// known when t begins: ids up to t where v's horizon knows the id, and of
-// tokens before t everything; [CheckCausality] finds one that holds more.
+// Memory returns what owner keeps of a document's tokens, a row [width] for each
+// up to v.Token(), so that work on a token is done once and not for each question.
+// The row of a token holds what can be computed when the token begins, from its
+// id where v's horizon knows it, and from everything of earlier tokens.
 //
-// Memory returns the index of the first token and the rows. In a [Session] they
-// reach back as far as [Requirements].History; where owner was not asked for
+// fill is called to complete the rows. It receives, for each token without a row,
+// a view of what is known when that token begins, in order; rows are those of
+// all tokens from first on, and it must use nothing else of the document.
+// [CheckCausality] finds a predictor that does.
+//
+// Memory returns the index of the first token and the rows. In a [Session] the
+// rows reach back as far as [Requirements].History; where owner was not asked for
 // longer than that, they begin anew.
-func (v View) Memory(owner any, width int, fill func(first, from, to int, rows []float32)) (first int, rows []float32) {
-	s := v.seq
-	m := s.memories[owner]
+func (v View) Memory(owner any, width int, fill func(begin []View, first int, rows []float32)) (first int, rows []float32) {
+	s, key := v.seq, memoryKey{owner, v.knows}
+	m := s.memories[key]
 	if m == nil || m.width != width {
 		if s.memories == nil {
-			s.memories = map[any]*memory{}
+			s.memories = map[memoryKey]*memory{}
 		}
 		m = &memory{width: width, start: s.base}
-		s.memories[owner] = m
+		s.memories[key] = m
 	}
 	if drop := s.base - m.start; drop > 0 { // the window moved on
 		m.rows = m.rows[min(drop*width, len(m.rows)):]
 		m.start = s.base
 	}
-	if n, want := len(m.rows)/width, v.t+1-m.start; n < want {
-		m.rows = append(m.rows, make([]float32, (want-n)*width)...)
-		fill(m.start, m.start+n, v.t+1, m.rows)
+	from, end := m.start+len(m.rows)/width, v.t+1
+	if from < end {
+		m.rows = append(m.rows, make([]float32, (end-from)*width)...)
+		m.begin = m.begin[:0]
+		for t := from; t < end; t++ {
+			m.begin = append(m.begin, s.view(t, 0, Horizon{KnownID: v.knows}))
+		}
+		fill(m.begin, m.start, m.rows)
 	}
-	n := (v.t + 1 - m.start) * width
+	n := (end - m.start) * width
 	return m.start, m.rows[:n:n]
 }

@@ -216,9 +216,7 @@ func (a *ahead) decode(p *part) {
 // join appends more rows of the same document, whose positions and phases may
 // be nil where they say no more.
 func (d *Document) join(o *Document) {
-	for t := range o.Tokens {
-		d.Positions = append(d.Positions, o.Position(t))
-	}
+	d.Positions = append(d.Positions, o.Positions...) // nil where Filter.TokensOnly is set
 	if d.Phases != nil || o.Phases != nil {
 		for t := len(d.Phases); t < d.Len(); t++ {
 			d.Phases = append(d.Phases, Prefill)

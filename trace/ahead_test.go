@@ -123,7 +123,7 @@ func TestReadAhead(t *testing.T) {
 		Filter
 		bytes int64
 	}{
-		{}, {Filter{NoInput: true}, 0}, {Filter{Datasets: []string{"set-2", "set-5"}}, 0},
+		{}, {Filter{NoInput: true}, 0}, {Filter{TokensOnly: true}, 0}, {Filter{Datasets: []string{"set-2", "set-5"}}, 0},
 		{Filter{Documents: []string{"document-29", "document-3", "document-69"}}, 0},
 		{Filter{Documents: []string{"none"}}, 0}, {Filter{}, 9000}, {Filter{}, 100},
 	} {

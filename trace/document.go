@@ -1,7 +1,6 @@
 package trace
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"unicode/utf8"
@@ -20,7 +19,7 @@ func (d *Document) Position(t int) int32 {
 	return d.Positions[t]
 }
 
-// Phase returns the phase of the t-th token.
+// Phase returns how the t-th token was computed.
 func (d *Document) Phase(t int) Phase {
 	if d.Phases == nil {
 		return Prefill
@@ -29,14 +28,14 @@ func (d *Document) Phase(t int) Phase {
 }
 
 // ExpertsAt returns the experts of token t at a layer of model m, [K], first
-// choice first. It is a part of d.Experts.
+// choice first. It is part of d.Experts.
 func (d *Document) ExpertsAt(m *Model, t, layer int) []int32 {
 	at := (t*m.Layers + layer) * m.TopK
 	return d.Experts[at : at+m.TopK : at+m.TopK]
 }
 
-// WeightsAt returns the routing weights of ExpertsAt, [K]; nil if the trace has
-// none.
+// WeightsAt returns the routing weights of ExpertsAt, [K]; nil where the trace
+// has none.
 func (d *Document) WeightsAt(m *Model, t, layer int) []float32 {
 	if d.Weights == nil {
 		return nil
@@ -64,7 +63,7 @@ func (d *Document) validate(h *Header, sumToOne bool) error {
 
 func (d *Document) check(h *Header, sumToOne bool) error {
 	if !utf8.ValidString(d.ID) || !utf8.ValidString(d.Dataset) {
-		return errors.New("name is not UTF-8")
+		return fmt.Errorf("name is not UTF-8")
 	}
 	if err := d.shapes(h); err != nil {
 		return err
@@ -99,7 +98,7 @@ func (d *Document) check(h *Header, sumToOne bool) error {
 func (d *Document) shapes(h *Header) error {
 	t := len(d.Tokens)
 	if t == 0 {
-		return errors.New("no tokens")
+		return fmt.Errorf("no tokens")
 	}
 	check := func(name string, n, want int, optional bool) error {
 		if n == want || optional && n == 0 {
@@ -156,7 +155,8 @@ func (d *Document) routing(h *Header, sumToOne bool) error {
 	return nil
 }
 
-// distinct checks the choices of one token at one layer and returns their number.
+// distinct checks the choices of one token at one layer and returns how many
+// there are.
 func distinct(choices []int32, experts, topK int) (int, error) {
 	n := 0
 	for i, e := range choices {

@@ -57,22 +57,6 @@ func ExampleEntropy() {
 	// Output: 2 1.5 0
 }
 
-func ExampleSplitDocuments() {
-	keys := []trace.Key{{"a", "1"}, {"a", "2"}, {"a", "3"}, {"a", "4"}, {"b", "1"}, {"b", "2"}}
-	part, err := trace.SplitDocuments(keys, 1, []float64{.5, .5})
-	if err != nil {
-		log.Fatal(err)
-	}
-	sizes := map[string][2]int{}
-	for i, k := range keys {
-		n := sizes[k.Dataset]
-		n[part[i]]++
-		sizes[k.Dataset] = n
-	}
-	fmt.Println(sizes)
-	// Output: map[a:[2 2] b:[1 1]]
-}
-
 func ExampleStatistics() {
 	header := trace.Header{Model: trace.Model{Layers: 1, Experts: 4, TopK: 1}, NoWeights: true}
 	s, err := trace.NewStatistics(header, trace.StatisticsOptions{Segments: []int{2}})

@@ -180,10 +180,10 @@ func shardsFS(fsys fs.FS) ([]string, error) {
 // nil where Select omits them.
 func (r *Reader) Header() Header {
 	h := r.header
-	if r.filter.NoLogits {
+	if r.filter.NoLogits || r.filter.TokensOnly {
 		h.LogitLayers = nil
 	}
-	if r.filter.NoInput {
+	if r.filter.NoInput || r.filter.TokensOnly {
 		h.InputLayers = nil
 	}
 	return h
@@ -209,6 +209,9 @@ type Filter struct {
 	// without reading them.
 	NoLogits bool
 	NoInput  bool
+	// TokensOnly leaves all arrays of Document nil, except Tokens, without reading
+	// them. Such documents have no routing and are not valid.
+	TokensOnly bool
 }
 
 // Select returns a reader of those documents and columns of r that f selects.
@@ -218,6 +221,7 @@ func (r *Reader) Select(f Filter) *Reader {
 	s.filter.Documents = narrow(r.filter.Documents, f.Documents)
 	s.filter.NoLogits = r.filter.NoLogits || f.NoLogits
 	s.filter.NoInput = r.filter.NoInput || f.NoInput
+	s.filter.TokensOnly = r.filter.TokensOnly || f.TokensOnly
 	return &s
 }
 

@@ -149,6 +149,7 @@ func (c *scan) selected(dataset, id string) bool {
 func (c *scan) open() error {
 	h := &c.header
 	m := &h.Model
+	all := !c.filter.TokensOnly
 	open := func(dst **pq.Cursor, name string, width int, read bool) error {
 		*dst = nil
 		if !read {
@@ -170,13 +171,13 @@ func (c *scan) open() error {
 	}{
 		{&c.dataset, colDataset, 1, true},
 		{&c.document, colDocument, 1, true},
-		{&c.position, colPosition, 1, true},
-		{&c.phase, colPhase, 1, true},
+		{&c.position, colPosition, 1, all},
+		{&c.phase, colPhase, 1, all},
 		{&c.token, colToken, 1, true},
-		{&c.experts, colExperts, m.Layers * m.TopK, true},
-		{&c.weights, colWeights, m.Layers * m.TopK, !h.NoWeights},
-		{&c.logits, colLogits, len(h.LogitLayers) * m.Experts, len(h.LogitLayers) > 0 && !c.filter.NoLogits},
-		{&c.input, colInput, len(h.InputLayers) * m.Hidden, len(h.InputLayers) > 0 && !c.filter.NoInput},
+		{&c.experts, colExperts, m.Layers * m.TopK, all},
+		{&c.weights, colWeights, m.Layers * m.TopK, all && !h.NoWeights},
+		{&c.logits, colLogits, len(h.LogitLayers) * m.Experts, all && len(h.LogitLayers) > 0 && !c.filter.NoLogits},
+		{&c.input, colInput, len(h.InputLayers) * m.Hidden, all && len(h.InputLayers) > 0 && !c.filter.NoInput},
 	} {
 		if err := open(x.dst, x.name, x.width, x.read); err != nil {
 			return err

@@ -41,6 +41,9 @@ func (c *scan) readPart(k, rest int) error {
 
 // rowBytes is the memory of a token.
 func (c *scan) rowBytes() int64 {
+	if c.filter.TokensOnly {
+		return 4
+	}
 	m := &c.header.Model
 	n := 8 + 16 + 8*m.Layers*m.TopK
 	if !c.filter.NoLogits {
@@ -63,6 +66,9 @@ func room[T any](s []T, k, rest, width int) []T {
 }
 
 func (c *scan) readInts(p *pq.Cursor, name string, dst *[]int32, k, rest, width int) error {
+	if p == nil {
+		return nil
+	}
 	c.column = name
 	n := len(*dst)
 	*dst = room(*dst, k, rest, width)
@@ -81,6 +87,9 @@ func (c *scan) readFloats(p *pq.Cursor, name string, dst *[]float32, k, rest, wi
 
 // readPhases keeps phases only once one is not Prefill.
 func (c *scan) readPhases(k int) error {
+	if c.phase == nil {
+		return nil
+	}
 	c.column = colPhase
 	d := c.doc
 	before := len(d.Tokens) // tokens come after phases

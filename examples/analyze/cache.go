@@ -21,7 +21,7 @@ func (s *side) cacheStudy(ctx context.Context, o options) error {
 	}
 	h := s.header
 	h.LogitLayers, h.InputLayers = nil, nil
-	parts, err := speculate.Split(speculate.Slice(h, docs), speculate.Fractions{Valid: 0.1, Test: 0.4}, o.seed)
+	parts, err := speculate.Split(ctx, speculate.Slice(h, docs), speculate.Fractions{Valid: 0.1, Test: 0.4}, o.seed)
 	if err != nil {
 		return err
 	}
@@ -30,7 +30,7 @@ func (s *side) cacheStudy(ctx context.Context, o options) error {
 	cfg := prefetch.Config{Load: o.load.Seconds(), Compute: o.compute.Seconds()}
 	ahead := cfg
 	if m.Layers > 1 {
-		p := speculate.NewTransition()
+		p := &speculate.Transition{}
 		ahead.Predictor, ahead.Horizon, ahead.Prefetch = p, speculate.Horizon{Layers: 1}, m.TopK
 		if err := speculate.Fit(ctx, parts.Train, speculate.FitOptions{Horizons: []speculate.Horizon{ahead.Horizon}}, p); err != nil {
 			return err

@@ -187,7 +187,7 @@ func (s *side) baselines(ctx context.Context, tokens int, seed uint64) (*specula
 	h := s.header
 	h.LogitLayers, h.InputLayers = nil, nil
 	data := speculate.Slice(h, docs)
-	parts, err := speculate.Split(data, speculate.Fractions{Valid: 0.1, Test: 0.3}, seed)
+	parts, err := speculate.Split(ctx, data, speculate.Fractions{Valid: 0.1, Test: 0.3}, seed)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +202,7 @@ func (s *side) baselines(ctx context.Context, tokens int, seed uint64) (*specula
 		}
 	}
 	if docs[0].Len() > 0 && docs[0].Tokens[0] == trace.NoToken {
-		ps = slices.DeleteFunc(ps, func(p speculate.Predictor) bool { return p.Name() == speculate.NewTokenID().Name() })
+		ps = slices.DeleteFunc(ps, func(p speculate.Predictor) bool { return p.Name() == (&speculate.TokenID{}).Name() })
 	}
 	if err := speculate.Fit(ctx, parts.Train, speculate.FitOptions{Horizons: hs}, ps...); err != nil {
 		return nil, err

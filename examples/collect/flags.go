@@ -99,6 +99,9 @@ func (o *options) check(fs *flag.FlagSet) (err error) {
 		}
 		o.data = list{"mini"}
 	}
+	if err := o.model.Check(); err != nil {
+		return err
+	}
 	switch o.float {
 	case "float32":
 	case "float16":

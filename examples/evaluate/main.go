@@ -28,10 +28,11 @@ file holds one row a (document, position, layer, distance, predictor), from whic
 the figures again.`
 
 type options struct {
-	trace, split, predictors, model, json, predictions, only, horizons, by string
-	seed                                                                   uint64
-	resamples                                                              int
-	hs                                                                     []speculate.Horizon
+	trace, predictors, model, json, predictions, only, horizons, by string
+	split                                                           speculate.Fractions
+	seed                                                            uint64
+	resamples                                                       int
+	hs                                                              []speculate.Horizon
 }
 
 func main() { new(options).program().Main() }
@@ -43,7 +44,7 @@ func (o *options) program() cli.Program {
 
 func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.trace, "trace", "", "`folder` of the trace to score on (required)")
-	f.StringVar(&o.split, "split", "", "`shares` of validation and test documents, as .15,.15, when train ran with the same -split, -seed and -trace: score\non the test documents only; empty: on all")
+	f.TextVar(&o.split, "split", speculate.Fractions{}, "`shares` of validation and test documents, as .15,.15, when train ran with the same -split, -seed and -trace: score\non the test documents only; empty: on all")
 	f.StringVar(&o.predictors, "predictors", "predictors", "`folder` that train wrote")
 	f.StringVar(&o.model, "model", "", "`folder` of the checkpoint that the gates are read from, or mini; required for gate reuse")
 	f.StringVar(&o.json, "json", "", "`file` for all figures")
@@ -74,13 +75,9 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 		return err
 	}
 	data, total := speculate.FromReader(r), fmt.Sprintf("of %d ", r.Tokens())
-	if o.split != "" {
-		f, err := speculate.ParseFractions(o.split)
-		if err != nil {
-			return err
-		}
-		parts, err := speculate.Split(data, f, o.seed)
-		if err != nil {
+	parts := speculate.Parts{Test: data}
+	if o.split != (speculate.Fractions{}) {
+		if parts, err = speculate.Split(ctx, data, o.split, o.seed); err != nil {
 			return err
 		}
 		data, total = parts.Test, ""
@@ -89,11 +86,16 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	if err != nil {
 		return err
 	}
-	ps, costs, err := neural.LoadAll(os.DirFS(o.predictors), gates)
+	set, err := neural.LoadAll(os.DirFS(o.predictors), gates)
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.predictors, err)
 	}
-	if ps, err = choose(append(ps, speculate.Oracle{}), cli.List(o.only)); err != nil {
+	seen, err := set.Provenance.Check(ctx, parts)
+	if err != nil {
+		return fmt.Errorf("%s: %w", o.predictors, err)
+	}
+	ps, err := choose(append(set.Predictors, speculate.Oracle{}), cli.List(o.only))
+	if err != nil {
 		return fmt.Errorf("%s: %w", o.predictors, err)
 	}
 	last := time.Now()
@@ -122,7 +124,10 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	if err := closeRows(); err != nil {
 		return err
 	}
-	if results.Costs, err = speculate.MeasureCosts(ctx, data, o.hs, costs, ps...); err != nil {
+	if seen != "" {
+		results.Warnings = append(results.Warnings, seen)
+	}
+	if results.Costs, err = speculate.MeasureCosts(ctx, data, o.hs, set.Costs, ps...); err != nil {
 		return err
 	}
 	if o.json != "" {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -22,7 +21,7 @@ import (
 func wheel(t *testing.T) (traceDir, predictors string) {
 	t.Helper()
 	traceDir, predictors = filepath.Join(t.TempDir(), "trace"), t.TempDir()
-	h := trace.Header{Model: trace.Model{Name: "wheel", Layers: 3, Stacks: []trace.Stack{{Name: "decoder", Layers: 3}}, Experts: 4, TopK: 1, Vocabulary: 5}}
+	h := trace.Header{Model: trace.Model{Name: "wheel", Layers: 3, Stacks: []trace.Stack{{Name: "decoder", Layers: 3}}, Experts: 4, TopK: 1, Vocabulary: 200}}
 	w, err := trace.Create(traceDir, h, trace.WriterOptions{})
 	require.NoError(t, err)
 	var docs []*trace.Document
@@ -30,7 +29,7 @@ func wheel(t *testing.T) (traceDir, predictors string) {
 		d := &trace.Document{Dataset: "wheel", ID: fmt.Sprint(i)}
 		for p := range 9 {
 			e := int32(i*7+p*p) % 4
-			d.Tokens = append(d.Tokens, e+1)
+			d.Tokens = append(d.Tokens, int32(4*i)+e) // no two documents are equal
 			d.Experts = append(d.Experts, e, (e+1)%4, (e+2)%4)
 			d.Weights = append(d.Weights, 1, 1, 1)
 		}
@@ -38,9 +37,13 @@ func wheel(t *testing.T) (traceDir, predictors string) {
 		docs = append(docs, d)
 	}
 	require.NoError(t, w.Close())
-	ps := []speculate.Predictor{speculate.NewFrequency(), speculate.NewTransition()}
-	require.NoError(t, speculate.Fit(context.Background(), speculate.Slice(h, docs), speculate.FitOptions{Horizons: speculate.LayersAhead(1, 2)}, ps...))
-	require.NoError(t, speculate.SaveAll(predictors, nil, ps...))
+	set := &speculate.Set{Predictors: []speculate.Predictor{&speculate.Frequency{}, &speculate.Transition{}}}
+	parts, err := speculate.Split(t.Context(), speculate.Slice(h, docs), speculate.Fractions{Valid: .2, Test: .3}, 1)
+	require.NoError(t, err)
+	require.NoError(t, speculate.Fit(t.Context(), parts.Train, speculate.FitOptions{Horizons: speculate.LayersAhead(1, 2)}, set.Predictors...))
+	set.Provenance, err = speculate.NewProvenance(t.Context(), parts)
+	require.NoError(t, err)
+	require.NoError(t, speculate.SaveAll(predictors, set))
 	return traceDir, predictors
 }
 
@@ -74,6 +77,21 @@ func TestPart(t *testing.T) {
 	s := stdout
 	assert.Contains(t, s, "9 documents, 81 tokens")
 	assert.Contains(t, s, "transition  h=1      2      9")
+	assert.NotContains(t, s, "fitted on")
+}
+
+// TestSeen evaluates on documents that the predictors were fitted on.
+func TestSeen(t *testing.T) {
+	dir, predictors := wheel(t)
+	args := []string{"-trace", dir, "-predictors", predictors, "-horizons", "1"}
+	status, stdout, stderr := clitest.Run(t, new(options).program(), args...)
+	require.Equal(t, cli.Done, status, stderr)
+	assert.Contains(t, stdout, "warning: of 30 documents to evaluate on, the predictors were fitted on 15 and calibrated on 6")
+	for _, more := range [][]string{{"-split", ".2,.3", "-seed", "2"}, {"-split", ".2,.4"}} {
+		status, _, stderr = clitest.Run(t, new(options).program(), append(args, more...)...)
+		assert.Equal(t, cli.Failed, status, more)
+		assert.Contains(t, stderr, "fitted on a split of this trace by .2,.3 with seed 1; got .2,")
+	}
 }
 
 func TestStatus(t *testing.T) {
@@ -87,7 +105,7 @@ func TestStatus(t *testing.T) {
 		{[]string{"-h"}, 0, "Flags"},
 		{[]string{"-trace", dir, "-predictors", predictors, "-horizons", "0"}, 2, `"0"`},
 		{[]string{"-trace", dir, "-by", "token"}, 2, "-by is"},
-		{[]string{"-trace", dir, "-split", ".5"}, 1, ".15,.15"},
+		{[]string{"-trace", dir, "-split", ".5"}, 2, ".15,.15"},
 		{[]string{"-trace", dir, "-predictors", t.TempDir()}, 1, "predictors.json"},
 		{[]string{"-trace", dir, "-predictors", predictors, "-horizons", "1", "-only", "no one"}, 1, "no one"},
 	} {

@@ -24,7 +24,7 @@ const (
 
 // study splits the trace by document, fits predictors on one part, calibrates on the second and measures on the third.
 func study(ctx context.Context, o *options, backend compute.Backend, reader *trace.Reader, p *progress) (*studied, error) {
-	parts, err := speculate.Split(speculate.FromReader(reader), speculate.Fractions{Valid: .2, Test: .2}, o.seed)
+	parts, err := speculate.Split(ctx, speculate.FromReader(reader), speculate.Fractions{Valid: .2, Test: .2}, o.seed)
 	if err != nil {
 		return nil, err
 	}

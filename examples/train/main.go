@@ -35,14 +35,15 @@ they are fitted once on all data sets and once without each, and scored on that 
 printed, and leave-out.json is written instead of predictors.`
 
 type options struct {
-	trace, valid, test, split, leaveOut, model, out, only, backend, horizons string
-	transformer, resume, with, datasets                                      string
-	width, batch, accumulate                                                 int
-	tokens, memory                                                           int64
-	seed                                                                     uint64
-	rate                                                                     float64
-	limit                                                                    time.Duration
-	hs                                                                       []speculate.Horizon
+	trace, valid, test, leaveOut, model, out, only, backend, horizons string
+	split                                                             speculate.Fractions
+	transformer, resume, with, datasets                               string
+	width, batch, accumulate                                          int
+	tokens, memory                                                    int64
+	seed                                                              uint64
+	rate                                                              float64
+	limit                                                             time.Duration
+	hs                                                                []speculate.Horizon
 }
 
 func main() { new(options).program().Main() }
@@ -59,7 +60,7 @@ func (o *options) program() cli.Program {
 func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.trace, "trace", "", "`folder` of the trace to fit on (required)")
 	f.StringVar(&o.valid, "valid", "", "`folder` of the trace to choose and calibrate on; empty: a part of -trace")
-	f.StringVar(&o.split, "split", ".15,.15", "without -valid, `shares` of documents to choose on, and to keep for evaluate -split")
+	f.TextVar(&o.split, "split", speculate.Fractions{Valid: .15, Test: .15}, "without -valid, `shares` of documents to choose on, and to keep for evaluate -split")
 	f.StringVar(&o.datasets, "datasets", "", "`names` of the data sets of -trace to read, separated by commas; empty: all")
 	f.StringVar(&o.test, "test", "", "with -leave-out each, `folder` of the trace to score on; empty: a part of -trace")
 	f.StringVar(&o.leaveOut, "leave-out", "", "`name` of a data set to learn nothing of, or each; empty: none")
@@ -97,10 +98,10 @@ func (o *options) check(*flag.FlagSet) (err error) {
 }
 
 func (o *options) run(ctx context.Context, s cli.Streams) error {
-	parts, err := data(o)
+	parts, err := data(ctx, o)
 	if err == nil {
 		// Documents are read several times: hold them if they fit.
-		parts.Train, err = speculate.InMemory(ctx, parts.Train, o.memory<<20)
+		parts.Train, err = parts.Train.InMemory(ctx, o.memory<<20)
 	}
 	if err != nil {
 		return err
@@ -130,7 +131,11 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 			return err
 		}
 	}
-	if c.Trained, err = trained(o.with, gates); err != nil {
+	provenance, err := speculate.NewProvenance(ctx, parts)
+	if err != nil {
+		return err
+	}
+	if c.Trained, err = trained(o.with, gates, provenance); err != nil {
 		return err
 	}
 	if c.Transformers, err = transformers(o.transformer, h, gates); err != nil {
@@ -144,7 +149,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	if err != nil {
 		return err
 	}
-	if err := speculate.SaveAll(o.out, made.Costs, made.Predictors...); err != nil {
+	if err := speculate.SaveAll(o.out, &speculate.Set{Predictors: made.Predictors, Costs: made.Costs, Provenance: provenance}); err != nil {
 		return err
 	}
 	for _, n := range made.Networks {
@@ -184,15 +189,16 @@ func transformers(text string, h trace.Header, gates *speculate.Gates) ([]neural
 	return neural.TransformerConfigs(n[0], n[1], n[2], h, gates), nil
 }
 
-// trained reads the networks of other folders.
-func trained(folders string, gates *speculate.Gates) (ns []neural.Network, err error) {
+// trained reads the networks of other folders, and adds what they were fitted on to p.
+func trained(folders string, gates *speculate.Gates, p *speculate.Provenance) (ns []neural.Network, err error) {
 	for _, dir := range cli.List(folders) {
-		ps, _, err := neural.LoadAll(os.DirFS(dir), gates)
+		set, err := neural.LoadAll(os.DirFS(dir), gates)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", dir, err)
 		}
-		for _, p := range ps {
-			if n, ok := speculate.Base(p).(neural.Network); ok {
+		p.Add(set.Provenance)
+		for _, q := range set.Predictors {
+			if n, ok := speculate.Base(q).(neural.Network); ok {
 				ns = append(ns, n)
 			}
 		}
@@ -201,12 +207,12 @@ func trained(folders string, gates *speculate.Gates) (ns []neural.Network, err e
 }
 
 // data opens the traces, and splits -trace where there is no -valid.
-func data(o *options) (p speculate.Parts, err error) {
+func data(ctx context.Context, o *options) (p speculate.Parts, err error) {
 	// Only networks that start as the model's gates read router inputs, the most
 	// of a trace: without a model or such a network they are skipped.
 	f := trace.Filter{NoInput: o.model == "" && o.with == ""}
 	of := f
-	if of.Datasets, err = datasets(o.trace, o.datasets); err != nil {
+	if of.Datasets, err = datasets(ctx, o.trace, o.datasets); err != nil {
 		return p, err
 	}
 	if p.Train, err = open(o.trace, of); err != nil {
@@ -215,10 +221,7 @@ func data(o *options) (p speculate.Parts, err error) {
 	if o.valid != "" {
 		p.Valid, err = open(o.valid, f)
 	} else {
-		var f speculate.Fractions
-		if f, err = speculate.ParseFractions(o.split); err == nil {
-			p, err = speculate.Split(p.Train, f, o.seed)
-		}
+		p, err = speculate.Split(ctx, p.Train, o.split, o.seed)
 	}
 	if err == nil && o.test != "" {
 		p.Test, err = open(o.test, f)
@@ -229,18 +232,18 @@ func data(o *options) (p speculate.Parts, err error) {
 	if o.leaveOut == "" || o.leaveOut == "each" {
 		return p, nil
 	}
-	sets, err := speculate.Datasets(p.Train)
+	sets, err := p.Train.Datasets(ctx)
 	if err != nil {
 		return p, err
 	}
 	if !slices.Contains(sets, o.leaveOut) {
 		return p, fmt.Errorf("-leave-out %q: the data sets of %s are %q", o.leaveOut, o.trace, sets)
 	}
-	return speculate.LeaveOut(p, o.leaveOut), nil
+	return p.HoldOut(o.leaveOut), nil
 }
 
 // datasets reads -datasets, names that must be in the trace.
-func datasets(dir, names string) ([]string, error) {
+func datasets(ctx context.Context, dir, names string) ([]string, error) {
 	if names == "" {
 		return nil, nil
 	}
@@ -248,7 +251,7 @@ func datasets(dir, names string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	sets, err := speculate.Datasets(d)
+	sets, err := d.Datasets(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -18,14 +18,14 @@ import (
 func wheel(t *testing.T, docs int, datasets ...string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "trace")
-	h := trace.Header{Model: trace.Model{Name: "wheel", Layers: 3, Stacks: []trace.Stack{{Name: "decoder", Layers: 3}}, Experts: 4, TopK: 1, Vocabulary: 5}}
+	h := trace.Header{Model: trace.Model{Name: "wheel", Layers: 3, Stacks: []trace.Stack{{Name: "decoder", Layers: 3}}, Experts: 4, TopK: 1, Vocabulary: 200}}
 	w, err := trace.Create(dir, h, trace.WriterOptions{})
 	require.NoError(t, err)
 	for i := range docs {
 		d := &trace.Document{Dataset: datasets[i%len(datasets)], ID: fmt.Sprint(i)}
 		for p := range 9 {
 			e := int32(i*7+p*p) % 4
-			d.Tokens = append(d.Tokens, e+1)
+			d.Tokens = append(d.Tokens, int32(4*i)+e) // no two documents are equal
 			d.Experts = append(d.Experts, e, (e+1)%4, (e+2)%4)
 			d.Weights = append(d.Weights, 1, 1, 1)
 		}
@@ -84,7 +84,7 @@ func TestStatus(t *testing.T) {
 		{[]string{"-trace", dir, "-horizons", "3"}, 1, "3"},
 		{[]string{"-trace", dir, "-horizons", "1", "-only", "oracel"}, 1, "oracel"},
 		{[]string{"-trace", dir, "-backend", "abacus"}, 1, "abacus"},
-		{[]string{"-trace", dir, "-split", ".9,.2"}, 1, ".15,.15"},
+		{[]string{"-trace", dir, "-split", ".9,.2"}, 2, "-split"},
 		{[]string{"-trace", dir, "-leave-out", "axle"}, 1, `["wheel"]`},
 		{[]string{"-trace", dir, "-datasets", "wheel,axle"}, 1, `"axle"`},
 		{[]string{"-trace", dir, "-with", "nowhere"}, 1, "nowhere"},

@@ -39,7 +39,7 @@ func BenchmarkDecision(b *testing.B) {
 		b.Fatal(err)
 	}
 	hs := speculate.LayersAhead(1)
-	stats := []speculate.Predictor{speculate.NewFrequency(), speculate.NewPreviousToken(), speculate.NewTransition(), speculate.NewPath()}
+	stats := []speculate.Predictor{&speculate.Frequency{}, &speculate.PreviousToken{}, &speculate.Transition{}, &speculate.Path{}}
 	if err := speculate.Fit(context.Background(), speculate.Slice(h, []*trace.Document{doc}), speculate.FitOptions{Horizons: hs}, stats...); err != nil {
 		b.Fatal(err)
 	}

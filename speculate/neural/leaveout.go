@@ -47,7 +47,7 @@ func LeaveOneOut(ctx context.Context, parts speculate.Parts, o CompareOptions) (
 		if stage != nil {
 			o.Stage = func(what string) { stage("without " + set + ": " + what) }
 		}
-		c, err := Compare(ctx, speculate.LeaveOut(parts, set), o)
+		c, err := Compare(ctx, parts.HoldOut(set), o)
 		if err != nil {
 			return nil, fmt.Errorf("without %s: %w", set, err)
 		}

@@ -67,7 +67,7 @@ func stopped(t *testing.T, cfg MLPConfig, ps speculate.Parts, o TrainOptions) {
 // A training that was stopped and resumed ends as one that was not, to the bit.
 func TestResume(t *testing.T) {
 	ps, g := parts(t)
-	stats := []speculate.Predictor{speculate.NewFrequency()}
+	stats := []speculate.Predictor{&speculate.Frequency{}}
 	hs := speculate.LayersAhead(1, 3)
 	if err := speculate.Fit(context.Background(), ps.Train, speculate.FitOptions{Horizons: hs}, stats...); err != nil {
 		t.Fatal(err)
@@ -204,7 +204,7 @@ func TestTokenHorizons(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	freq := speculate.NewFrequency()
+	freq := &speculate.Frequency{}
 	if err := speculate.Fit(context.Background(), ps.Train, speculate.FitOptions{Horizons: all}, freq); err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,7 @@ func TestTokenHorizons(t *testing.T) {
 		t.Errorf("recall by ids %.3f two layers ahead, %.3f unknown, %.3f known; frequency %.3f", ahead, unknown, known, base)
 	}
 	doc, _ := plant(1, 12, 7)
-	if err := speculate.CheckCausality(p, header(), doc[0], all, 30, 1); err != nil {
+	if err := speculate.CheckCausality(p, header(), doc[0], all); err != nil {
 		t.Error(err)
 	}
 	if a, b := p.Info().RecallK, (unknown+known)*tL/float64(2*tL+tL-2)+ahead*(tL-2)/float64(2*tL+tL-2); math.Abs(a-b) > .06 {

@@ -125,14 +125,14 @@ func TestCompare(t *testing.T) {
 	}
 	doc, _ := plant(1, 12, 7)
 	dir := t.TempDir()
-	if err := speculate.SaveAll(dir, c.Results.Costs, c.Predictors...); err != nil {
+	if err := speculate.SaveAll(dir, &speculate.Set{Predictors: c.Predictors, Costs: c.Results.Costs}); err != nil {
 		t.Fatal(err)
 	}
-	again, costs, err := LoadAll(os.DirFS(dir), g)
-	if err != nil || len(again) != len(c.Predictors) || costs["hidden state"].Parameters == 0 {
-		t.Fatalf("%d predictors of %d loaded, %v", len(again), len(c.Predictors), err)
+	set, err := LoadAll(os.DirFS(dir), g)
+	if err != nil || len(set.Predictors) != len(c.Predictors) || set.Costs["hidden state"].Parameters == 0 {
+		t.Fatalf("%v loaded, want %d predictors, %v", set, len(c.Predictors), err)
 	}
-	r, err := speculate.Evaluate(context.Background(), ps.Test, speculate.EvaluateOptions{Horizons: hs}, again...)
+	r, err := speculate.Evaluate(context.Background(), ps.Test, speculate.EvaluateOptions{Horizons: hs}, set.Predictors...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,10 +142,10 @@ func TestCompare(t *testing.T) {
 		}
 	}
 	for _, p := range c.Predictors {
-		if err := speculate.CheckCausality(p, header(), doc[0], hs, 30, 1); err != nil {
+		if err := speculate.CheckCausality(p, header(), doc[0], hs); err != nil {
 			t.Error(err)
 		}
-		if err := speculate.CheckStepwise(p, header(), doc[0], hs, 1, 0); err != nil {
+		if err := speculate.CheckStepwise(p, header(), doc[0], hs); err != nil {
 			t.Error(err)
 		}
 	}

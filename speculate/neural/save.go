@@ -85,6 +85,6 @@ func Load(s *speculate.Saved, r *safetensors.Reader, needs func(string) (specula
 
 // LoadAll reads the predictors of a folder that [speculate.SaveAll] wrote,
 // networks too.
-func LoadAll(fsys fs.FS, gates *speculate.Gates) ([]speculate.Predictor, map[string]speculate.Cost, error) {
+func LoadAll(fsys fs.FS, gates *speculate.Gates) (*speculate.Set, error) {
 	return speculate.LoadAll(fsys, gates, map[string]speculate.Loader{kind: Load, transformerKind: LoadTransformer})
 }

@@ -28,10 +28,10 @@ func untrained(c MLPConfig) *MLP {
 func TestNetworkSavesAndLoads(t *testing.T) {
 	dir := t.TempDir()
 	p := untrained(HiddenState(9))
-	if err := speculate.SaveAll(dir, nil, p); err != nil {
+	if err := speculate.SaveAll(dir, &speculate.Set{Predictors: []speculate.Predictor{p}}); err != nil {
 		t.Fatal(err)
 	}
-	ps, _, err := LoadAll(os.DirFS(dir), nil)
+	set, err := LoadAll(os.DirFS(dir), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,14 +46,14 @@ func TestNetworkSavesAndLoads(t *testing.T) {
 		if err := p.Predict(view, a); err != nil {
 			t.Fatal(err)
 		}
-		if err := ps[0].Predict(view, b); err != nil {
+		if err := set.Predictors[0].Predict(view, b); err != nil {
 			t.Fatal(err)
 		}
 		if !slices.Equal(a, b) {
 			t.Fatalf("head %v: %v became %v", hd, a, b)
 		}
 	}
-	if q := ps[0].(*MLP); q.Config() != p.Config() || q.Info() != p.Info() {
+	if q := set.Predictors[0].(*MLP); q.Config() != p.Config() || q.Info() != p.Info() {
 		t.Errorf("%+v, %+v came back", q.Config(), q.Info())
 	}
 }
@@ -61,7 +61,7 @@ func TestNetworkSavesAndLoads(t *testing.T) {
 // A damaged or foreign network is an error that names the file.
 func TestNetworkLoadRefuses(t *testing.T) {
 	dir := t.TempDir()
-	if err := speculate.SaveAll(dir, nil, untrained(HiddenState(9))); err != nil {
+	if err := speculate.SaveAll(dir, &speculate.Set{Predictors: []speculate.Predictor{untrained(HiddenState(9))}}); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "hidden-state.safetensors")
@@ -88,7 +88,7 @@ func TestNetworkLoadRefuses(t *testing.T) {
 		if err := os.WriteFile(path, bad, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := LoadAll(os.DirFS(dir), nil); err == nil || !strings.Contains(err.Error(), "hidden-state.safetensors") {
+		if _, err := LoadAll(os.DirFS(dir), nil); err == nil || !strings.Contains(err.Error(), "hidden-state.safetensors") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

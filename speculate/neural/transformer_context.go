@@ -19,23 +19,23 @@ type contextScratch struct {
 	cos, sin []float32 // [hd/2]
 }
 
-// extend works on tokens from..to-1 and writes their rows. Only what is known
-// when a token begins is read of v: see [speculate.View.Memory].
-func (p *Transformer) extend(v speculate.View, first, from, to int, rows []float32) {
-	c := p.cfg.Width
-	n, hd := min(group, to-from), c/p.cfg.Heads
+// extend computes the rows of tokens from views of what is known when they begin;
+// see [speculate.View.Memory].
+func (p *Transformer) extend(begin []speculate.View, first int, rows []float32) {
+	c, to := p.cfg.Width, begin[0].Token()+len(begin)
+	n, hd := min(group, len(begin)), c/p.cfg.Heads
 	s := &contextScratch{seen: make([]float32, n*p.read.in), x: make([]float32, n*c), y: make([]float32, n*c), qkv: make([]float32, n*3*c),
 		mid: make([]float32, n*4*c), scores: make([]float32, 8*min(p.cfg.Window, to-first)), cos: make([]float32, hd/2), sin: make([]float32, hd/2)}
-	for ; from < to; from += n {
-		n = min(n, to-from)
-		p.extendGroup(v, s, first, from, n, rows)
+	for ; len(begin) > 0; begin = begin[n:] {
+		n = min(n, len(begin))
+		p.extendGroup(begin[:n], s, first, rows)
 	}
 }
 
-func (p *Transformer) extendGroup(v speculate.View, s *contextScratch, first, from, n int, rows []float32) {
-	c, width := p.cfg.Width, p.rowWidth()
-	for j := range n {
-		t := from + j
+func (p *Transformer) extendGroup(begin []speculate.View, s *contextScratch, first int, rows []float32) {
+	c, width, n, from := p.cfg.Width, p.rowWidth(), len(begin), begin[0].Token()
+	for j, v := range begin {
+		t := v.Token()
 		id, ok := v.ID(t)
 		if !ok {
 			id = -1

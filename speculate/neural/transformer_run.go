@@ -163,7 +163,7 @@ func (p *Transformer) Predict(views []speculate.View, out []float32) error {
 		}
 	}
 	width := p.rowWidth()
-	first, rows := last.Memory(p, width, func(first, from, to int, rows []float32) { p.extend(last, first, from, to, rows) })
+	first, rows := last.Memory(p, width, p.extend)
 	s := p.scratch()
 	defer p.pool.Put(s)
 	for len(views) > 0 {

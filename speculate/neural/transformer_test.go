@@ -145,14 +145,14 @@ func TestTransformer(t *testing.T) {
 		t.Errorf("recall %.3f of what stood three tokens before", x)
 	}
 	dir := t.TempDir()
-	if err := speculate.SaveAll(dir, nil, ps...); err != nil {
+	if err := speculate.SaveAll(dir, &speculate.Set{Predictors: ps}); err != nil {
 		t.Fatal(err)
 	}
-	again, _, err := LoadAll(os.DirFS(dir), g)
-	if err != nil || len(again) != len(ps) {
-		t.Fatalf("%d predictors, %v", len(again), err)
+	set, err := LoadAll(os.DirFS(dir), g)
+	if err != nil || len(set.Predictors) != len(ps) {
+		t.Fatalf("%v, %v", set, err)
 	}
-	s, err := speculate.Evaluate(context.Background(), speculate.Slice(h, test), speculate.EvaluateOptions{Horizons: hs}, again...)
+	s, err := speculate.Evaluate(context.Background(), speculate.Slice(h, test), speculate.EvaluateOptions{Horizons: hs}, set.Predictors...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,10 +163,10 @@ func TestTransformer(t *testing.T) {
 	}
 	long := recalled(1, 45, 7)[0]
 	for _, p := range ps {
-		if err := speculate.CheckCausality(p, h, long, hs, 30, 1); err != nil {
+		if err := speculate.CheckCausality(p, h, long, hs); err != nil {
 			t.Error(err)
 		}
-		if err := speculate.CheckStepwise(p, h, long, hs, 1, 0); err != nil {
+		if err := speculate.CheckStepwise(p, h, long, hs); err != nil {
 			t.Error(err)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 // A wheel of L=3 layers, E=5 experts, K=1: a token's expert moves on by one from
 // layer to layer.
 func wheel(documents int) speculate.Data {
-	h := trace.Header{Model: trace.Model{Name: "wheel", Layers: 3, Experts: 5, TopK: 1}}
+	h := trace.Header{Model: trace.Model{Name: "wheel", Layers: 3, Experts: 5, TopK: 1}, NoWeights: true}
 	var docs []*trace.Document
 	for i := range documents {
 		d := &trace.Document{Dataset: "made up", ID: fmt.Sprint(i)}
@@ -30,7 +30,7 @@ func wheel(documents int) speculate.Data {
 func Example() {
 	ctx := context.Background()
 	data := wheel(7)
-	p := speculate.NewTransition()
+	p := &speculate.Transition{}
 	horizon := speculate.Horizon{Layers: 1}
 	if err := speculate.Fit(ctx, data, speculate.FitOptions{Horizons: []speculate.Horizon{horizon}}, p); err != nil {
 		log.Fatal(err)

@@ -20,10 +20,7 @@ type plan struct {
 func each(ctx context.Context, data speculate.Data, cfg Config, f func(*trace.Document, *plan)) (documents, tokens int, err error) {
 	p := new(plan)
 	var scores []float32
-	for d, err := range data.Documents() {
-		if err == nil {
-			err = ctx.Err()
-		}
+	for d, err := range data.All(ctx) {
 		if err != nil {
 			return 0, 0, err
 		}
@@ -95,6 +92,11 @@ func (p *plan) predict(ctx context.Context, cfg Config, s speculate.Shape, views
 				actual(d, s, l, from, out)
 			} else if err := cfg.Predictor.Predict(asked, out); err != nil {
 				return scores, fmt.Errorf("layer %d at %v: %w", l, h, err)
+			}
+			for i, x := range out {
+				if !(x >= 0 && x <= 1) {
+					return scores, fmt.Errorf("layer %d at %v: token %d, expert %d: got probability %g, want one in [0,1]", l, h, asked[i/s.Experts].Token(), i%s.Experts, x)
+				}
 			}
 			for i := range asked {
 				at := ((from+i)*s.Layers + l) * m

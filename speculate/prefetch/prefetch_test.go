@@ -3,15 +3,15 @@ package prefetch
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"strings"
 	"testing"
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // random makes documents of L=3 layers, E=7 experts, K=2 whose choices repeat;
@@ -42,9 +42,7 @@ func naive(t *testing.T, data speculate.Data, p Policy, capacity int, perLayer b
 	t.Helper()
 	m := data.Header.Model
 	for d, err := range data.Documents() {
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		var requests []int
 		for i, e := range d.Experts {
 			if e >= 0 {
@@ -124,34 +122,25 @@ func TestPolicies(t *testing.T) {
 		rates := map[Policy][]Point{}
 		for _, p := range []Policy{LRU, LFU, OPT} {
 			points, err := HitRates(ctx, data, Config{Policy: p, PerLayer: perLayer}, sizes)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			rates[p] = points
 			for i, c := range sizes {
 				r, err := Simulate(ctx, data, Config{Policy: p, PerLayer: perLayer, Capacity: c, Load: 1, Compute: 2})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if want := naive(t, data, p, c, perLayer); r.Total.Hits != want || points[i].Total.Hits != want {
-					t.Errorf("%s of %d, per layer %v: simulated %d hits, by stack %d, want %d", p, c, perLayer, r.Total.Hits, points[i].Total.Hits, want)
-				}
-				if r.HitRate != points[i].HitRate || r.TransfersPerToken != points[i].TransfersPerToken {
-					t.Errorf("%s of %d: simulated %v and %v, by stack %+v", p, c, r.HitRate, r.TransfersPerToken, points[i])
-				}
+				require.NoError(t, err)
+				want := naive(t, data, p, c, perLayer)
+				assert.Equal(t, want, r.Total.Hits, "%s of %d, per layer %v: simulated %d hits, by stack %d, want %d", p, c, perLayer, r.Total.Hits, points[i].Total.Hits, want)
+				assert.Equal(t, want, points[i].Total.Hits, "%s of %d, per layer %v: simulated %d hits, by stack %d, want %d", p, c, perLayer, r.Total.Hits, points[i].Total.Hits, want)
+				assert.Equal(t, points[i].HitRate, r.HitRate, "%s of %d: simulated %v and %v, by stack %+v", p, c, r.HitRate, r.TransfersPerToken, points[i])
+				assert.Equal(t, points[i].TransfersPerToken, r.TransfersPerToken, "%s of %d: simulated %v and %v, by stack %+v", p, c, r.HitRate, r.TransfersPerToken, points[i])
 				checkSums(t, r, 1, 2)
-				if i > 0 && p != LFU && points[i].HitRate < points[i-1].HitRate {
-					t.Errorf("%s of %d has fewer hits than of %d", p, c, c-1)
-				}
+				assert.False(t, i > 0 && p != LFU && points[i].HitRate < points[i-1].HitRate, "%s of %d has fewer hits than of %d", p, c, c-1)
 			}
-			if last := points[len(points)-1].Total; last.Misses != last.Cold || last.Cold == 0 {
-				t.Errorf("%s of all experts: %d misses, %d cold", p, last.Misses, last.Cold)
-			}
+			last := points[len(points)-1].Total
+			assert.Equal(t, last.Cold, last.Misses, "%s of all experts: %d misses, %d cold", p, last.Misses, last.Cold)
+			assert.NotEqual(t, int64(0), last.Cold, "%s of all experts: %d misses, %d cold", p, last.Misses, last.Cold)
 		}
 		for i := range sizes {
-			if rates[OPT][i].HitRate < max(rates[LRU][i].HitRate, rates[LFU][i].HitRate) {
-				t.Errorf("OPT of %d is not the best", sizes[i])
-			}
+			assert.GreaterOrEqual(t, rates[OPT][i].HitRate, max(rates[LRU][i].HitRate, rates[LFU][i].HitRate), "OPT of %d is not the best", sizes[i])
 		}
 	}
 }
@@ -168,13 +157,9 @@ func TestOptimal(t *testing.T) {
 			requests, d.Experts = append(requests, e), append(d.Experts, int32(e))
 		}
 		points, err := HitRates(context.Background(), speculate.Slice(h, []*trace.Document{d}), Config{Policy: OPT}, []int{2, 3})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, p := range points {
-			if want := exhaustive(requests, 0, p.Capacity); p.Total.Hits != int64(want) {
-				t.Fatalf("%v with %d: %d hits, the best is %d", requests, p.Capacity, p.Total.Hits, want)
-			}
+			require.Equal(t, int64(exhaustive(requests, 0, p.Capacity)), p.Total.Hits, "%v with %d", requests, p.Capacity)
 		}
 	}
 }
@@ -182,16 +167,25 @@ func TestOptimal(t *testing.T) {
 func checkSums(t *testing.T, r *Result, load, compute float64) {
 	t.Helper()
 	for _, c := range append([]Counts{r.Total}, r.Layers...) {
-		if c.Requests != c.Hits+c.Late+c.Misses || c.Prefetched != c.Used+c.Wasted || c.Transfers != c.Misses+c.Prefetched {
-			t.Errorf("%+v does not add up", c)
-		}
-		if c.StallSeconds < float64(c.Misses)*load-1e-9 {
-			t.Errorf("%d misses stall for %g s only", c.Misses, c.StallSeconds)
-		}
+		assert.Equal(t, c.Hits+c.Late+c.Misses, c.Requests)
+		assert.Equal(t, c.Used+c.Wasted, c.Prefetched)
+		assert.Equal(t, c.Misses+c.Prefetched, c.Transfers)
+		assert.GreaterOrEqual(t, c.StallSeconds, float64(c.Misses)*load-1e-9)
 	}
-	if want := float64(r.Tokens*len(r.Layers))*compute + r.Total.StallSeconds; math.Abs(r.Seconds-want) > 1e-6 {
-		t.Errorf("%g s, want compute and stall, %g", r.Seconds, want)
+	assert.InDelta(t, float64(r.Tokens*len(r.Layers))*compute+r.Total.StallSeconds, r.Seconds, 1e-6)
+}
+
+// constant is a predictor whose answers are all the same.
+type constant float32
+
+func (constant) Name() string                     { return "constant" }
+func (constant) Requires() speculate.Requirements { return speculate.Requirements{} }
+func (constant) Supports(speculate.Horizon) bool  { return true }
+func (c constant) Predict(_ []speculate.View, out []float32) error {
+	for i := range out {
+		out[i] = float32(c)
 	}
+	return nil
 }
 
 // wrong names an expert that is never chosen.
@@ -221,9 +215,7 @@ func planted(tokens int) speculate.Data {
 func simulate(t *testing.T, data speculate.Data, c Config) *Result {
 	t.Helper()
 	r, err := Simulate(context.Background(), data, c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	checkSums(t, r, c.Load, c.Compute)
 	return r
 }
@@ -233,36 +225,43 @@ func simulate(t *testing.T, data speculate.Data, c Config) *Result {
 func TestByHand(t *testing.T) {
 	data := planted(10)
 	r := simulate(t, data, Config{Capacity: 11, Load: 3, Compute: 2})
-	if r.Total.Misses != 30 || r.Total.Cold != 12 || r.Seconds != 30*5 || r.TokensPerSecond != 10./150 || r.StallPerToken != 9 || r.TransfersPerToken != 3 {
-		t.Errorf("11 experts: %+v", r)
-	}
+	assert.Equal(t, int64(30), r.Total.Misses)
+	assert.Equal(t, int64(12), r.Total.Cold)
+	assert.Equal(t, float64(30*5), r.Seconds)
+	assert.Equal(t, 10./150, r.TokensPerSecond)
+	assert.Equal(t, float64(9), r.StallPerToken)
+	assert.Equal(t, float64(3), r.TransfersPerToken)
 	r = simulate(t, data, Config{Capacity: 12, Load: 3, Compute: 2})
-	if r.Total.Misses != 12 || r.HitRate != 0.6 || r.Total.StallSeconds != 36 || r.Layers[1].Misses != 4 || r.Resident != 0.8 {
-		t.Errorf("12 experts: %+v", r)
-	}
+	assert.Equal(t, int64(12), r.Total.Misses)
+	assert.Equal(t, 0.6, r.HitRate)
+	assert.Equal(t, float64(36), r.Total.StallSeconds)
+	assert.Equal(t, int64(4), r.Layers[1].Misses)
+	assert.Equal(t, 0.8, r.Resident)
 
 	// A load of 3 s under a layer of 2 s: asked for at the layer before, it is
 	// late by 1 s. Layer 0 misses each time.
 	c := Config{Capacity: 4, Load: 3, Compute: 2, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 2, Events: 6}
 	r = simulate(t, data, c)
-	if r.Total.Late != 20 || r.Total.Misses != 10 || r.Total.StallSeconds != 10*3+20*1 || r.Total.Used != 20 || r.Total.Wasted != 0 || r.Layers[0].Misses != 10 {
-		t.Errorf("late: %+v", r)
-	}
+	assert.Equal(t, int64(20), r.Total.Late)
+	assert.Equal(t, int64(10), r.Total.Misses)
+	assert.Equal(t, float64(10*3+20*1), r.Total.StallSeconds)
+	assert.Equal(t, int64(20), r.Total.Used)
+	assert.Equal(t, int64(0), r.Total.Wasted)
+	assert.Equal(t, int64(10), r.Layers[0].Misses)
 	want := []Event{
 		{"round", 0, 0, 0, Demand, 0, 3}, {"round", 0, 0, 0, Stall, 0, 3}, {"round", 0, 0, -1, Compute, 3, 5},
 		{"round", 0, 1, 1, Prefetch, 3, 6}, {"round", 0, 1, 1, Stall, 5, 6}, {"round", 0, 1, -1, Compute, 6, 8},
 	}
-	if fmt.Sprint(r.Events) != fmt.Sprint(want) {
-		t.Errorf("events %v, want %v", r.Events, want)
-	}
+	assert.Equal(t, fmt.Sprint(want), fmt.Sprint(r.Events))
 
 	// Two layers ahead, layer 2 is there in time; layer 1 misses as well, and its
 	// demand waits for the prefetch that has begun: until 3+3, then 3 more.
 	c.Horizon.Layers = 2
 	r = simulate(t, planted(1), c)
-	if r.Total.Hits != 1 || r.Total.Misses != 2 || r.Total.StallSeconds != 3+4 || r.Seconds != 3+2+4+2+2 {
-		t.Errorf("two ahead: %+v", r)
-	}
+	assert.Equal(t, int64(1), r.Total.Hits)
+	assert.Equal(t, int64(2), r.Total.Misses)
+	assert.Equal(t, float64(3+4), r.Total.StallSeconds)
+	assert.Equal(t, float64(3+2+4+2+2), r.Seconds)
 }
 
 func TestOracle(t *testing.T) {
@@ -272,19 +271,16 @@ func TestOracle(t *testing.T) {
 		r := simulate(t, data, c)
 		if h == 1 {
 			for l := h; l < 3; l++ {
-				if r.Layers[l].StallSeconds != 0 || r.Layers[l].Misses != 0 {
-					t.Errorf("h=%d: layer %d: %+v", h, l, r.Layers[l])
-				}
+				assert.Equal(t, float64(0), r.Layers[l].StallSeconds, "h=%d: layer %d: %+v", h, l, r.Layers[l])
+				assert.Equal(t, int64(0), r.Layers[l].Misses, "h=%d: layer %d: %+v", h, l, r.Layers[l])
 			}
 		}
-		if r.Total.Wasted != 0 || r.Total.Prefetched == 0 {
-			t.Errorf("h=%d: the oracle wastes %d of %d", h, r.Total.Wasted, r.Total.Prefetched)
-		}
+		assert.Equal(t, int64(0), r.Total.Wasted)
+		assert.NotEqual(t, int64(0), r.Total.Prefetched)
 		c.NextToken, c.Compute = true, 10
 		r = simulate(t, data, c)
-		if most := int64(3 * h * 2); r.Total.Misses > most || r.Total.Late != 0 {
-			t.Errorf("h=%d with the next token: %d misses, %d late; only first tokens should miss, at most %d", h, r.Total.Misses, r.Total.Late, most)
-		}
+		assert.LessOrEqual(t, r.Total.Misses, int64(3*h*2), "h=%d with the next token", h)
+		assert.Equal(t, int64(0), r.Total.Late, "h=%d with the next token", h)
 	}
 }
 
@@ -292,13 +288,14 @@ func TestWrong(t *testing.T) {
 	data := planted(10)
 	c := Config{Capacity: 12, Load: 1, Compute: 2, Predictor: wrong{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 1}
 	r := simulate(t, data, c)
-	if r.Total.Used != 0 || r.Total.Wasted == 0 || r.Total.Wasted != r.Total.Prefetched || r.Layers[0].Prefetched != 0 {
-		t.Errorf("%+v", r.Total)
-	}
+	assert.Equal(t, int64(0), r.Total.Used)
+	assert.NotEqual(t, int64(0), r.Total.Wasted)
+	assert.Equal(t, r.Total.Prefetched, r.Total.Wasted)
+	assert.Equal(t, int64(0), r.Layers[0].Prefetched)
 	c.Predictor, c.Horizon, c.Prefetch = nil, speculate.Horizon{}, 0
-	if n := simulate(t, data, c); n.Total.Hits < r.Total.Hits || n.Total.Transfers >= r.Total.Transfers {
-		t.Errorf("without: %+v, with: %+v", n.Total, r.Total)
-	}
+	n := simulate(t, data, c)
+	assert.GreaterOrEqual(t, n.Total.Hits, r.Total.Hits)
+	assert.Less(t, n.Total.Transfers, r.Total.Transfers)
 }
 
 // By hand: 2 layers, K=1, room for 3. Layer 0 uses expert 0, layer 1 expert 1;
@@ -317,14 +314,18 @@ func TestPrefetchIsNoUse(t *testing.T) {
 	// prefetched one; layer 1's prefetch of it evicts expert 0, as 3 is in use.
 	// Token 5: expert 0 is a miss again, and again evicts the unused prefetch;
 	// the last prefetch evicts expert 3, the least recently used.
-	if c := r.Total; c.Misses != 4 || c.Hits != 8 || c.Prefetched != 3 || c.Wasted != 3 || c.StallSeconds != 4 {
-		t.Errorf("%+v", c)
-	}
+	c := r.Total
+	assert.Equal(t, int64(4), c.Misses)
+	assert.Equal(t, int64(8), c.Hits)
+	assert.Equal(t, int64(3), c.Prefetched)
+	assert.Equal(t, int64(3), c.Wasted)
+	assert.Equal(t, float64(4), c.StallSeconds)
 	// With room for one there is no room for a prefetch while a layer runs.
 	r = simulate(t, speculate.Slice(h, []*trace.Document{d}), Config{Capacity: 1, Load: 1, Compute: 2, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 1})
-	if c := r.Total; c.Prefetched != 0 || c.Dropped != 6 || c.Hits != 0 {
-		t.Errorf("room for one: %+v", c)
-	}
+	c = r.Total
+	assert.Equal(t, int64(0), c.Prefetched)
+	assert.Equal(t, int64(6), c.Dropped)
+	assert.Equal(t, int64(0), c.Hits)
 }
 
 // A prefetcher's hit rates by one pass are those of a simulation each, for
@@ -332,25 +333,20 @@ func TestPrefetchIsNoUse(t *testing.T) {
 func TestHitRatesWithPredictor(t *testing.T) {
 	ctx := context.Background()
 	data := random(5, 25, 3)
-	p := speculate.NewTransition()
+	p := &speculate.Transition{}
 	hs := []speculate.Horizon{{Layers: 1}, {Layers: 2}, {}}
-	if err := speculate.Fit(ctx, data, speculate.FitOptions{Horizons: hs}, p); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, speculate.Fit(ctx, data, speculate.FitOptions{Horizons: hs}, p))
 	for _, policy := range []Policy{LRU, LFU, OPT} {
 		for _, perLayer := range []bool{false, true} {
 			c := Config{Policy: policy, PerLayer: perLayer, Load: 0.3, Compute: 0.5, Predictor: p, Horizon: hs[1], Prefetch: 3, NextToken: true}
 			sizes := []int{6, 1, 4}
 			points, err := HitRates(ctx, data, c, sizes)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			for i, n := range sizes {
 				c.Capacity = n
 				r := simulate(t, data, c)
-				if points[i].Total != r.Total || points[i].Capacity != n {
-					t.Errorf("%s of %d: %+v in one pass, %+v alone", policy, n, points[i].Total, r.Total)
-				}
+				assert.Equal(t, r.Total, points[i].Total, "%s of %d: %+v in one pass, %+v alone", policy, n, points[i].Total, r.Total)
+				assert.Equal(t, n, points[i].Capacity, "%s of %d: %+v in one pass, %+v alone", policy, n, points[i].Total, r.Total)
 			}
 		}
 	}
@@ -359,18 +355,15 @@ func TestHitRatesWithPredictor(t *testing.T) {
 func TestJSON(t *testing.T) {
 	r := simulate(t, planted(2), Config{Capacity: 4, Load: 1, Compute: 2, Events: 3, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 2}, Prefetch: 1})
 	raw, err := json.Marshal(r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var back Result
-	if err := json.Unmarshal(raw, &back); err != nil || fmt.Sprint(back) != fmt.Sprint(*r) {
-		t.Errorf("%v: %+v, want %+v", err, back, r)
-	}
+	require.NoError(t, json.Unmarshal(raw, &back))
+	assert.Equal(t, fmt.Sprint(*r), fmt.Sprint(back))
 	empty := speculate.Slice(planted(1).Header, nil)
 	r = simulate(t, empty, Config{Capacity: 1})
-	if raw, err = json.Marshal(r); err != nil || r.Tokens != 0 {
-		t.Errorf("no documents: %s, %v", raw, err)
-	}
+	raw, err = json.Marshal(r)
+	require.NoError(t, err, "no documents: %s, %v", raw, err)
+	assert.Equal(t, 0, r.Tokens, "no documents: %s, %v", raw, err)
 }
 
 func TestRefusals(t *testing.T) {
@@ -397,25 +390,22 @@ func TestRefusals(t *testing.T) {
 		{with(func(c *Config) { c.Horizon.Layers = 0 }), "at least one layer"},
 		{with(func(c *Config) { c.Prefetch = 6 }), "1 to 5"},
 		{with(func(c *Config) { c.Load = 0 }), "1 ns"},
-		{with(func(c *Config) { c.Predictor = speculate.NewTransition() }), "transition"},
+		{with(func(c *Config) { c.Predictor = &speculate.Transition{} }), "transition"},
 	} {
 		_, err := Simulate(context.Background(), data, c.cfg)
-		if err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%+v: got %v, want %q", c.cfg, err, c.want)
-		}
+		assert.ErrorContains(t, err, c.want, "%+v: got %v, want %q", c.cfg, err, c.want)
 	}
-	if _, err := HitRates(context.Background(), data, Config{}, []int{3, 99}); err == nil || !strings.Contains(err.Error(), "99") {
-		t.Errorf("99 experts: %v", err)
-	}
+	_, err := HitRates(context.Background(), data, Config{}, []int{3, 99})
+	assert.ErrorContains(t, err, "99")
 	bad := &trace.Document{Dataset: "a", ID: "b", Tokens: []int32{1}, Experts: []int32{0, 9, 0}}
-	if _, err := Simulate(context.Background(), speculate.Slice(data.Header, []*trace.Document{bad}), oracle); err == nil || !strings.Contains(err.Error(), "a/b") {
-		t.Errorf("expert 9 of 5: %v", err)
-	}
+	_, err = Simulate(context.Background(), speculate.Slice(data.Header, []*trace.Document{bad}), oracle)
+	assert.ErrorContains(t, err, `document "b" of data set "a"`)
+	_, err = Simulate(context.Background(), data, with(func(c *Config) { c.Predictor = constant(math.NaN()) }))
+	assert.ErrorContains(t, err, "predictor constant: layer 1 at h=1: token 0, expert 0: got probability NaN")
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := Simulate(ctx, data, oracle); !errors.Is(err, context.Canceled) {
-		t.Errorf("stopped: %v", err)
-	}
+	_, err = Simulate(ctx, data, oracle)
+	assert.ErrorIs(t, err, context.Canceled)
 }
 
 func BenchmarkSimulate(b *testing.B) {
@@ -424,9 +414,8 @@ func BenchmarkSimulate(b *testing.B) {
 			data := random(4, 1000, 4)
 			c := Config{Policy: policy, Capacity: 9, Load: 0.5, Compute: 1, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 2}
 			for b.Loop() {
-				if _, err := Simulate(context.Background(), data, c); err != nil {
-					b.Fatal(err)
-				}
+				_, err := Simulate(context.Background(), data, c)
+				require.NoError(b, err)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/4006, "ns/token")
 		})
@@ -436,9 +425,8 @@ func BenchmarkSimulate(b *testing.B) {
 func BenchmarkHitRates(b *testing.B) {
 	data := random(4, 1000, 4)
 	for b.Loop() {
-		if _, err := HitRates(context.Background(), data, Config{Policy: OPT}, []int{1, 5, 9, 13, 17, 21}); err != nil {
-			b.Fatal(err)
-		}
+		_, err := HitRates(context.Background(), data, Config{Policy: OPT}, []int{1, 5, 9, 13, 17, 21})
+		require.NoError(b, err)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/4006, "ns/token")
 }

@@ -1,0 +1,127 @@
+package speculate
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"github.com/expertspec/expertspec/trace"
+)
+
+// Data is a set of documents that can be read any number of times, and the
+// header that they share. Reading holds one document at a time in memory.
+type Data struct {
+	Header trace.Header
+	// Documents starts a reading. An error ends it.
+	Documents func() iter.Seq2[*trace.Document, error]
+
+	// tokens is Documents of the names and token ids only, where that is cheaper.
+	tokens func() iter.Seq2[*trace.Document, error]
+}
+
+// Slice returns documents in memory as Data.
+func Slice(h trace.Header, docs []*trace.Document) Data {
+	return Data{Header: h, Documents: func() iter.Seq2[*trace.Document, error] {
+		return func(yield func(*trace.Document, error) bool) {
+			for _, d := range docs {
+				if !yield(d, nil) {
+					return
+				}
+			}
+		}
+	}}
+}
+
+// FromReader returns a trace on disk as Data.
+func FromReader(r *trace.Reader) Data {
+	return Data{Header: r.Header(), Documents: r.Documents, tokens: r.Select(trace.Filter{TokensOnly: true}).Documents}
+}
+
+// All reads the documents of d. The iteration ends with an error when ctx is
+// done and where a document, which its data set and id name, occurs twice.
+func (d Data) All(ctx context.Context) iter.Seq2[*trace.Document, error] {
+	return unique(ctx, d.Documents)
+}
+
+// names is All of documents whose routing may be missing.
+func (d Data) names(ctx context.Context) iter.Seq2[*trace.Document, error] {
+	if d.tokens != nil {
+		return unique(ctx, d.tokens)
+	}
+	return d.All(ctx)
+}
+
+func unique(ctx context.Context, read func() iter.Seq2[*trace.Document, error]) iter.Seq2[*trace.Document, error] {
+	return func(yield func(*trace.Document, error) bool) {
+		seen := map[trace.Key]bool{}
+		for doc, err := range read() {
+			if err == nil {
+				err = ctx.Err()
+			}
+			if err == nil && seen[doc.Key()] {
+				err = fmt.Errorf("speculate: document %q of data set %q occurs twice", doc.ID, doc.Dataset)
+			}
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			seen[doc.Key()] = true
+			if !yield(doc, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Filter returns those documents of d for which keep is true. It may be called
+// with documents that hold no more than their names and token ids.
+func (d Data) Filter(keep func(*trace.Document) bool) Data {
+	filter := func(read func() iter.Seq2[*trace.Document, error]) func() iter.Seq2[*trace.Document, error] {
+		if read == nil {
+			return nil
+		}
+		return func() iter.Seq2[*trace.Document, error] {
+			return func(yield func(*trace.Document, error) bool) {
+				for doc, err := range read() {
+					if err == nil && !keep(doc) {
+						continue
+					}
+					if !yield(doc, err) || err != nil {
+						return
+					}
+				}
+			}
+		}
+	}
+	return Data{Header: d.Header, Documents: filter(d.Documents), tokens: filter(d.tokens)}
+}
+
+// Datasets returns the names of the data sets of d in alphabetical order.
+func (d Data) Datasets(ctx context.Context) ([]string, error) {
+	seen := map[string]bool{}
+	for doc, err := range d.names(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		seen[doc.Dataset] = true
+	}
+	return sortedKeys(seen), nil
+}
+
+// InMemory reads d once and returns it held in memory if its arrays take at most
+// limit bytes, and else d itself.
+func (d Data) InMemory(ctx context.Context, limit int64) (Data, error) {
+	var docs []*trace.Document
+	held := int64(0)
+	for doc, err := range d.All(ctx) {
+		if err != nil {
+			return Data{}, err
+		}
+		held += 4 * int64(len(doc.Tokens)+len(doc.Experts)+len(doc.Weights)+len(doc.RouterLogits)+len(doc.RouterInput))
+		if held > limit {
+			return d, nil
+		}
+		docs = append(docs, doc)
+	}
+	return Slice(d.Header, docs), nil
+}
