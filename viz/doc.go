@@ -4,15 +4,18 @@
 //
 // [NewReport] makes the report of a [Study], which holds the statistics of a
 // trace and, optionally, an evaluation, a training and simulations of a cache.
-// [Compare] makes the report of two. [Report.Figure] returns one of its figures
+// [Compare] makes that of two. [Report.Figure] returns one of its figures
 // by name, and [Report.Save] writes all of them:
 //
-//	usage, balance, usage-by-dataset, usage-dataset-1, ...  usage of experts
-//	entropy-by-dataset, proportions                         data sets
-//	flow-0, ..., transition-0, ..., information, together-0, ...  layers
-//	repeats, locality, positions, certainty                 tokens
-//	recall-by-distance, recall-by-layer-h1, recall-by-dataset-h1, ...  prediction
-//	calibration-h1, cache-hit-rate, prefetch-timeline       confidence and cache
+//	usage:       usage, balance, usage-by-dataset, usage-dataset-1, ...
+//	data sets:   entropy-by-dataset, proportions
+//	layers:      flow-0, ..., information, transition-0, ..., together-0, ...
+//	tokens:      repeats, locality, positions, certainty
+//	prediction:  recall-by-distance, recall-by-layer-h1, recall-by-dataset-h1,
+//	             recall-by-k-h1, recall-against-time, calibration-error, ...
+//	confidence:  calibration-h1, ...
+//	cache:       cache-hit-rate, prefetch-timeline
+//	comparison:  comparison-layers, comparison-usage, beside-usage, ...
 //
 // Figures of one's own data are [HeatMap], [Lines], [Sankey], [TokenText],
 // [TokenPaths] and [Panels] of them. A [Drawing] is any figure that gonum/plot or

@@ -2,6 +2,7 @@ package viz_test
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -146,4 +147,75 @@ func ExampleReport_WriteHTML() {
 	}
 	fmt.Println(strings.Contains(b.String(), "</script>\""), strings.Count(b.String(), "</script>"))
 	// Output: false 2
+}
+
+// The paths of two tokens of a document, and its text at the last layer.
+func ExampleTokenPaths() {
+	sample := viz.Sampler{
+		Model:  trace.Model{Layers: 2, Experts: 3, TopK: 1},
+		Pieces: func(tokens []int32) []string { return []string{"The", " cat", " sat"}[:len(tokens)] },
+	}
+	if err := sample.Add(&trace.Document{ID: "1", Tokens: []int32{5, 6, 7}, Experts: []int32{0, 1, 0, 2, 1, 1}}); err != nil {
+		panic(err)
+	}
+	document := sample.Journeys()[0]
+	f := viz.Panels{
+		Info: viz.Info{Name: "journey"},
+		Figures: []viz.Figure{
+			viz.TokenPaths{Info: viz.Info{Title: "Paths"}, Journey: document, Experts: 3, Tokens: []int{1, 2}},
+			viz.TokenText{Info: viz.Info{Title: "Layer 1"}, Journey: document, Experts: 3, Layer: 1},
+		},
+	}
+	if err := f.Figures[0].Table().WriteCSV(os.Stdout); err != nil {
+		panic(err)
+	}
+	var b strings.Builder
+	if err := viz.WritePNG(&b, f, viz.Style{}); err != nil {
+		panic(err)
+	}
+	fmt.Println(b.Len() > 0)
+	// Output:
+	// token,text,layer,choice,expert,weight
+	// 1," cat",0,0,0,
+	// 1," cat",1,0,2,
+	// 2," sat",0,0,1,
+	// 2," sat",1,0,1,
+	// true
+}
+
+// The flow of tokens from the experts of one layer to those of the next.
+func ExampleSankey() {
+	f := viz.Sankey{
+		Info:   viz.Info{Name: "flow", Title: "First choices"},
+		Stages: []string{"layer 0", "layer 1"},
+		Flows:  [][][]float64{{{30, 10}, {0, 20}}},
+		Unit:   "tokens",
+	}
+	if err := viz.WriteSVG(io.Discard, f, viz.Style{}); err != nil {
+		panic(err)
+	}
+	if err := f.Table().WriteCSV(os.Stdout); err != nil {
+		panic(err)
+	}
+	// Output:
+	// from,expert,to,to expert,flow (tokens)
+	// layer 0,0,layer 1,0,30
+	// layer 0,0,layer 1,1,10
+	// layer 0,1,layer 1,1,20
+}
+
+// A report that compares two traces.
+func ExampleCompare() {
+	report, err := viz.Compare(viz.Study{Name: "before", Routing: summary()}, viz.Study{Name: "after", Routing: summary()})
+	if err != nil {
+		panic(err)
+	}
+	for _, s := range report.Sections {
+		fmt.Println(s.ID)
+	}
+	// Output:
+	// comparison
+	// usage
+	// layers
+	// course
 }

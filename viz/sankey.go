@@ -204,7 +204,6 @@ func (s Sankey) draw(p *pen, at rect) hover {
 	for k, f := range s.Flows {
 		h.Spots = append(h.Spots, s.ribbons(p, f, nodes[k], nodes[k+1], of[k], of[k+1], colX(k)+wide, colX(k+1), experts, k)...)
 	}
-	t := textStyle{size: 11, bold: true, h: 0.5, v: 0.5}
 	l := labelStyle(p.style)
 	for k := range nodes {
 		l.h = 0.5
@@ -219,23 +218,31 @@ func (s Sankey) draw(p *pen, at rect) hover {
 		}
 		p.text(x, at.y+4, l.fit(s.Stages[k], at.w/float64(len(nodes))-6), l)
 		for _, n := range nodes[k] {
-			col := p.style.tone("missing")
-			if n.expert >= 0 {
-				col = plain(expertLine(n.expert, experts, p.style.Dark))
-			}
-			p.rect(colX(k), n.y, wide, math.Max(1, n.h), col)
+			p.drawNode(n, colX(k), wide, n.color(p.style, experts))
 			h.Spots = append(h.Spots, spot{X: colX(k), Y: n.y, W: wide, H: math.Max(1, n.h),
 				Text: s.Stages[k] + ", expert " + n.name + ": " + short(n.mass, 4) + " " + s.Unit})
-			t.tone, t.size, t.rotate = textOn(col.c), math.Min(11, n.h), 0
-			if n.expert < 0 {
-				t.size, t.rotate = 11, 0.25
-			}
-			if long := t.measure(n.name); t.size >= 7.5 && (t.rotate == 0 && long < wide || t.rotate > 0 && long < n.h) {
-				p.text(colX(k)+wide/2, n.y+n.h/2, n.name, t)
-			}
 		}
 	}
 	return h
+}
+
+func (n node) color(s Style, experts int) tone {
+	if n.expert < 0 {
+		return s.tone("missing")
+	}
+	return plain(expertLine(n.expert, experts, s.Dark))
+}
+
+// drawNode draws a node and, if there is room, its name.
+func (p *pen) drawNode(n node, x, width float64, c tone) {
+	p.rect(x, n.y, width, math.Max(1, n.h), c)
+	t := textStyle{size: math.Min(11, n.h), bold: true, h: 0.5, v: 0.5, tone: textOn(c.c)}
+	if n.expert < 0 {
+		t.size, t.rotate = 11, 0.25
+	}
+	if long := t.measure(n.name); t.size >= 7.5 && (t.rotate == 0 && long < width || t.rotate > 0 && long < n.h) {
+		p.text(x+width/2, n.y+n.h/2, n.name, t)
+	}
 }
 
 // ribbons draws the flows between two stages.
@@ -255,11 +262,7 @@ func (s Sankey) ribbons(p *pen, f [][]float64, from, to []node, fromOf, toOf []i
 			if math.Max(h0, h1) < 0.15 || (from[i].expert < 0 && to[j].expert < 0) {
 				continue // invisible, or between smaller experts
 			}
-			col := p.style.tone("missing")
-			if from[i].expert >= 0 {
-				col = plain(expertLine(from[i].expert, experts, p.style.Dark))
-			}
-			p.ribbon(x0, y0, h0, x1, y1, h1, col.fade(0.42))
+			p.ribbon(x0, y0, h0, x1, y1, h1, from[i].color(p.style, experts).fade(0.42))
 			spots = append(spots, spot{X: (x0 + x1) / 2, Y: (y0 + y1 + (h0+h1)/2) / 2,
 				Text: fmt.Sprintf("%s expert %s → %s expert %s\n%s %s", s.Stages[stage], from[i].name, s.Stages[stage+1], to[j].name, short(v, 4), s.Unit)})
 		}

@@ -43,12 +43,12 @@ func (s *side) cacheStudy(ctx context.Context, o options) error {
 	if err := s.costs(ctx, parts.Test, cfg, ahead, &study); err != nil {
 		return err
 	}
-	study.Text = []string{fmt.Sprintf("A simulation of running the model with most experts elsewhere: the layers share one cache, each document starts with an empty one, and its tokens are decoded one at a time. "+
-		"Copying an expert takes %v, computing a layer %v (flags -load and -compute: they are assumptions, not measured). %d documents, %d tokens.", o.load, o.compute, study.Costs[0].Documents, study.Costs[0].Tokens),
-		"LRU evicts the least recently used expert, LFU the least often used; OPT knows the future and bounds what eviction can do."}
+	study.Text = []string{fmt.Sprintf("A simulation of running the model with most experts outside device memory. The layers share one cache, which is empty at the start of each document; tokens are decoded one at a time. "+
+		"Copying an expert takes %v and computing a layer %v: these are assumptions (flags -load and -compute), not measurements. %d documents, %d tokens.", o.load, o.compute, study.Costs[0].Documents, study.Costs[0].Tokens),
+		"LRU evicts the least recently used expert, LFU the least frequently used. OPT knows the future: no eviction policy has a higher hit rate."}
 	if ahead.Predictor != nil {
-		study.Text = append(study.Text, fmt.Sprintf("With prefetch, the %d likeliest experts of the next layer, by the transition predictor fitted on other documents, are copied while a layer computes; "+
-			"a choice counts as a hit when its expert was there in time.", m.TopK))
+		study.Text = append(study.Text, fmt.Sprintf("With prefetch, the %d most likely experts of the next layer, according to the transition predictor fitted on other documents, are copied while a layer is computed. "+
+			"A choice is a hit if its expert is resident in time.", m.TopK))
 		if err := timeline(ctx, parts.Test, ahead, &study); err != nil {
 			return err
 		}
