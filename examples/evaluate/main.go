@@ -86,7 +86,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	if err != nil {
 		return err
 	}
-	set, err := neural.LoadAll(os.DirFS(o.predictors), gates)
+	set, err := neural.LoadAll(os.DirFS(o.predictors), gates, nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.predictors, err)
 	}

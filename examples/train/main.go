@@ -192,7 +192,7 @@ func transformers(text string, h trace.Header, gates *speculate.Gates) ([]neural
 // trained reads the networks of other folders, and adds what they were fitted on to p.
 func trained(folders string, gates *speculate.Gates, p *speculate.Provenance) (ns []neural.Network, err error) {
 	for _, dir := range cli.List(folders) {
-		set, err := neural.LoadAll(os.DirFS(dir), gates)
+		set, err := neural.LoadAll(os.DirFS(dir), gates, nil)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", dir, err)
 		}

@@ -66,7 +66,7 @@ func TestPrecision(t *testing.T) {
 	stored := func(from int) *MLP {
 		byteFrom = from
 		p := trained
-		return assemble(p.cfg, p.shape, p.horizons, p.soft, p.stats, p.weights, p.info)
+		return newMLP(stored[MLPConfig]{Config: p.cfg, Shape: p.shape, Horizons: p.horizons, Soft: p.soft, Info: p.info}, p.stats, p.weights)
 	}
 	full, eight := stored(math.MaxInt), stored(4096)
 	require.Nil(t, full.units[0].first.words)

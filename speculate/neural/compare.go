@@ -47,12 +47,6 @@ type Comparison struct {
 	Results  *speculate.Results // of Compare
 }
 
-// Network is a trained predictor: a [*MLP] or [*Transformer].
-type Network interface {
-	speculate.Predictor
-	Info() Info
-}
-
 // MLPConfigs returns the perceptrons of a hidden width that a trace with header
 // h and gates, which may be nil, can feed: [InterLayer] and [StatisticsAware]
 // always, [RouterLogits] where all router logits are recorded, [CorrectedGate]
@@ -212,7 +206,7 @@ func (o *CompareOptions) train(ctx context.Context, train, valid speculate.Data,
 			continue
 		}
 		if train.Header.Model.Vocabulary == 0 {
-			cfg = cfg.WithoutIDs()
+			cfg = cfg.withoutIDs()
 		}
 		if err := do(cfg.Name, func(t TrainOptions) (Network, error) {
 			t.Statistics = stats

@@ -5,23 +5,6 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// head is what one part of a network answers: a target layer at a horizon.
-type head struct {
-	h speculate.Horizon
-	l int
-}
-
-// heads lists all heads in the order of the arrays' leading axis G.
-func heads(layers int, horizons []speculate.Horizon) []head {
-	var hs []head
-	for _, h := range horizons {
-		for l := h.FirstLayer(); l < layers; l++ {
-			hs = append(hs, head{h, l})
-		}
-	}
-	return hs
-}
-
 // width returns F, the number of features of a view.
 func (f Features) width(s speculate.Shape) int {
 	return (f.Experts+f.PastExperts+f.Logits+f.PastLogits)*s.Experts + (f.Inputs+f.PastInputs)*s.Hidden

@@ -56,14 +56,14 @@ func BenchmarkDecision(b *testing.B) {
 		}
 		w := map[string][]float32{}
 		count := 0
-		for _, p := range newParams(c.cfg, sizesOf(c.cfg, shape, 15, len(s)), 1) {
+		for _, p := range newMLPParams(c.cfg, sizesOf(c.cfg, shape, 15, len(s)), 1) {
 			for i := range p.value {
 				p.value[i] = float32(rng.NormFloat64()) / 16
 			}
 			w[p.name] = p.value
 			count += len(p.value)
 		}
-		p := assemble(c.cfg, shape, hs, c.cfg.Soft, s, w, Info{})
+		p := newMLP(stored[MLPConfig]{Config: c.cfg, Shape: shape, Horizons: hs, Soft: c.cfg.Soft}, s, w)
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportMetric(float64(count), "parameters")
 			out, v := make([]float32, 8), make([]speculate.View, 1)

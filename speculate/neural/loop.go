@@ -40,12 +40,6 @@ type job[B any] interface {
 	check(forward func(b B) (losses, out []float32, err error)) (loss, recall float64, err error)
 }
 
-// position is how far a job has come in the training documents.
-type position struct {
-	Passes int    `json:"passes"` // begun over the documents
-	Digest digest `json:"digest"` // of all documents read so far
-}
-
 // plan is what a loop is told of a job beforehand.
 type plan struct {
 	name   string
@@ -342,7 +336,7 @@ func (l *loop[B]) update(inputs []any) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	args = append(args, float32(rate/(1-math.Pow(beta1, k))), float32(rate*l.o.Decay), float32(1/(1-math.Pow(beta2, k))))
+	args = append(args, float32(rate/(1-math.Pow(beta1, k))), float32(rate*weightDecay), float32(1/(1-math.Pow(beta2, k))))
 	for _, s := range l.sums {
 		args = append(args, s)
 	}
@@ -374,7 +368,7 @@ func (l *loop[B]) checksDue() int { return int(l.at() * float64(l.o.Checks) / fl
 // rate is the learning rate at a step: a linear rise, then half a cosine
 // (Loshchilov and Hutter 2017).
 func (l *loop[B]) rate(step float64) float64 {
-	warm := math.Floor(max(1, l.o.Warmup*float64(l.steps)))
+	warm := math.Floor(max(1, warmup*float64(l.steps)))
 	if step < warm {
 		return l.o.Rate * (step + 1) / warm
 	}

@@ -128,7 +128,7 @@ func TestCompare(t *testing.T) {
 	if err := speculate.SaveAll(dir, &speculate.Set{Predictors: c.Predictors, Costs: c.Results.Costs}); err != nil {
 		t.Fatal(err)
 	}
-	set, err := LoadAll(os.DirFS(dir), g)
+	set, err := LoadAll(os.DirFS(dir), g, nil)
 	if err != nil || len(set.Predictors) != len(c.Predictors) || set.Costs["hidden state"].Parameters == 0 {
 		t.Fatalf("%v loaded, want %d predictors, %v", set, len(c.Predictors), err)
 	}
@@ -157,7 +157,7 @@ func TestExecutionEqualsGraph(t *testing.T) {
 	ps, g := parts(t)
 	cfg := HiddenState(24)
 	o := TrainOptions{Backend: backend(t), Horizons: speculate.LayersAhead(1, 3), Seed: 4, Tokens: 640, Batch: 64, Gates: g}.withDefaults()
-	tr, err := newTrainer(context.Background(), cfg, ps.Train, ps.Valid, o)
+	tr, err := newMLPJob(context.Background(), cfg, ps.Train, ps.Valid, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestExecutionEqualsGraph(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := tr.predictor()
+	p := tr.trained()
 	s := p.scratch(1)
 	for gi, hd := range tr.heads {
 		for b, pt := range pts {

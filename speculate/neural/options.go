@@ -10,138 +10,107 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// TrainOptions say how a network is trained. The zero value of each number means
-// the default named beside it.
+// TrainOptions are the options of [TrainMLP] and [TrainTransformer]. Numbers
+// that are 0 mean the defaults named beside them.
 type TrainOptions struct {
 	Backend  compute.Backend
 	Horizons []speculate.Horizon
 	Seed     uint64
-	// Tokens to train on, over all passes; 0: 4 passes over the training
-	// documents, which are then read once more to count them.
+	// Tokens is the number of tokens to train on, repeats included. The default is
+	// 4 passes over the training documents, which are then read once more to count
+	// their tokens.
 	Tokens int64
-	// Limit, where not 0, ends a training that long after its start. The learning
-	// rate then falls with the time, where that is ahead of the steps, so that
-	// what is learned depends on the machine's speed. Not with Resume.
+	// Limit, if not 0, ends a training that long after its start. The learning
+	// rate falls with the time where that is ahead of the steps, so that the result
+	// depends on the machine's speed. Limit excludes Resume.
 	Limit time.Duration
-	Batch int // tokens in a step; 0: 256. Each trains all heads.
-	// Accumulate makes a step of this many batches of Batch/Accumulate tokens,
-	// whose gradients are added up: the same result in less memory. 0: 1. Batch
-	// must be a multiple of it.
+	// Batch is the number of tokens in a step, by default 256. Each token trains
+	// all heads.
+	Batch int
+	// Accumulate is the number of parts that a step is computed in, one after the
+	// other, by default 1. Batch must be a multiple of it. The result is the same, in
+	// less memory.
 	Accumulate int
-	Rate       float64 // peak learning rate; 0: .002
-	Decay      float64 // AdamW's weight decay; 0: .01, negative: none
-	Clip       float64 // largest norm of a head's share of the gradient; 0: 1
-	Warmup     float64 // share of the steps in which the rate rises; 0: .05
-	// Checks is how often the network is tried on validation documents, evenly
-	// spaced; the best is kept. 0: 5. Patience is how many checks in a row may
-	// bring nothing before training stops; 0: 3.
-	Checks, Patience int
-	// ValidTokens is how many validation tokens a check uses; 0: 1024.
-	ValidTokens int
-	// PoolBytes bounds the documents held at once, from which steps draw at
-	// random; 0: 512 MiB. Memory does not grow with the trace.
+	Rate       float64 // peak learning rate, by default .002
+	// Checks is the number of times that the network is tried on validation
+	// documents, evenly spaced, by default 5. The best state is returned.
+	Checks int
+	// Patience is the number of checks in a row without improvement after which
+	// training ends, by default 3.
+	Patience    int
+	ValidTokens int // tokens of a check, by default 1024
+	// PoolBytes is the size of the documents held in memory, from which steps draw
+	// at random, by default 512 MiB. Memory does not grow with the trace.
 	PoolBytes int64
-	// Gates are the checkpoint's routers, for configurations with Gate.
+	// Gates are the model's routers, for configurations with Gate.
 	Gates *speculate.Gates
 	// Statistics are the fitted predictors whose log odds a configuration with
-	// Statistics mixes in. They must support all Horizons.
+	// Statistics mixes. They must support all Horizons.
 	Statistics []speculate.Predictor
-	// Start, when not nil, is the transformer that [TrainTransformer] goes on
-	// from, in place of random values. It must be of the same configuration,
-	// shape and horizons, but for router logits that it does not read yet.
+	// Start, if not nil, is the transformer that [TrainTransformer] starts from. It
+	// must have the same configuration, shape and horizons, except that it may lack
+	// router logits.
 	Start *Transformer
-	// Resume, when not empty, is a folder, made if need be, where the state of
-	// the training is kept after each check, in a file NAME.training.safetensors
-	// of about 16 bytes a parameter, removed when training ends well. A training
-	// with the same configuration, options and documents continues from it, to
-	// the bit as if it had not been interrupted; one with others is an error.
+	// Resume, if not empty, is a folder for the state of the training. It is written
+	// after each check to NAME.training.safetensors, of about 16 bytes a parameter,
+	// and removed when training ends. A training with the same configuration,
+	// options and documents resumes from that file, with the same result, bit for
+	// bit; for another one the file is an error.
 	Resume string
-	// Progress, when not nil, is told after each check.
+	// Progress, if not nil, is called after each check.
 	Progress func(Progress)
 }
 
-// Progress is the state of a training run.
+// Progress is the state of a training after a check.
 type Progress struct {
 	Name          string
 	Step, Steps   int
-	Loss          float64 // training, mean since the last report
+	Loss          float64 // on training tokens, mean since the last check
 	ValidLoss     float64
 	ValidRecallK  float64
 	TokensPerSec  float64
-	ImprovedSince int // checks since the best
+	ImprovedSince int // number of checks since the best
 }
 
-const defaultBatch = 256
+// Constants of AdamW (Loshchilov and Hutter 2019) and of its schedule.
+const (
+	beta1, beta2 = .9, .99
+	adamEps      = 1e-8
+	weightDecay  = .01
+	clipNorm     = 1.0 // largest norm of a head's share of the gradient
+	warmup       = .05 // share of the steps in which the rate rises
+
+	defaultBatch = 256
+)
 
 func (o TrainOptions) withDefaults() TrainOptions {
-	def := func(x *int, v int) {
-		if *x == 0 {
-			*x = v
-		}
-	}
-	deff := func(x *float64, v float64) {
-		if *x == 0 {
-			*x = v
-		}
-	}
-	def(&o.Batch, defaultBatch)
-	def(&o.Accumulate, 1)
-	def(&o.Checks, 5)
-	def(&o.Patience, 3)
-	def(&o.ValidTokens, 1024)
-	deff(&o.Rate, .002)
-	deff(&o.Decay, .01)
-	deff(&o.Clip, 1)
-	deff(&o.Warmup, .05)
-	o.Decay = max(o.Decay, 0)
-	if o.PoolBytes == 0 {
-		o.PoolBytes = 512 << 20
-	}
+	o.Batch = cmp.Or(o.Batch, defaultBatch)
+	o.Accumulate = cmp.Or(o.Accumulate, 1)
+	o.Rate = cmp.Or(o.Rate, .002)
+	o.Checks = cmp.Or(o.Checks, 5)
+	o.Patience = cmp.Or(o.Patience, 3)
+	o.ValidTokens = cmp.Or(o.ValidTokens, 1024)
+	o.PoolBytes = cmp.Or(o.PoolBytes, 512<<20)
 	return o
 }
 
-// Validate reports options that no training can use, for a configuration and
-// a trace of shape s.
-func (o TrainOptions) Validate(c MLPConfig, s speculate.Shape) error {
-	switch {
-	case c.Gate && o.Gates == nil:
-		return fmt.Errorf("neural: %s starts as the router, and no gates are given", c.Name)
-	case c.Statistics && len(o.Statistics) == 0:
-		return fmt.Errorf("neural: %s mixes statistics, and none are given", c.Name)
-	case c.Features.IDs > 0 && s.Vocabulary == 0:
-		return fmt.Errorf("neural: %s reads token ids, and the trace does not say how many there are", c.Name)
-	}
-	if err := o.validate(s); err != nil {
+// validate reports what cfg cannot be trained with.
+func (o TrainOptions) validate(cfg config, train, valid speculate.Data) error {
+	s := speculate.ShapeOf(train.Header.Model)
+	if err := errors.Join(cfg.Validate(), s.Validate()); err != nil {
 		return err
 	}
-	for _, h := range o.Horizons {
-		for _, p := range o.Statistics {
-			if c.Statistics && !p.Supports(h) {
-				return fmt.Errorf("neural: %s is not fitted for %v", p.Name(), h)
-			}
-		}
+	if v := speculate.ShapeOf(valid.Header.Model); s != v {
+		return fmt.Errorf("neural: training documents of %+v, validation documents of %+v", s, v)
 	}
-	if c.Gate {
-		return o.Gates.Validate(s)
+	if err := o.numbers(); err != nil {
+		return err
 	}
-	return nil
-}
-
-// validate reports what no training of any network can use.
-func (o TrainOptions) validate(s speculate.Shape) error {
-	switch {
-	case o.Backend == nil:
-		return errors.New("neural: no backend to train on")
-	case len(o.Horizons) == 0:
-		return errors.New("neural: no horizons to train for")
-	case o.Tokens < 0 || o.Batch < 0 || o.Accumulate < 0 || o.Checks < 0 || o.Patience < 0 || o.ValidTokens < 0 || o.PoolBytes < 0:
-		return errors.New("neural: a negative size")
-	case o.Limit < 0 || o.Limit > 0 && o.Resume != "":
-		return fmt.Errorf("neural: a limit of %v: want none below 0, and none of a training that can be resumed", o.Limit)
-	case !(o.Rate >= 0 && o.Clip >= 0 && o.Warmup >= 0 && o.Warmup < 1):
-		return fmt.Errorf("neural: rate %g, clip %g, warm-up %g", o.Rate, o.Clip, o.Warmup)
-	case cmp.Or(o.Batch, defaultBatch)%max(o.Accumulate, 1) != 0:
-		return fmt.Errorf("neural: a batch of %d tokens in %d parts", cmp.Or(o.Batch, defaultBatch), o.Accumulate)
+	if o.Backend == nil {
+		return errors.New("neural: Backend is nil")
+	}
+	if len(o.Horizons) == 0 {
+		return errors.New("neural: Horizons is empty")
 	}
 	seen := map[speculate.Horizon]bool{}
 	for _, h := range o.Horizons {
@@ -149,9 +118,43 @@ func (o TrainOptions) validate(s speculate.Shape) error {
 			return err
 		}
 		if seen[h] {
-			return fmt.Errorf("neural: horizon %v given twice", h)
+			return fmt.Errorf("neural: horizon %v is given twice", h)
 		}
 		seen[h] = true
+	}
+	if err := cfg.fits(s, o.Horizons); err != nil {
+		return err
+	}
+	if cfg.gated() {
+		if o.Gates == nil {
+			return fmt.Errorf("neural: %s starts as the routers; Gates is nil", cfg.name())
+		}
+		if err := o.Gates.Validate(s); err != nil {
+			return err
+		}
+	}
+	for _, d := range []speculate.Data{train, valid} {
+		if err := cfg.Requires().Check(d.Header); err != nil {
+			return fmt.Errorf("%s: %w", cfg.name(), err)
+		}
+	}
+	return nil
+}
+
+// numbers reports a number that is out of range.
+func (o TrainOptions) numbers() error {
+	switch batch := cmp.Or(o.Batch, defaultBatch); {
+	case min(o.Tokens, o.PoolBytes) < 0 || min(o.Batch, o.Accumulate, o.Checks, o.Patience, o.ValidTokens) < 0:
+		return fmt.Errorf("neural: a negative number in options: %d tokens, %d bytes of documents, batch %d, accumulate %d, %d checks, patience %d, %d validation tokens",
+			o.Tokens, o.PoolBytes, o.Batch, o.Accumulate, o.Checks, o.Patience, o.ValidTokens)
+	case o.Limit < 0:
+		return fmt.Errorf("neural: limit %v; must not be negative", o.Limit)
+	case o.Limit > 0 && o.Resume != "":
+		return errors.New("neural: a training with a limit cannot be resumed")
+	case !(o.Rate >= 0):
+		return fmt.Errorf("neural: rate %g; must not be negative", o.Rate)
+	case batch%max(o.Accumulate, 1) != 0:
+		return fmt.Errorf("neural: batch %d; must be a multiple of accumulate %d", batch, o.Accumulate)
 	}
 	return nil
 }

@@ -90,7 +90,7 @@ func (l *loop[B]) common() (map[string]json.RawMessage, error) {
 		start.text(p.name)
 		start.floats(p.value)
 	}
-	all := map[string]any{"seed": o.Seed, "steps": l.steps, "batch": o.Batch, "accumulate": o.Accumulate, "rate": o.Rate, "decay": o.Decay, "clip": o.Clip, "warm-up": o.Warmup,
+	all := map[string]any{"seed": o.Seed, "steps": l.steps, "batch": o.Batch, "accumulate": o.Accumulate, "rate": o.Rate, "decay": weightDecay, "clip": clipNorm, "warm-up": warmup,
 		"checks": o.Checks, "patience": o.Patience, "validation tokens": o.ValidTokens, "pool size": o.PoolBytes, "backend": o.Backend.Name(), "initial values": start}
 	maps.Copy(all, l.identity)
 	out := map[string]json.RawMessage{}

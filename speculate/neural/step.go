@@ -92,7 +92,7 @@ func (l *loop[B]) apply(in []*graph.Node) []*graph.Node {
 // adamW clips and applies gradients. in begins as that of fused.
 func (l *loop[B]) adamW(in, grads []*graph.Node) []*graph.Node {
 	n := len(l.params)
-	grads = clip(grads, l.o.Clip*math.Sqrt(float64(l.heads)))
+	grads = clip(grads, clipNorm*math.Sqrt(float64(l.heads)))
 	rate, decay, c2 := in[3*n], in[3*n+1], in[3*n+2]
 	out := make([]*graph.Node, 3*n, 3*n+1)
 	for i, p := range l.params {

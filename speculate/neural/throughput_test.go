@@ -99,8 +99,8 @@ func BenchmarkTrainStep(b *testing.B) {
 }
 
 func trainRows(b *testing.B, backend compute.Backend, j *rowsJob) {
-	o := TrainOptions{Backend: backend, Batch: j.size, Warmup: 1e-6}.withDefaults()
-	l, err := newLoop(plan{name: "rows", heads: 1, steps: 1 << 20, params: newParams(j.cfg, j.z, 1)}, j, o)
+	o := TrainOptions{Backend: backend, Batch: j.size}.withDefaults()
+	l, err := newLoop(plan{name: "rows", heads: 1, steps: 4000, params: newMLPParams(j.cfg, j.z, 1)}, j, o)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package neural
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/expertspec/expertspec/speculate"
 )
@@ -108,18 +109,18 @@ func (c TransformerConfig) extent(s speculate.Shape, hs []speculate.Horizon) ext
 	return z
 }
 
-// check reports a shape or horizons that the configuration has no use for.
-func (c TransformerConfig) check(s speculate.Shape, hs []speculate.Horizon) error {
+func (c TransformerConfig) name() string { return c.Name }
+func (c TransformerConfig) gated() bool  { return c.Gate }
+
+func (c TransformerConfig) fits(s speculate.Shape, hs []speculate.Horizon) error {
 	if s.Vocabulary == 0 {
-		return fmt.Errorf("neural: %s reads token ids, and the trace does not say how many there are", c.Name)
+		return fmt.Errorf("neural: %s reads token ids, but the trace does not state the size of the vocabulary", c.Name)
 	}
 	if c.Inputs && s.Hidden == 0 {
-		return fmt.Errorf("neural: %s reads router inputs, and the trace does not say how wide they are", c.Name)
+		return fmt.Errorf("neural: %s reads router inputs, but the trace does not state their width", c.Name)
 	}
-	for _, h := range hs {
-		if h == (speculate.Horizon{}) {
-			return fmt.Errorf("neural: %s reads the token's id, which is not known at horizon %v", c.Name, h)
-		}
+	if slices.Contains(hs, speculate.Horizon{}) {
+		return fmt.Errorf("neural: %s reads the token's id, which is not known at horizon %v", c.Name, speculate.Horizon{})
 	}
 	return nil
 }

@@ -57,6 +57,16 @@ func transformerParams(c TransformerConfig, z extent) []*param {
 	return ps
 }
 
+// transformerArrays lists all arrays that are stored: those trained, and the
+// standardisation of router inputs.
+func transformerArrays(c TransformerConfig, z extent) []*param {
+	ps := transformerParams(c, z)
+	if c.Inputs {
+		ps = append(ps, &param{name: "mean", dims: []int{z.l, z.d}}, &param{name: "inv", dims: []int{z.l, z.d}})
+	}
+	return ps
+}
+
 // newTransformerParams draws the initial values. What leads to the logits is 0,
 // so that training starts from the gates where they are given; what is added
 // to a residual stream starts at half its size.

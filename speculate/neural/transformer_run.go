@@ -3,6 +3,7 @@ package neural
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/expertspec/expertspec/speculate"
@@ -12,19 +13,13 @@ import (
 // concurrent use. The first question about a token pays for the transformer,
 // the others about that token, at any horizon and layer, do not.
 type Transformer struct {
-	cfg      TransformerConfig
-	shape    speculate.Shape
-	horizons []speculate.Horizon
-	soft     bool
-	info     Info
-	weights  map[string][]float32
-	index    map[head]int
-	embed    []float32 // [V+1,C]
-	read     matrix    // [P,C]
-	blocks   []block
-	norm     []float32 // [C]
-	joints   []joint
-	pool     sync.Pool
+	network[TransformerConfig]
+	embed  []float32 // [V+1,C]
+	read   matrix    // [P,C]
+	blocks []block
+	norm   []float32 // [C]
+	joints []joint
+	pool   sync.Pool
 }
 
 // block is one block of the transformer.
@@ -45,40 +40,25 @@ type joint struct {
 	last         matrix
 }
 
-// Name is the configuration's name.
-func (p *Transformer) Name() string { return p.cfg.Name }
-
-// Config returns the network's form.
-func (p *Transformer) Config() TransformerConfig { return p.cfg }
-
-// Info returns how it was trained.
-func (p *Transformer) Info() Info { return p.info }
-
-// Requires what the configuration reads.
-func (p *Transformer) Requires() speculate.Requirements { return p.cfg.Requires() }
-
-// Supports the horizons that it was trained for.
-func (p *Transformer) Supports(h speculate.Horizon) bool {
-	_, ok := p.index[head{h, h.FirstLayer()}]
-	return ok
-}
-
 // newTransformer lays weights out for execution. Their sizes have been checked.
-func newTransformer(c TransformerConfig, s speculate.Shape, hs []speculate.Horizon, soft bool, w map[string][]float32, info Info) *Transformer {
-	z := c.extent(s, hs)
-	p := &Transformer{cfg: c, shape: s, horizons: hs, soft: soft, info: info, weights: w, index: map[head]int{},
-		embed: w["embed"], read: newMatrix(z.p, c.Width, w["read"]), norm: w["norm"], joints: make([]joint, z.g)}
+func newTransformer(st stored[TransformerConfig], w map[string][]float32) *Transformer {
+	c, z := st.Config, st.Config.extent(st.Shape, st.Horizons)
+	p := &Transformer{network: newNetwork(st, w), embed: w["embed"], read: newMatrix(z.p, c.Width, w["read"]), norm: w["norm"]}
 	for i := range c.Blocks {
 		at := func(name string) []float32 { return w[fmt.Sprintf("block.%d.%s", i, name)] }
 		p.blocks = append(p.blocks, block{norm1: at("attention.norm"), norm2: at("mlp.norm"),
 			qkv: newMatrix(c.Width, 3*c.Width, at("attention.qkv")), out: newMatrix(c.Width, c.Width, at("attention.out")),
 			up: newMatrix(c.Width, 4*c.Width, at("mlp.up")), down: newMatrix(4*c.Width, c.Width, at("mlp.down"))})
 	}
-	for g, hd := range heads(s.Layers, hs) {
-		p.index[hd] = g
-		p.joints[g] = newJoint(c, z, w, g)
+	for g := range z.g {
+		p.joints = append(p.joints, newJoint(c, z, w, g))
 	}
 	return p
+}
+
+// Save implements [speculate.Saver].
+func (p *Transformer) Save() (*speculate.Saved, error) {
+	return p.save(transformerKind, nil, transformerArrays(p.cfg, p.cfg.extent(p.shape, p.horizons)))
 }
 
 func newJoint(c TransformerConfig, z extent, w map[string][]float32, g int) (u joint) {
@@ -143,47 +123,20 @@ func (p *Transformer) Predict(views []speculate.View, out []float32) error {
 	if len(views) == 0 {
 		return nil
 	}
-	v := views[0]
-	if s := v.Shape(); s.Layers != p.shape.Layers || s.Experts != p.shape.Experts || s.TopK != p.shape.TopK || p.cfg.Inputs && s.Hidden != p.shape.Hidden {
-		return fmt.Errorf("neural: %s trained for L=%d E=%d K=%d D=%d, asked for L=%d E=%d K=%d D=%d", p.cfg.Name,
-			p.shape.Layers, p.shape.Experts, p.shape.TopK, p.shape.Hidden, s.Layers, s.Experts, s.TopK, s.Hidden)
-	}
-	i, ok := p.index[head{v.Horizon(), v.Layer()}]
-	if !ok {
-		return speculate.ErrHorizon
-	}
-	e := p.shape.Experts
-	if len(out) != len(views)*e {
-		return fmt.Errorf("neural: %d scores for %d views of %d experts", len(out), len(views), e)
-	}
-	last := views[0]
-	for _, v := range views {
-		if v.Token() > last.Token() {
-			last = v
-		}
-	}
-	width := p.rowWidth()
-	first, rows := last.Memory(p, width, p.extend)
-	s := p.scratch()
+	s, width := p.scratch(), p.rowWidth()
 	defer p.pool.Put(s)
-	for len(views) > 0 {
-		n := min(len(views), group)
-		for j, v := range views[:n] {
+	first, rows := -1, []float32(nil)
+	return p.predict(views, out, func(g int, part []speculate.View) ([]float32, int, error) {
+		if rows == nil {
+			last := slices.MaxFunc(views, func(a, b speculate.View) int { return a.Token() - b.Token() })
+			first, rows = last.Memory(p, width, p.extend)
+		}
+		for j, v := range part {
 			p.features(v, rows[(v.Token()-first)*width:][:p.cfg.Width], s, j)
 		}
-		p.forward(&p.joints[i], s, n)
-		for j := range n {
-			row := out[j*e : (j+1)*e]
-			copy(row, s.z[j*s.zs:])
-			if p.soft {
-				speculate.LogitsToProbabilities(row, p.shape.TopK)
-			} else {
-				speculate.OddsToProbabilities(row)
-			}
-		}
-		views, out = views[n:], out[n*e:]
-	}
-	return nil
+		p.forward(&p.joints[g], s, len(part))
+		return s.z, s.zs, nil
+	})
 }
 
 // features writes what v shows of its token to row j of s, and the state behind it.

@@ -66,7 +66,7 @@ func TestTransformerEqualsGraph(t *testing.T) {
 		c.Logits = kind == "logits"
 		hs := append(speculate.LayersAhead(1, 3), speculate.Horizon{KnownID: true})
 		o := TrainOptions{Backend: backend(t), Horizons: hs, Seed: 3, Tokens: 960, Batch: 32, Checks: 1, Rate: .01, Gates: g}.withDefaults()
-		j, err := newPassageJob(context.Background(), c, data, data, o)
+		j, err := newTransformerJob(context.Background(), c, data, data, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -74,11 +74,7 @@ func TestTransformerEqualsGraph(t *testing.T) {
 		if err := j.loop.run(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		w := j.loop.weights()
-		if c.Inputs {
-			w["mean"], w["inv"] = j.mean, j.inv
-		}
-		p := newTransformer(j.c, j.shape, hs, true, w, Info{})
+		p := j.trained()
 		a := j.batch()
 		if err := j.read([]passage{{docs[0], 0, 16}, {docs[1], 0, 11}}, a); err != nil {
 			t.Fatal(err)
@@ -148,7 +144,7 @@ func TestTransformer(t *testing.T) {
 	if err := speculate.SaveAll(dir, &speculate.Set{Predictors: ps}); err != nil {
 		t.Fatal(err)
 	}
-	set, err := LoadAll(os.DirFS(dir), g)
+	set, err := LoadAll(os.DirFS(dir), g, nil)
 	if err != nil || len(set.Predictors) != len(ps) {
 		t.Fatalf("%v, %v", set, err)
 	}

@@ -72,6 +72,16 @@ func (c MLPConfig) Validate() error {
 	return nil
 }
 
+func (c MLPConfig) name() string { return c.Name }
+func (c MLPConfig) gated() bool  { return c.Gate }
+
+func (c MLPConfig) fits(s speculate.Shape, _ []speculate.Horizon) error {
+	if c.Features.IDs > 0 && s.Vocabulary == 0 {
+		return fmt.Errorf("neural: %s reads token ids, but the trace does not state the size of the vocabulary", c.Name)
+	}
+	return nil
+}
+
 // Requires derives what views must hold.
 func (c MLPConfig) Requires() speculate.Requirements {
 	f := c.Features
@@ -88,8 +98,8 @@ func (c MLPConfig) Requires() speculate.Requirements {
 	return r
 }
 
-// WithoutIDs returns c without token ids, for a trace that has none.
-func (c MLPConfig) WithoutIDs() MLPConfig {
+// withoutIDs returns c without token ids, for a trace that has none.
+func (c MLPConfig) withoutIDs() MLPConfig {
 	c.Features.IDs, c.Embed = 0, 0
 	return c
 }

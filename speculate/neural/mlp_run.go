@@ -2,6 +2,7 @@ package neural
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/expertspec/expertspec/speculate"
@@ -21,54 +22,62 @@ type unit struct {
 	gateB  []float32
 }
 
-// MLP is a trained network. It is safe for concurrent use.
+// MLP is a trained multilayer perceptron; see [MLPConfig]. It is safe for
+// concurrent use.
 type MLP struct {
-	cfg      MLPConfig
-	shape    speculate.Shape
-	horizons []speculate.Horizon
-	index    map[head]int
-	units    []unit
-	embed    []float32 // [V+1,W]
-	weights  map[string][]float32
-	stats    []speculate.Predictor
-	soft     bool
-	info     Info
-	pool     sync.Pool
+	network[MLPConfig]
+	units []unit
+	embed []float32 // [V+1,W]
+	stats []speculate.Predictor
+	pool  sync.Pool
 }
 
-// Info says how a network was trained.
-type Info struct {
-	Parameters int64   `json:"parameters"`
-	Seconds    float64 `json:"seconds"` // wall time
-	Tokens     int64   `json:"tokens"`  // seen, all epochs
-	Epochs     int     `json:"epochs"`
-	Loss       float64 `json:"loss"`     // on validation documents, at the epoch kept
-	RecallK    float64 `json:"recall_k"` // likewise, mean over heads
-	Seed       uint64  `json:"seed"`
-	Backend    string  `json:"backend"`
+// newMLP lays weights out for execution. Their sizes have been checked.
+func newMLP(st stored[MLPConfig], stats []speculate.Predictor, w map[string][]float32) *MLP {
+	p := &MLP{network: newNetwork(st, w), embed: w["embed"], stats: stats}
+	c := st.Config
+	z := sizesOf(c, st.Shape, len(p.index), len(stats))
+	part := func(name string, g, rows, width int) []float32 { return w[name][g*rows*width:][:rows*width] }
+	p.units = make([]unit, z.g)
+	for g := range p.units {
+		u := &p.units[g]
+		u.out = padRow(part("out.bias", g, 1, z.e))
+		if c.Linear {
+			u.lin = newMatrix(z.f, z.e, part("linear", g, z.f, z.e))
+		}
+		if c.Depth == 0 {
+			continue
+		}
+		first := part("first", g, z.f, z.h)
+		if z.n > 0 {
+			first = slices.Concat(first, part("first.embed", g, z.n*z.w, z.h))
+		}
+		u.first = newMatrix(z.f+z.n*z.w, z.h, first)
+		u.bias1 = padRow(part("first.bias", g, 1, z.h))
+		for i := range c.Depth - 1 {
+			u.hidden = append(u.hidden, newMatrix(z.h, z.h, part(fmt.Sprintf("hidden.%d", i), g, z.h, z.h)))
+			u.biases = append(u.biases, padRow(part(fmt.Sprintf("hidden.%d.bias", i), g, 1, z.h)))
+		}
+		u.last = newMatrix(z.h, z.e, part("last", g, z.h, z.e))
+		if z.s > 0 {
+			u.gate = newMatrix(z.h+z.s, z.s, part("gate", g, z.h+z.s, z.s))
+			u.gateB = padRow(part("gate.bias", g, 1, z.s))
+		}
+	}
+	return p
 }
 
-// Name is the configuration's name.
-func (p *MLP) Name() string { return p.cfg.Name }
+// Needs returns the predictors whose log odds the network mixes.
+func (p *MLP) Needs() []speculate.Predictor { return p.stats }
 
-// Config returns the network's form.
-func (p *MLP) Config() MLPConfig { return p.cfg }
-
-// Info returns how it was trained.
-func (p *MLP) Info() Info { return p.info }
-
-// Requires what the configuration reads, and the statistics with it.
-func (p *MLP) Requires() speculate.Requirements { return p.cfg.Requires() }
-
-// Supports the horizons that it was trained for.
-func (p *MLP) Supports(h speculate.Horizon) bool {
-	_, ok := p.index[head{h, h.FirstLayer()}]
-	return ok
+// Save implements [speculate.Saver].
+func (p *MLP) Save() (*speculate.Saved, error) {
+	var names []string
+	for _, q := range p.stats {
+		names = append(names, q.Name())
+	}
+	return p.save(mlpKind, names, mlpParams(p.cfg, sizesOf(p.cfg, p.shape, len(p.units), len(p.stats))))
 }
-
-// group is how many views are worked on at once: enough that weights are read
-// once for many, few enough that their activations stay near.
-const group = 32
 
 // scratch is the working memory of the decisions on a group of views. Rows of
 // h, g, z and gates have strides of their own, see MLP.scratch.
@@ -100,40 +109,11 @@ func (p *MLP) scratch(n int) *scratch {
 
 // Predict implements [speculate.Predictor].
 func (p *MLP) Predict(views []speculate.View, out []float32) error {
-	if len(views) == 0 {
-		return nil
-	}
-	v := views[0]
-	if s := v.Shape(); s.Layers != p.shape.Layers || s.Experts != p.shape.Experts || s.TopK != p.shape.TopK || p.cfg.Features.Inputs+p.cfg.Features.PastInputs > 0 && s.Hidden != p.shape.Hidden {
-		return fmt.Errorf("neural: %s trained for L=%d E=%d K=%d D=%d, asked for L=%d E=%d K=%d D=%d", p.cfg.Name,
-			p.shape.Layers, p.shape.Experts, p.shape.TopK, p.shape.Hidden, s.Layers, s.Experts, s.TopK, s.Hidden)
-	}
-	i, ok := p.index[head{v.Horizon(), v.Layer()}]
-	if !ok {
-		return speculate.ErrHorizon
-	}
-	if e := p.shape.Experts; len(out) != len(views)*e {
-		return fmt.Errorf("neural: %d scores for %d views of %d experts", len(out), len(views), e)
-	}
 	s := p.scratch(min(len(views), group))
 	defer p.pool.Put(s)
-	for e := p.shape.Experts; len(views) > 0; {
-		n := min(len(views), group)
-		if err := p.forward(&p.units[i], s, views[:n]); err != nil {
-			return err
-		}
-		for j := range n {
-			row := out[j*e : (j+1)*e]
-			copy(row, s.z[j*s.zs:])
-			if p.soft {
-				speculate.LogitsToProbabilities(row, p.shape.TopK)
-			} else {
-				speculate.OddsToProbabilities(row)
-			}
-		}
-		views, out = views[n:], out[n*e:]
-	}
-	return nil
+	return p.predict(views, out, func(g int, views []speculate.View) ([]float32, int, error) {
+		return s.z, s.zs, p.forward(&p.units[g], s, views)
+	})
 }
 
 // forward computes the logits of at most as many views as s is made for, in

@@ -2,6 +2,8 @@ package neural
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +11,9 @@ import (
 	"testing"
 
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/trace/safetensors"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // untrained is a network with its initial weights.
@@ -16,13 +21,13 @@ func untrained(c MLPConfig) *MLP {
 	s := speculate.Shape{Layers: tL, Experts: tE, TopK: tK, Hidden: tD, Vocabulary: tV}
 	hs := speculate.LayersAhead(1, 3)
 	w := map[string][]float32{}
-	for _, p := range newParams(c, sizesOf(c, s, len(heads(tL, hs)), 0), 7) {
+	for _, p := range newMLPParams(c, sizesOf(c, s, len(heads(tL, hs)), 0), 7) {
 		w[p.name] = p.value
 		for i := range p.value { // zeros would hide a mix-up
 			p.value[i] += float32(i%11-5) / 64
 		}
 	}
-	return assemble(c, s, hs, c.Soft, nil, w, Info{Seed: 7})
+	return newMLP(stored[MLPConfig]{Config: c, Shape: s, Horizons: hs, Soft: c.Soft, Info: Info{Seed: 7}}, nil, w)
 }
 
 func TestNetworkSavesAndLoads(t *testing.T) {
@@ -31,7 +36,7 @@ func TestNetworkSavesAndLoads(t *testing.T) {
 	if err := speculate.SaveAll(dir, &speculate.Set{Predictors: []speculate.Predictor{p}}); err != nil {
 		t.Fatal(err)
 	}
-	set, err := LoadAll(os.DirFS(dir), nil)
+	set, err := LoadAll(os.DirFS(dir), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,6 +61,45 @@ func TestNetworkSavesAndLoads(t *testing.T) {
 	if q := set.Predictors[0].(*MLP); q.Config() != p.Config() || q.Info() != p.Info() {
 		t.Errorf("%+v, %+v came back", q.Config(), q.Info())
 	}
+}
+
+// uniform is a user's predictor: every expert is equally probable.
+type uniform struct{ experts int }
+
+func (uniform) Name() string                     { return "uniform" }
+func (uniform) Requires() speculate.Requirements { return speculate.Requirements{} }
+func (uniform) Supports(speculate.Horizon) bool  { return true }
+func (u uniform) Predict(_ []speculate.View, out []float32) error {
+	for i := range out {
+		out[i] = 1 / float32(u.experts)
+	}
+	return nil
+}
+
+func (u uniform) Save() (*speculate.Saved, error) {
+	return &speculate.Saved{Kind: "test.uniform", Name: u.Name(), Config: fmt.Appendf(nil, `{"experts":%d}`, u.experts)}, nil
+}
+
+func loadUniform(s *speculate.Saved, _ *safetensors.Reader, _ func(string) (speculate.Predictor, error)) (speculate.Predictor, error) {
+	var c struct{ Experts int }
+	err := json.Unmarshal(s.Config, &c)
+	return uniform{c.Experts}, err
+}
+
+// A user's own kind is saved and loaded beside networks.
+func TestLoadAllOwnKind(t *testing.T) {
+	dir := t.TempDir()
+	own := uniform{tE}
+	require.NoError(t, speculate.SaveAll(dir, &speculate.Set{Predictors: []speculate.Predictor{untrained(HiddenState(9)), own}}))
+	_, err := LoadAll(os.DirFS(dir), nil, nil)
+	require.ErrorContains(t, err, "test.uniform")
+	set, err := LoadAll(os.DirFS(dir), nil, map[string]speculate.Loader{"test.uniform": loadUniform})
+	require.NoError(t, err)
+	require.Len(t, set.Predictors, 2)
+	assert.IsType(t, &MLP{}, set.Predictors[0])
+	assert.Equal(t, own, set.Predictors[1])
+	_, err = LoadAll(os.DirFS(dir), nil, map[string]speculate.Loader{mlpKind: loadUniform})
+	assert.ErrorContains(t, err, mlpKind)
 }
 
 // A damaged or foreign network is an error that names the file.
@@ -88,7 +132,7 @@ func TestNetworkLoadRefuses(t *testing.T) {
 		if err := os.WriteFile(path, bad, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := LoadAll(os.DirFS(dir), nil); err == nil || !strings.Contains(err.Error(), "hidden-state.safetensors") {
+		if _, err := LoadAll(os.DirFS(dir), nil, nil); err == nil || !strings.Contains(err.Error(), "hidden-state.safetensors") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

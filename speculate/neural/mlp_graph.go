@@ -34,8 +34,8 @@ func (p *param) size() int {
 	return n
 }
 
-// paramShapes lists a network's arrays, without values.
-func paramShapes(c MLPConfig, z sizes) []*param {
+// mlpParams lists a network's arrays, without values.
+func mlpParams(c MLPConfig, z sizes) []*param {
 	var ps []*param
 	add := func(name string, decay bool, dims ...int) {
 		ps = append(ps, &param{name: name, dims: dims, decay: decay})
@@ -67,13 +67,13 @@ func paramShapes(c MLPConfig, z sizes) []*param {
 	return ps
 }
 
-// newParams draws the initial values: He's for the hidden layers (He et al.
+// newMLPParams draws the initial values: He's for the hidden layers (He et al.
 // 2015), zero for what leads to the logits, so that training starts from the
 // linear path.
-func newParams(c MLPConfig, z sizes, seed uint64) []*param {
+func newMLPParams(c MLPConfig, z sizes, seed uint64) []*param {
 	rng := rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15))
 	in := math.Sqrt(2 / float64(z.f+z.n*z.w))
-	ps := paramShapes(c, z)
+	ps := mlpParams(c, z)
 	for _, p := range ps {
 		p.value = make([]float32, p.size())
 		std, start := 0.0, float32(0)
@@ -180,12 +180,6 @@ func lossTerms(soft bool, y, want *Node) *Node {
 	// max(y,0) - y want + log(1+exp(-|y|)), which does not overflow.
 	return Add(Sub(relus(y), Mul(y, want)), Log1P(Exp(Neg(Abs(y)))))
 }
-
-// AdamW's constants (Loshchilov and Hutter 2019).
-const (
-	beta1, beta2 = .9, .99
-	adamEps      = 1e-8
-)
 
 // adamW returns the new value and moments of one parameter at step t: rate is
 // the learning rate over 1-beta1^t, c2 is 1/(1-beta2^t), decay the learning rate

@@ -1,0 +1,232 @@
+package neural
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+
+	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/trace/safetensors"
+)
+
+// Network is a trained predictor, an [*MLP] or a [*Transformer].
+type Network interface {
+	speculate.Predictor
+	Info() Info
+}
+
+// Info describes the training of a network. Tokens, Epochs and Seconds include
+// those of the network that it started from.
+type Info struct {
+	Parameters int64   `json:"parameters"`
+	Seconds    float64 `json:"seconds"` // wall time
+	Tokens     int64   `json:"tokens"`  // trained on, repeats included
+	Epochs     int     `json:"epochs"`  // begun
+	Loss       float64 `json:"loss"`    // on validation documents, at the best check
+	RecallK    float64 `json:"recall_k"`
+	Seed       uint64  `json:"seed"`
+	Backend    string  `json:"backend"`
+}
+
+// config is a network's configuration: [MLPConfig] or [TransformerConfig].
+type config interface {
+	Validate() error
+	Requires() speculate.Requirements
+	name() string
+	gated() bool // the network starts as the routers
+	// fits reports a trace or horizons that the network cannot be used for.
+	fits(s speculate.Shape, hs []speculate.Horizon) error
+}
+
+// network is the common part of all networks.
+type network[C config] struct {
+	cfg      C
+	shape    speculate.Shape
+	horizons []speculate.Horizon
+	soft     bool // logits are of a softmax, else of each expert alone
+	info     Info
+	weights  map[string][]float32
+	index    map[head]int
+}
+
+// newNetwork returns a network of weights of the right sizes.
+func newNetwork[C config](st stored[C], w map[string][]float32) network[C] {
+	n := network[C]{cfg: st.Config, shape: st.Shape, horizons: st.Horizons, soft: st.Soft, info: st.Info, weights: w, index: map[head]int{}}
+	for g, hd := range heads(st.Shape.Layers, st.Horizons) {
+		n.index[hd] = g
+	}
+	return n
+}
+
+// Name returns the configuration's name.
+func (n *network[C]) Name() string { return n.cfg.name() }
+
+// Config returns the network's configuration.
+func (n *network[C]) Config() C { return n.cfg }
+
+// Info describes the network's training.
+func (n *network[C]) Info() Info { return n.info }
+
+// Requires implements [speculate.Predictor].
+func (n *network[C]) Requires() speculate.Requirements { return n.cfg.Requires() }
+
+// Supports reports whether the network was trained for h.
+func (n *network[C]) Supports(h speculate.Horizon) bool {
+	_, ok := n.index[head{h, h.FirstLayer()}]
+	return ok
+}
+
+// group is the number of views that are computed together: enough to read
+// weights once for many, few enough that their activations stay in the cache.
+const group = 32
+
+// predict implements Predict. logits computes the logits of at most group views,
+// z [n,E] in rows that are stride apart, with head g.
+func (n *network[C]) predict(views []speculate.View, out []float32, logits func(g int, views []speculate.View) (z []float32, stride int, err error)) error {
+	if len(views) == 0 {
+		return nil
+	}
+	v, want := views[0], n.shape
+	if s := v.Shape(); s.Layers != want.Layers || s.Experts != want.Experts || s.TopK != want.TopK || n.cfg.Requires().Inputs && s.Hidden != want.Hidden {
+		return fmt.Errorf("neural: %s is trained for L=%d E=%d K=%d D=%d, not for L=%d E=%d K=%d D=%d", n.Name(),
+			want.Layers, want.Experts, want.TopK, want.Hidden, s.Layers, s.Experts, s.TopK, s.Hidden)
+	}
+	g, ok := n.index[head{v.Horizon(), v.Layer()}]
+	if !ok {
+		return speculate.ErrHorizon
+	}
+	e := want.Experts
+	if len(out) != len(views)*e {
+		return fmt.Errorf("neural: got room for %d scores, want %d views of %d experts", len(out), len(views), e)
+	}
+	for len(views) > 0 {
+		k := min(len(views), group)
+		z, stride, err := logits(g, views[:k])
+		if err != nil {
+			return err
+		}
+		for j := range k {
+			row := out[j*e : (j+1)*e]
+			copy(row, z[j*stride:])
+			if n.soft {
+				speculate.LogitsToProbabilities(row, want.TopK)
+			} else {
+				speculate.OddsToProbabilities(row)
+			}
+		}
+		views, out = views[k:], out[k*e:]
+	}
+	return nil
+}
+
+// Kinds of stored networks.
+const (
+	mlpKind         = "network"
+	transformerKind = "transformer"
+)
+
+// stored is the JSON of a network.
+type stored[C config] struct {
+	Config     C                   `json:"config"`
+	Shape      speculate.Shape     `json:"shape"`
+	Horizons   []speculate.Horizon `json:"horizons"`
+	Soft       bool                `json:"soft"`
+	Statistics []string            `json:"statistics,omitempty"` // names of the predictors that an MLP mixes
+	Info       Info                `json:"info"`
+}
+
+// save returns the stored form of a network of these arrays.
+func (n *network[C]) save(kind string, statistics []string, arrays []*param) (*speculate.Saved, error) {
+	cfg, err := json.Marshal(stored[C]{n.cfg, n.shape, n.horizons, n.soft, statistics, n.info})
+	if err != nil {
+		return nil, err
+	}
+	s := &speculate.Saved{Kind: kind, Name: n.Name(), Config: cfg}
+	for _, p := range arrays {
+		s.Tensors = append(s.Tensors, safetensors.Float32s(p.name, p.dims, n.weights[p.name]))
+	}
+	return s, nil
+}
+
+// readStored reads the JSON of a network.
+func readStored[C config](s *speculate.Saved) (st stored[C], err error) {
+	if err := json.Unmarshal(s.Config, &st); err != nil {
+		return st, err
+	}
+	if err := errors.Join(st.Config.Validate(), st.Shape.Validate()); err != nil {
+		return st, err
+	}
+	if len(st.Horizons) == 0 {
+		return st, errors.New("neural: a network without horizons")
+	}
+	for _, h := range st.Horizons {
+		if err := h.Validate(st.Shape.Layers); err != nil {
+			return st, err
+		}
+	}
+	return st, st.Config.fits(st.Shape, st.Horizons)
+}
+
+// readArrays reads the arrays of a network by name.
+func readArrays(r *safetensors.Reader, arrays []*param) (map[string][]float32, error) {
+	w := map[string][]float32{}
+	for _, p := range arrays {
+		x, err := readTensor(r, p.name, p.dims)
+		if err != nil {
+			return nil, err
+		}
+		w[p.name] = x
+	}
+	return w, nil
+}
+
+func loadMLP(s *speculate.Saved, r *safetensors.Reader, needs func(string) (speculate.Predictor, error)) (speculate.Predictor, error) {
+	st, err := readStored[MLPConfig](s)
+	if err != nil {
+		return nil, err
+	}
+	var stats []speculate.Predictor
+	for _, n := range st.Statistics {
+		q, err := needs(n)
+		if err != nil {
+			return nil, err
+		}
+		stats = append(stats, speculate.Base(q))
+	}
+	if st.Config.Statistics != (len(stats) > 0) {
+		return nil, fmt.Errorf("neural: %s names %d statistics", st.Config.Name, len(stats))
+	}
+	w, err := readArrays(r, mlpParams(st.Config, sizesOf(st.Config, st.Shape, len(heads(st.Shape.Layers, st.Horizons)), len(stats))))
+	if err != nil {
+		return nil, err
+	}
+	return newMLP(st, stats, w), nil
+}
+
+func loadTransformer(s *speculate.Saved, r *safetensors.Reader, _ func(string) (speculate.Predictor, error)) (speculate.Predictor, error) {
+	st, err := readStored[TransformerConfig](s)
+	if err != nil {
+		return nil, err
+	}
+	w, err := readArrays(r, transformerArrays(st.Config, st.Config.extent(st.Shape, st.Horizons)))
+	if err != nil {
+		return nil, err
+	}
+	return newTransformer(st, w), nil
+}
+
+// LoadAll reads the predictors of a folder that [speculate.SaveAll] wrote as
+// [speculate.LoadAll] does, and also networks. loaders, which may be nil, make
+// predictors of other kinds; a kind of a network is an error.
+func LoadAll(fsys fs.FS, gates *speculate.Gates, loaders map[string]speculate.Loader) (*speculate.Set, error) {
+	all := map[string]speculate.Loader{mlpKind: loadMLP, transformerKind: loadTransformer}
+	for kind := range loaders {
+		if all[kind] != nil {
+			return nil, fmt.Errorf("neural: a loader for kind %q, which is that of a network", kind)
+		}
+	}
+	maps.Copy(all, loaders)
+	return speculate.LoadAll(fsys, gates, all)
+}

@@ -1,0 +1,183 @@
+package neural
+
+import (
+	"errors"
+	"iter"
+	"math/rand/v2"
+
+	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/trace"
+)
+
+// source holds items of documents in a pool of bounded size. It is filled from
+// a stream of documents that starts again when it ends, once the pool is empty.
+type source[T any] struct {
+	data    speculate.Data
+	rng     *rand.Rand
+	bound   int64 // bytes
+	held    int64 // bytes
+	pool    []T
+	digests bool // whether documents are digested
+	next    func() (*trace.Document, error, bool)
+	stop    func()
+	position
+}
+
+// position is how far the documents have been read.
+type position struct {
+	Passes int    `json:"passes"` // begun
+	Digest digest `json:"digest"` // of all documents read so far
+}
+
+func newSource[T any](d speculate.Data, bound int64, seed, stream uint64) source[T] {
+	return source[T]{data: d, bound: bound, rng: rand.New(rand.NewPCG(seed, stream))}
+}
+
+func (s *source[T]) close() {
+	if s.stop != nil {
+		s.stop()
+		s.next, s.stop = nil, nil
+	}
+}
+
+// fill reads documents until the pool is full or a pass ends. add appends the
+// items of a document to the pool and returns their size.
+func (s *source[T]) fill(add func(*trace.Document) (int64, error)) error {
+	empty := false // a pass has begun and read nothing
+	for len(s.pool) == 0 || s.held < s.bound && s.next != nil {
+		if s.next == nil {
+			if empty {
+				return errors.New("neural: no tokens")
+			}
+			s.next, s.stop = iter.Pull2(s.data.Documents())
+			s.Passes++
+			empty = true
+		}
+		doc, err, ok := s.next()
+		if !ok {
+			s.close()
+			continue
+		}
+		if err == nil {
+			err = doc.Validate(&s.data.Header)
+		}
+		if err != nil {
+			return err
+		}
+		empty = false
+		if s.digests {
+			s.Digest.document(doc)
+		}
+		size, err := add(doc)
+		if err != nil {
+			return err
+		}
+		s.held += size
+	}
+	return nil
+}
+
+// remove takes item i of a size out of the pool.
+func (s *source[T]) remove(i int, size int64) {
+	var none T
+	last := len(s.pool) - 1
+	s.pool[i], s.pool[last] = s.pool[last], none // or the document would stay in memory
+	s.pool = s.pool[:last]
+	s.held -= size
+}
+
+func sizeOf(d *trace.Document) int64 {
+	return 4*int64(2*len(d.Tokens)+len(d.Experts)+len(d.Weights)+len(d.RouterLogits)+len(d.RouterInput)) + 256
+}
+
+// point is one token of a document: an example for every head.
+type point struct {
+	views *speculate.Views
+	doc   *trace.Document
+	t     int
+}
+
+// pooled is a document and the order in which its remaining tokens are drawn.
+type pooled struct {
+	point
+	left []int32
+}
+
+// sampler draws tokens at random. Each pass over the documents draws each
+// token once.
+type sampler struct{ source[pooled] }
+
+func newSampler(d speculate.Data, bound int64, seed uint64) *sampler {
+	return &sampler{newSource[pooled](d, bound, seed, 0x7f4a7c15)}
+}
+
+func (s *sampler) add(doc *trace.Document) (int64, error) {
+	v, err := speculate.NewViews(s.data.Header, doc)
+	if err != nil {
+		return 0, err
+	}
+	p := pooled{point: point{views: v, doc: doc}, left: make([]int32, len(doc.Tokens))}
+	for i, t := range s.rng.Perm(len(doc.Tokens)) {
+		p.left[i] = int32(t)
+	}
+	s.pool = append(s.pool, p)
+	return sizeOf(doc), nil
+}
+
+// draw fills ps.
+func (s *sampler) draw(ps []point) error {
+	for i := range ps {
+		if err := s.fill(s.add); err != nil {
+			return err
+		}
+		j := s.rng.IntN(len(s.pool))
+		p := &s.pool[j]
+		ps[i] = p.point
+		ps[i].t = int(p.left[len(p.left)-1])
+		if p.left = p.left[:len(p.left)-1]; len(p.left) == 0 {
+			s.remove(j, sizeOf(p.doc))
+		}
+	}
+	return nil
+}
+
+// passage is a part of a document: tokens from..to-1.
+type passage struct {
+	doc      *trace.Document
+	from, to int
+}
+
+// bytes is the passage's part of its document's memory.
+func (p passage) bytes() int64 {
+	return sizeOf(p.doc) * int64(p.to-p.from) / int64(len(p.doc.Tokens))
+}
+
+// passageSource draws passages of at most window tokens at random. Each pass
+// over the documents draws each passage once.
+type passageSource struct {
+	source[passage]
+	window int
+}
+
+func newPassageSource(d speculate.Data, window int, bound int64, seed uint64) *passageSource {
+	return &passageSource{newSource[passage](d, bound, seed, 0x853c49e6748fea9b), window}
+}
+
+func (s *passageSource) add(doc *trace.Document) (size int64, err error) {
+	for from := 0; from < len(doc.Tokens); from += s.window {
+		p := passage{doc, from, min(from+s.window, len(doc.Tokens))}
+		s.pool = append(s.pool, p)
+		size += p.bytes()
+	}
+	return size, nil
+}
+
+func (s *passageSource) draw() (passage, error) {
+	if err := s.fill(s.add); err != nil {
+		return passage{}, err
+	}
+	i := s.rng.IntN(len(s.pool))
+	p := s.pool[i]
+	s.remove(i, p.bytes())
+	return p, nil
+}

@@ -1,0 +1,92 @@
+package neural
+
+import "github.com/expertspec/expertspec/trace"
+
+// passageArrays are the host side of a batch of B passages of T tokens.
+type passageArrays struct {
+	ids   []int32   // [B,T]
+	count []float32 // [B,T]
+	route []float32 // [B,T,L,E]
+	z     []float32 // [B,T,L,E], where targets are soft
+	x     []float32 // [B,T,L,D], where router inputs are read
+}
+
+// read fills a; rows behind a passage's end, and passages behind the last of
+// ps, are 0.
+func (t *transformerJob) read(ps []passage, a *passageArrays) error {
+	w := t.c.Window
+	return parallel(len(t.drawn), func(i int) error {
+		p := passage{}
+		if i < len(ps) {
+			p = ps[i]
+		}
+		n := p.to - p.from
+		ids, count, route := a.ids[i*w:(i+1)*w], a.count[i*w:(i+1)*w], a.route[i*w*t.z.l*t.z.e:(i+1)*w*t.z.l*t.z.e]
+		clear(ids[n:])
+		clear(count[n:])
+		clear(route)
+		for j := range n {
+			count[j] = 1
+			ids[j] = int32(row(p.doc.Tokens[p.from+j], t.z.v))
+		}
+		le, ld := t.z.l*t.z.e, t.z.l*t.z.d
+		if n > 0 {
+			lk := t.z.l * t.shape.TopK
+			for r := range n * t.z.l {
+				at := p.from*lk + r*t.shape.TopK
+				var ws []float32
+				if p.doc.Weights != nil {
+					ws = p.doc.Weights[at : at+t.shape.TopK]
+				}
+				shares(p.doc.Experts[at:at+t.shape.TopK], ws, route[r*t.z.e:(r+1)*t.z.e])
+			}
+		}
+		if t.soft {
+			z := a.z[i*w*le : (i+1)*w*le]
+			clear(z[n*le:])
+			if n > 0 {
+				copy(z, p.doc.RouterLogits[p.from*le:p.to*le])
+			}
+		}
+		if t.c.Inputs {
+			x := a.x[i*w*ld : (i+1)*w*ld]
+			clear(x[n*ld:])
+			for j := range n {
+				t.standard(p.doc.RouterInput[(p.from+j)*ld:(p.from+j+1)*ld], x[j*ld:(j+1)*ld])
+			}
+		}
+		return nil
+	})
+}
+
+// standard writes standardised router inputs of all layers of a token, [L*D].
+func (t *transformerJob) standard(x, out []float32) {
+	mean, inv := t.mean[:len(x)], t.inv[:len(x)]
+	for i, v := range x {
+		out[i] = (v - mean[i]) * inv[i]
+	}
+}
+
+// row is an id's row of the embedding table; row V is for ids that are unknown.
+func row(id int32, vocabulary int) int {
+	if id < 0 || int(id) >= vocabulary {
+		return vocabulary
+	}
+	return int(id)
+}
+
+// shares writes the routing weights of chosen experts to their places in out
+// [E], all 0 before; equal ones where none are recorded. A chosen expert's is
+// above 0 even where its weight was rounded away.
+func shares(experts []int32, weights, out []float32) {
+	for i, e := range experts {
+		if e == trace.NoExpert {
+			continue
+		}
+		if weights != nil {
+			out[e] = max(weights[i], 1e-6)
+		} else {
+			out[e] = 1 / float32(len(experts))
+		}
+	}
+}
