@@ -27,7 +27,7 @@ type locality struct {
 	// The window that ends at the current token.
 	now  []int32 // [E]: c_e
 	hist []int32 // [m+1]: how many experts have c_e = i
-	top  int     // no c_e is larger
+	top  int     // an upper bound of c_e
 }
 
 func newLocality(m, experts int, caches []int) *locality {
@@ -35,7 +35,7 @@ func newLocality(m, experts int, caches []int) *locality {
 		now: make([]int32, experts), hist: make([]int32, m+1)}
 }
 
-// add takes one document's choices at a layer: at(t) returns those of token t.
+// add adds one document's choices at a layer, where at(t) returns those of token t.
 func (l *locality) add(tokens int, at func(t int) []int32) {
 	if tokens < l.m {
 		return
@@ -106,8 +106,8 @@ func (l *locality) merge(o *locality) {
 	}
 }
 
-// srp returns SRP(m), and the segment router's activations by the model's own
-// at the best threshold.
+// srp returns SRP(m), and the ratio of the segment router's activations to the
+// model's own at the best threshold.
 func (l *locality) srp() (f1, activated float64) {
 	if l.choices == 0 {
 		return 0, 0

@@ -23,7 +23,7 @@ func Entropy[N ~int | ~int64 | ~float32 | ~float64](weights []N) float64 {
 }
 
 // normalizedEntropy returns Entropy as a fraction of its maximum, from 0 (one
-// expert takes all) to 1 (all take the same). For fewer than two counts it is 1.
+// expert has all) to 1 (all have the same). For fewer than two counts it is 1.
 func normalizedEntropy(counts []int64) float64 {
 	if len(counts) < 2 {
 		return 1
@@ -52,7 +52,7 @@ func gini(counts []int64) float64 {
 // cv returns the coefficient of variation: the standard deviation of the
 // counts (of the population, over n) by their mean. Its square is the
 // importance loss of Shazeer et al. 2017 (arXiv 1701.06538, equation 7). For n
-// experts of which one takes all it is sqrt(n-1).
+// experts of which one has all it is sqrt(n-1).
 func cv(counts []int64) float64 {
 	var total float64
 	for _, c := range counts {

@@ -7,17 +7,17 @@ import (
 	"slices"
 )
 
-// StatisticsOptions says what Statistics gathers. The zero value is ready.
+// StatisticsOptions configures Statistics. The zero value is ready to use.
 type StatisticsOptions struct {
 	// Segments are the window lengths m of local routing consistency, in tokens;
-	// nil: 4, 16 and 64. An empty list leaves it out.
+	// nil: 4, 16 and 64. An empty list omits it.
 	Segments []int
 	// CacheSizes are the cache sizes C of the segment cache hit rate, in experts
 	// of a layer; nil: K and 2K.
 	CacheSizes []int
 	// MaxPairBytes bounds the memory of transition and co-activation counts,
-	// which grow with L*E*E; beyond it they are left out, and Summary.Skipped says
-	// so. 0: 1 GiB.
+	// which grow with L*E*E. Counts that need more are omitted and named in
+	// Summary.Skipped. 0: 1 GiB.
 	MaxPairBytes int64
 }
 
@@ -49,7 +49,7 @@ type Statistics struct {
 	opts   StatisticsOptions
 	topK   []int // of each layer
 
-	order  []string // data sets as they came
+	order  []string // data sets in order of appearance
 	groups map[string]*group
 
 	transition []int64 // [L-1,E,E]: all choices of a layer to all of the next
@@ -60,13 +60,13 @@ type Statistics struct {
 	positions [positionBuckets]*bucket
 }
 
-// group is what is gathered for one data set.
+// group holds the sums of one data set.
 type group struct {
 	documents, tokens int64
 	layers            []layerSums
 }
 
-// layerSums is what is gathered for one layer of one data set.
+// layerSums holds the sums of one layer of one data set.
 type layerSums struct {
 	counts, first                 []int64 // [E]
 	pairs, repeatFirst, repeatAny int64   // of consecutive tokens
@@ -77,7 +77,7 @@ type layerSums struct {
 	local                         []*locality
 }
 
-// bucket is what is gathered for a range of positions, over all layers.
+// bucket holds the sums of a range of positions, over all layers.
 type bucket struct {
 	tokens                        int64
 	counts                        []int64 // [L,E]
@@ -134,9 +134,9 @@ func (s *Statistics) newGroup() *group {
 	return g
 }
 
-// Add takes a document, which must have the header's shapes and experts in
-// range; one that has not is an error and is left out. The document is not
-// kept.
+// Add adds a document. A document without the header's shapes, or with experts
+// out of range, is an error and not added. Router logits may be nil. Add does
+// not retain d.
 func (s *Statistics) Add(d *Document) error {
 	if err := s.check(d); err != nil {
 		return fmt.Errorf("statistics: document %q of data set %q: %w", d.ID, d.Dataset, err)
@@ -164,7 +164,7 @@ func (s *Statistics) Add(d *Document) error {
 
 func (s *Statistics) check(d *Document) error {
 	h := s.header
-	if d.RouterLogits == nil { // read without them
+	if d.RouterLogits == nil { // not read
 		h.LogitLayers = nil
 	}
 	h.InputLayers = nil

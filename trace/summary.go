@@ -5,8 +5,7 @@ import (
 )
 
 // Summary holds the statistics of a trace. Entropies and mutual information are
-// in bits; shares and rates are fractions of 1. In JSON it has the names that
-// stand beside its fields.
+// in bits; shares and rates are fractions of 1.
 type Summary struct {
 	Model     Model  `json:"model"`
 	Source    Source `json:"source"`
@@ -20,13 +19,14 @@ type Summary struct {
 	// Coactivation counts the tokens that chose both of two experts, [L][E][E],
 	// symmetric with a diagonal of 0.
 	Coactivation [][][]int64 `json:"coactivation,omitempty"`
-	// Positions are over all layers and data sets.
+	// Positions is over all layers and data sets.
 	Positions []PositionSummary `json:"positions"`
-	// Skipped names what was left out for StatisticsOptions.MaxPairBytes.
+	// Skipped names the fields that are omitted because of
+	// StatisticsOptions.MaxPairBytes.
 	Skipped []string `json:"skipped,omitempty"`
 }
 
-// GroupSummary is about one data set, or all.
+// GroupSummary holds the statistics of one data set, or of all.
 type GroupSummary struct {
 	Dataset   string         `json:"dataset"` // "" for all
 	Documents int64          `json:"documents"`
@@ -34,7 +34,7 @@ type GroupSummary struct {
 	Layers    []LayerSummary `json:"layers"` // [L]
 }
 
-// LayerSummary is about one layer.
+// LayerSummary holds the statistics of one layer.
 type LayerSummary struct {
 	Layer int `json:"layer"`
 	// Counts and FirstCounts are how often each expert was chosen, [E], by any
@@ -47,28 +47,33 @@ type LayerSummary struct {
 	FirstUsage  Usage     `json:"first_usage"` // of FirstCounts
 	// RepeatedFirst is the share of consecutive tokens with the same first
 	// choice, RepeatedAny of those with an expert in common (Table 5 of the
-	// Mixtral paper: first choice; first or second choice). Random are the
-	// values of a router that draws uniformly.
+	// Mixtral paper: first choice; first or second choice).
+	// RandomRepeatedFirst and RandomRepeatedAny are the values of a router that
+	// draws uniformly.
 	RepeatedFirst       float64 `json:"repeated_first"`
 	RepeatedAny         float64 `json:"repeated_any"`
 	RandomRepeatedFirst float64 `json:"random_repeated_first"`
 	RandomRepeatedAny   float64 `json:"random_repeated_any"`
-	// MeanWeights are the mean routing weights by choice, [K]; nil where the
-	// trace has none.
+	// MeanWeights are the mean routing weights by choice, [K]; nil if the trace
+	// has none.
 	MeanWeights []float64 `json:"mean_weights,omitempty"`
 	// RouterEntropy is the mean entropy of softmax(router logits) over tokens,
-	// in bits; nil where the layer's logits are not recorded.
+	// in bits; nil if the layer's logits are not recorded.
 	RouterEntropy *float64          `json:"router_entropy_bits,omitempty"`
 	Local         []LocalitySummary `json:"local,omitempty"`
 }
 
 // Usage describes how evenly counts fall on the experts.
 type Usage struct {
-	Entropy    float64 `json:"entropy_bits"`       // see Entropy
-	Normalized float64 `json:"entropy_normalized"` // see NormalizedEntropy
-	Gini       float64 `json:"gini"`               // see Gini
-	CV         float64 `json:"cv"`                 // see CV
-	Active     int     `json:"active"`             // experts chosen at least once
+	Entropy float64 `json:"entropy_bits"` // see Entropy
+	// Normalized is Entropy as a fraction of its maximum, log2 of the number of
+	// experts.
+	Normalized float64 `json:"entropy_normalized"`
+	// Gini is the Gini coefficient, from 0 for equal counts to (E-1)/E.
+	Gini float64 `json:"gini"`
+	// CV is the coefficient of variation, the standard deviation by the mean.
+	CV     float64 `json:"cv"`
+	Active int     `json:"active"` // experts chosen at least once
 }
 
 // newUsage measures the counts, [E].
@@ -92,7 +97,7 @@ type LocalitySummary struct {
 	// how many it activates there, relative to top-k.
 	SRP       float64 `json:"srp"`
 	Activated float64 `json:"srp_activated"`
-	// Cache holds the segment cache best hit rates.
+	// Cache are the segment cache best hit rates.
 	Cache []CacheSummary `json:"cache"`
 }
 
@@ -103,34 +108,34 @@ type CacheSummary struct {
 	HitRate float64 `json:"hit_rate"`
 }
 
-// TransitionSummary leads from one layer to the next, for the same token.
+// TransitionSummary counts the choices of one token at a layer and the next.
 type TransitionSummary struct {
 	From int `json:"from"` // layer; to From+1
-	// Counts are of all pairs of choices, FirstCounts of first choices, [E][E]:
-	// row the expert at From, column the expert at From+1.
+	// Counts are of all pairs of choices, FirstCounts of first choices, [E][E],
+	// by expert at From, then expert at From+1.
 	Counts      [][]int64 `json:"counts"`
 	FirstCounts [][]int64 `json:"first_counts"`
-	// MutualInformation of Counts and FirstCounts in bits, see
-	// MutualInformation. A pair of choices is one of the K*K of a token, taken
-	// with equal weight.
+	// MutualInformation is that of Counts, FirstMutualInformation that of
+	// FirstCounts, in bits. All K*K pairs of choices of a token have equal weight.
+	// For N pairs the estimate is too large by about (E-1)^2/(2 N ln 2) bits.
 	MutualInformation      float64 `json:"mutual_information_bits"`
 	FirstMutualInformation float64 `json:"first_mutual_information_bits"`
 }
 
-// PositionSummary is about the positions From..To.
+// PositionSummary holds the statistics of the positions From..To.
 type PositionSummary struct {
 	From   int32 `json:"from"`
 	To     int32 `json:"to"`
 	Tokens int64 `json:"tokens"`
-	// Normalized is the mean over layers of the normalised usage entropy, which
-	// few tokens push down.
+	// Normalized is the mean over layers of Usage.Normalized, which is lower where
+	// there are few tokens.
 	Normalized    float64  `json:"entropy_normalized"`
-	RepeatedFirst float64  `json:"repeated_first"` // to the position before
+	RepeatedFirst float64  `json:"repeated_first"` // of the position before
 	RepeatedAny   float64  `json:"repeated_any"`
 	RouterEntropy *float64 `json:"router_entropy_bits,omitempty"`
 }
 
-// Summary returns the statistics of what was added so far.
+// Summary returns the statistics of the documents added so far.
 func (s *Statistics) Summary() *Summary {
 	r := &Summary{Model: s.header.Model, Source: s.header.Source, Skipped: slices.Clone(s.skipped)}
 	all := s.newGroup()
