@@ -61,7 +61,7 @@ func (c *ColumnWriter) writeDictionary() (int64, error) {
 }
 
 // statistics returns the bounds of strings and scalar integers, by which a
-// reader passes over row groups that hold nothing it wants.
+// reader skips row groups that hold nothing selected.
 func (c *ColumnWriter) statistics() format.Statistics {
 	var s format.Statistics
 	switch {

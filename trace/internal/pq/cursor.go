@@ -23,8 +23,8 @@ const plainDictionary format.Encoding = 2
 // Cursor reads the values of one column in one row group, in order. Lists must
 // all have the same length and hold no nulls; anything else is an error.
 type Cursor struct {
-	// MaxPage is the largest page, in bytes unpacked, that is not an error; 0: any
-	// that its stored size justifies.
+	// MaxPage is the maximum size of a page in bytes unpacked; 0: what its stored
+	// size justifies.
 	MaxPage int64
 
 	f      *File
@@ -34,11 +34,11 @@ type Cursor struct {
 	end    int64
 	unread int64 // values in pages that were not reached
 	width  int   // values a row
-	phase  int   // values of the current row that were passed
+	phase  int   // values of the current row that were read
 
 	// The current page.
 	left     int // values
-	read     int // values passed
+	read     int // values read
 	rep, def hybrid
 	encoding format.Encoding
 	plain    []byte // PLAIN values left; all values for BYTE_STREAM_SPLIT
@@ -51,8 +51,8 @@ type Cursor struct {
 	body    []byte // reused for decompressed pages
 	scratch [1024]uint32
 
-	// Pages of the usual form have their levels checked at once against those
-	// that lists of equal length must have.
+	// The levels of pages of the usual form are compared at once with those of
+	// lists of equal length.
 	checked  bool
 	pattern  []byte // repetition levels of patternN values that start a row
 	patternN int
@@ -113,13 +113,13 @@ func (c *Cursor) header() (*format.PageHeader, error) {
 			return nil, fmt.Errorf("%w: page of %d bytes, %d unpacked, with %d left", ErrCorrupt, stored, plain, c.end-c.at)
 		}
 		if c.MaxPage > 0 && plain > c.MaxPage {
-			return nil, fmt.Errorf("%w: page of %d bytes, wanted at most %d", ErrUnsupported, plain, c.MaxPage)
+			return nil, fmt.Errorf("%w: page of %d bytes, more than %d", ErrUnsupported, plain, c.MaxPage)
 		}
 		return h, nil
 	}
 }
 
-// ignoreChecksums lets fuzzing reach what lies behind them.
+// ignoreChecksums lets fuzzing reach the decoders.
 var ignoreChecksums = false
 
 // load reads the stored bytes of a page.
@@ -153,8 +153,8 @@ func (c *Cursor) unpack(b []byte, size int) ([]byte, error) {
 	return c.body[:size], decompress(c.body[:size], b, c.codec)
 }
 
-// next moves to the next data page, passing unread over pages that hold no
-// more than skip values. It returns the number of values passed over.
+// next moves to the next data page, skipping unread pages of at most skip values
+// in all. It returns the number of values skipped.
 func (c *Cursor) next(skip int64) (int64, error) {
 	var passed int64
 	for {
@@ -173,7 +173,7 @@ func (c *Cursor) next(skip int64) (int64, error) {
 			n = h.DataPageHeader.V.NumValues
 		case h.Type == format.DataPageV2 && h.DataPageHeaderV2.Valid:
 			n = h.DataPageHeaderV2.V.NumValues
-		default: // index pages may be passed over
+		default: // for example an index page
 			c.at += int64(h.CompressedPageSize)
 			continue
 		}
@@ -247,7 +247,8 @@ func (c *Cursor) split(h *format.PageHeader, b []byte) (err error) {
 	return c.values(b, d.Encoding)
 }
 
-// levelsV1 takes levels with their length off the front of a page.
+// levelsV1 reads levels, with their length before them, and returns the rest of
+// the page.
 func (c *Cursor) levelsV1(b []byte, most int, h *hybrid) ([]byte, error) {
 	if most == 0 {
 		return b, nil
@@ -311,7 +312,7 @@ func (c *Cursor) size() int {
 	return 0
 }
 
-// Done checks that all values were passed.
+// Done checks that all values were read or skipped.
 func (c *Cursor) Done() error {
 	if c.left > 0 || c.unread > 0 || c.phase != 0 {
 		return fmt.Errorf("%w: %d values are left over", ErrCorrupt, int64(c.left)+c.unread)

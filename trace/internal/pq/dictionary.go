@@ -52,7 +52,7 @@ func (c *Cursor) loadDictionary(h *format.PageHeader) error {
 	return err
 }
 
-// Skip passes over n values.
+// Skip skips n values.
 func (c *Cursor) Skip(n int64) error {
 	for n > 0 {
 		if c.left == 0 {

@@ -6,8 +6,8 @@
 // lists all have the same length, so that levels, dictionaries and pages can be
 // written and checked in bulk, without a boxed value for each number. And a
 // corrupt or hostile file must not be able to ask for more memory than it has
-// bytes to justify: every size that a file states is checked before it is
-// believed, and decoders are pulled, never told how much to produce.
+// bytes to justify: every size that a file states is checked before memory is
+// allocated for it.
 package pq
 
 import "errors"

@@ -30,7 +30,7 @@ type Column struct {
 	Path   []string
 	Type   format.Type
 	Length int // of FixedLenByteArray, bytes
-	// Float16 says that a fixed-length column of two bytes holds half floats.
+	// Float16 is set where a fixed-length column of two bytes holds half floats.
 	Float16 bool
 	MaxRep  int // 0: one value a row; 1: a list
 	MaxDef  int // definition level of a value that is not null
@@ -41,7 +41,7 @@ type Column struct {
 func Open(r io.ReaderAt, size int64) (*File, error) {
 	const tail = 8
 	if size < int64(len(magic)+tail) {
-		return nil, fmt.Errorf("%w: %d bytes are no Parquet file", ErrCorrupt, size)
+		return nil, fmt.Errorf("%w: %d bytes are too few for a Parquet file", ErrCorrupt, size)
 	}
 	var end [tail]byte
 	if _, err := r.ReadAt(end[:], size-tail); err != nil {
@@ -52,7 +52,7 @@ func Open(r io.ReaderAt, size int64) (*File, error) {
 	case "PARE":
 		return nil, fmt.Errorf("%w: file is encrypted", ErrUnsupported)
 	default:
-		return nil, fmt.Errorf("%w: no %s at the end: truncated, or no Parquet file", ErrCorrupt, magic)
+		return nil, fmt.Errorf("%w: no %s at the end: truncated, or not a Parquet file", ErrCorrupt, magic)
 	}
 	length := int64(binary.LittleEndian.Uint32(end[:4]))
 	if length > size-int64(len(magic)+tail) || length > maxFooter {
@@ -121,7 +121,7 @@ func (f *File) leaves() error {
 		return err
 	}
 	if at != len(schema) {
-		return fmt.Errorf("%w: schema has %d elements too many", ErrCorrupt, len(schema)-at)
+		return fmt.Errorf("%w: schema has %d extra elements", ErrCorrupt, len(schema)-at)
 	}
 	return nil
 }
@@ -192,8 +192,8 @@ func (f *File) Lookup(key string) (string, bool) {
 }
 
 // Bounds returns the smallest and largest value of a string column in a row
-// group, from its statistics; ok is false where they are not stated. Writers
-// may cut bounds short: min may be smaller and max larger than any value.
+// group, from its statistics; ok is false if there are none. Writers may shorten
+// bounds: lo may be smaller and hi larger than any value.
 func (f *File) Bounds(group int, c Column) (lo, hi string, ok bool) {
 	s := &f.meta.RowGroups[group].Columns[c.index].MetaData.Statistics
 	if s.MinValue == nil || s.MaxValue == nil {

@@ -3,8 +3,7 @@ package pq
 import "fmt"
 
 // Limits on the compact-protocol structures of a file. They are far above what
-// any trace needs and keep a decoder from being told to allocate or recurse
-// without end.
+// any trace needs and bound a decoder's memory and recursion.
 const (
 	maxThriftDepth = 24
 	maxThriftItems = 1 << 18
@@ -28,8 +27,8 @@ const (
 	thriftUUID   = 13
 )
 
-// guard walks one Thrift struct in the compact protocol without building it,
-// and says whether a decoder can be let loose on it.
+// guard walks one Thrift struct in the compact protocol without building it, to
+// check that it is safe to decode.
 type guard struct {
 	b     []byte
 	at    int
@@ -37,7 +36,7 @@ type guard struct {
 }
 
 // checkThrift returns the length of the compact-protocol struct at the start
-// of b, or an error if it is cut short, nested too deeply or lists more
+// of b, or an error if it is truncated, nested too deeply or lists more
 // elements than maxThriftItems.
 func checkThrift(b []byte) (int, error) {
 	g := guard{b: b}
@@ -48,7 +47,7 @@ func checkThrift(b []byte) (int, error) {
 }
 
 var (
-	errShort  = fmt.Errorf("structure is cut short")
+	errShort  = fmt.Errorf("structure is truncated")
 	errNested = fmt.Errorf("structure is nested too deeply")
 	errItems  = fmt.Errorf("structure has too many elements")
 	errType   = fmt.Errorf("unknown element type")

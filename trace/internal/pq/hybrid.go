@@ -45,7 +45,7 @@ func (h *hybrid) header() error {
 			continue
 		}
 		groups := n >> 1
-		// The last group may be cut where its padding would stand.
+		// The padding of the last group may be missing.
 		if h.width > 0 {
 			groups = min(groups, (uint64(len(h.b))+uint64(h.width)-1)/uint64(h.width))
 		}
@@ -64,7 +64,8 @@ func (h *hybrid) endPacked() {
 	h.bit = 0
 }
 
-// run returns the next value and how often it follows, at most limit.
+// run returns the next value and the number of times that it follows, at most
+// limit.
 func (h *hybrid) run(limit int) (value uint32, n int, err error) {
 	if err := h.header(); err != nil {
 		return 0, 0, err
@@ -109,7 +110,7 @@ func (h *hybrid) read(dst []uint32) error {
 	return nil
 }
 
-// skip passes over n values.
+// skip skips n values.
 func (h *hybrid) skip(n int) error {
 	for n > 0 {
 		if err := h.header(); err != nil {

@@ -18,15 +18,15 @@ type page struct {
 	n      int // values
 	ints   []int32
 	raw    []byte // little-endian floating-point numbers
-	absent bool   // among ints is a -1
+	absent bool   // ints contains -1
 
 	head, levels, body []byte // what is written, one after the other
 	unpacked           int64  // bytes before compression, header included
 	err                error
 }
 
-// encode makes the page's bytes of its values. It only reads of c what never
-// changes, so that several pages are encoded at once. Pages are of version 1,
+// encode encodes the page's values. It reads only constant fields of c, so that
+// several pages can be encoded at once. Pages are of version 1,
 // whose levels are compressed with the values: those of equal lists vanish.
 func (c *ColumnWriter) encode(p *page) {
 	if c.spec.codec() == format.Uncompressed {
@@ -100,8 +100,8 @@ func (c *ColumnWriter) encodeIndex(body []byte, p *page) ([]byte, error) {
 	return appendPacked(append(body, byte(width)), index, width), nil
 }
 
-// One encoder serves all: EncodeAll is safe for concurrent use, and its output
-// does not depend on what it encoded before.
+// EncodeAll is safe for concurrent use, and its output does not depend on what
+// was encoded before.
 var zstdEncoder = sync.OnceValues(func() (*zstd.Encoder, error) {
 	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(runtime.NumCPU()), zstd.WithEncoderLevel(zstd.SpeedFastest))
 })
@@ -116,8 +116,8 @@ func (p *page) pack(h format.PageHeader, body []byte) error {
 	return p.finish(h, len(body))
 }
 
-// finish makes the header of a page whose levels and body are ready, and are
-// unpacked as large as said.
+// finish makes the header of a page whose levels and body are ready, where
+// unpacked is their size before compression.
 func (p *page) finish(h format.PageHeader, unpacked int) error {
 	h.UncompressedPageSize = int32(unpacked)
 	h.CompressedPageSize = int32(len(p.levels) + len(p.body))

@@ -11,8 +11,8 @@ import (
 	"github.com/expertspec/expertspec/trace/internal/floats"
 )
 
-// take makes sure that values of the current page are at hand, checks the
-// levels of the next ones, at most n and at most a scratch buffer's, and
+// take moves to the next page if the current one has no more values, checks the
+// levels of the next values, at most n and at most a scratch buffer's, and
 // returns how many they are. The caller reads exactly these.
 func (c *Cursor) take(n int) (int, error) {
 	for c.left == 0 {
@@ -81,7 +81,7 @@ func (c *Cursor) checkLevels(n int) {
 	c.checked = err == nil && k == n && v == uint32(c.col.MaxDef)
 }
 
-// usualBits says whether the repetition levels are those of appendRepetition.
+// usualBits reports whether the repetition levels are those of appendRepetition.
 func (c *Cursor) usualBits(n int) bool {
 	if len(c.rep.b) < n/8 {
 		return false
@@ -93,7 +93,7 @@ func (c *Cursor) usualBits(n int) bool {
 	return bytes.Equal(c.rep.b, c.pattern)
 }
 
-// usualRuns says whether the repetition levels are those of repetitionRuns.
+// usualRuns reports whether the repetition levels are those of repetitionRuns.
 func (c *Cursor) usualRuns(n int) bool {
 	row, b := repetitionRuns(c.width), c.rep.b
 	if n%c.width != 0 || len(b) != n/c.width*len(row) {
@@ -179,7 +179,7 @@ func (c *Cursor) ints(dst []int32) error {
 	return fmt.Errorf("%w: encoding %v of integers", ErrUnsupported, c.encoding)
 }
 
-// splitFloats decodes float32s whose bytes stand in four streams, from the
+// splitFloats decodes float32s whose bytes are in four streams, from the
 // at-th on.
 func splitFloats(dst []float32, b []byte, at int) {
 	n := len(b) / 4
@@ -289,7 +289,7 @@ func plainFloats(dst []float32, b []byte, size int) ([]byte, error) {
 }
 
 // ReadString returns the next value of a string column and how many times it
-// follows in a row, at most limit; equal values may come as several runs.
+// follows in a row, at most limit; equal values may be several runs.
 func (c *Cursor) ReadString(limit int) (s string, n int, err error) {
 	if c.col.Type != format.ByteArray {
 		return "", 0, fmt.Errorf("%w: %v where strings belong", ErrUnsupported, c.col.Type)

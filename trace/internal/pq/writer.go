@@ -13,8 +13,8 @@ import (
 
 // Writer writes a Parquet file of the given columns. Values are appended column
 // by column; FlushGroup ends a row group once all columns have the same rows.
-// At most one row group of pages is in memory. Pages are encoded by as many
-// goroutines as GOMAXPROCS says; the file's bytes do not depend on it.
+// At most one row group of pages is in memory. Pages are encoded by GOMAXPROCS
+// goroutines; the file's bytes do not depend on their number.
 type Writer struct {
 	w       io.Writer
 	offset  int64
@@ -64,8 +64,8 @@ func (w *Writer) Buffered() int {
 	return n
 }
 
-// start has work done, beside the caller's where several processors are at
-// hand. It waits until one is free, so that unfinished pages are few.
+// start runs work in another goroutine if there are several processors. It waits
+// until one is free, so that unfinished pages are few.
 func (w *Writer) start(work func()) {
 	if w.slots == nil {
 		work()
