@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/tracetest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -22,54 +23,19 @@ func benchHeader(logits, input bool) trace.Header {
 	return h
 }
 
-// benchDocuments makes random routing: logits normal, the top two chosen,
-// softmax over them.
+// benchDocuments makes documents of random routing in ten data sets.
 func benchDocuments(n, tokens int, h *trace.Header) []*trace.Document {
 	rng := rand.New(rand.NewPCG(1, 2))
-	m := &h.Model
+	r := tracetest.Router{Header: *h, Rule: tracetest.Random(1)}
 	docs := make([]*trace.Document, n)
-	logits := make([]float32, m.Experts)
 	for i := range docs {
-		d := &trace.Document{Dataset: fmt.Sprint("set-", i*10/n), ID: fmt.Sprintf("document-%d", i)}
-		for range tokens {
-			d.Tokens = append(d.Tokens, int32(float64(m.Vocabulary)*math.Pow(rng.Float64(), 3)))
-			for range m.Layers {
-				for e := range logits {
-					logits[e] = float32(rng.NormFloat64() * 2)
-				}
-				a, b := topTwo(logits)
-				w := float32(1 / (1 + math.Exp(float64(logits[b]-logits[a]))))
-				d.Experts = append(d.Experts, int32(a), int32(b))
-				d.Weights = append(d.Weights, w, 1-w)
-				if len(h.LogitLayers) > 0 {
-					d.RouterLogits = append(d.RouterLogits, logits...)
-				}
-				if len(h.InputLayers) > 0 {
-					for range m.Hidden {
-						d.RouterInput = append(d.RouterInput, float32(rng.NormFloat64()))
-					}
-				}
-			}
+		ids := make([]int32, tokens)
+		for t := range ids {
+			ids[t] = int32(float64(h.Model.Vocabulary) * math.Pow(rng.Float64(), 3))
 		}
-		docs[i] = d
+		docs[i] = r.Document(fmt.Sprint("set-", i*10/n), fmt.Sprintf("document-%d", i), ids)
 	}
 	return docs
-}
-
-func topTwo(x []float32) (a, b int) {
-	a, b = 0, 1
-	if x[b] > x[a] {
-		a, b = b, a
-	}
-	for i := 2; i < len(x); i++ {
-		switch {
-		case x[i] > x[a]:
-			a, b = i, a
-		case x[i] > x[b]:
-			b = i
-		}
-	}
-	return a, b
 }
 
 var benchShapes = []struct {
@@ -90,8 +56,7 @@ func BenchmarkRead(b *testing.B) {
 		b.Run(s.name, func(b *testing.B) {
 			h := benchHeader(s.logits, s.input)
 			docs := benchDocuments(200, 512, &h)
-			dir := b.TempDir()
-			r := writeBench(b, dir, h, docs, s.float)
+			r := writeBench(b, h, docs, s.float)
 			b.ResetTimer()
 			for b.Loop() {
 				for _, err := range r.Documents() {
@@ -107,7 +72,7 @@ func BenchmarkRead(b *testing.B) {
 // BenchmarkReadDocument reads one document of 200 by its id.
 func BenchmarkReadDocument(b *testing.B) {
 	h := benchHeader(true, false)
-	r := writeBench(b, b.TempDir(), h, benchDocuments(200, 512, &h), trace.Float32)
+	r := writeBench(b, h, benchDocuments(200, 512, &h), trace.Float32)
 	for b.Loop() {
 		all, err := r.Select(trace.Filter{Datasets: []string{"set-5"}, Documents: []string{"document-105"}}).ReadAll()
 		require.NoError(b, err)
@@ -115,15 +80,9 @@ func BenchmarkReadDocument(b *testing.B) {
 	}
 }
 
-func writeBench(b *testing.B, dir string, h trace.Header, docs []*trace.Document, float trace.Float) *trace.Reader {
+func writeBench(b *testing.B, h trace.Header, docs []*trace.Document, float trace.Float) *trace.Reader {
 	b.Helper()
-	w, err := trace.Create(dir, h, trace.WriterOptions{Float: float})
-	require.NoError(b, err)
-	for _, d := range docs {
-		require.NoError(b, w.Write(d))
-	}
-	require.NoError(b, w.Close())
-	r, err := trace.Open(dir)
+	r, err := trace.Open(tracetest.Write(b, h, docs, trace.WriterOptions{Float: float}))
 	require.NoError(b, err)
 	return r
 }
@@ -135,7 +94,7 @@ func BenchmarkWrite(b *testing.B) {
 			h := benchHeader(s.logits, s.input)
 			docs := benchDocuments(100, 512, &h)
 			for b.Loop() {
-				writeBench(b, b.TempDir(), h, docs, s.float)
+				writeBench(b, h, docs, s.float)
 			}
 			b.ReportMetric(100*512*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
 		})
@@ -147,7 +106,7 @@ func BenchmarkVerify(b *testing.B) {
 	for _, s := range benchShapes[:3] {
 		b.Run(s.name, func(b *testing.B) {
 			h := benchHeader(s.logits, s.input)
-			r := writeBench(b, b.TempDir(), h, benchDocuments(200, 512, &h), s.float)
+			r := writeBench(b, h, benchDocuments(200, 512, &h), s.float)
 			b.SetBytes(r.Bytes())
 			for b.Loop() {
 				require.NoError(b, trace.VerifyShard(r.Paths()[0]))

@@ -4,10 +4,12 @@ import (
 	"fmt"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/tracetest"
 )
 
-// A planted trace has routing that is a formula of where it stands, and a
-// different size on every axis, so that any exchange of axes or rows shows.
+// A planted trace has routing that is a formula of its place, and a different
+// size on every axis, so that any exchange of axes or rows is noticed. The
+// formulas are those of testdata/read_trace.py.
 const (
 	plantedL = 5
 	plantedE = 11
@@ -47,45 +49,35 @@ func plantedToken(doc, t int) int32 { return int32((doc*37 + t*11) % plantedV) }
 
 // plantedDocument makes the doc-th document of T tokens.
 func plantedDocument(doc, tokens int, h trace.Header) *trace.Document {
-	d := &trace.Document{Dataset: fmt.Sprintf("set-%d", doc/4), ID: fmt.Sprintf("doc-%03d", doc)}
-	for t := range tokens {
-		d.Tokens = append(d.Tokens, plantedToken(doc, t))
-		for l := range plantedL {
-			for k := range plantedK {
-				d.Experts = append(d.Experts, plantedExpert(doc, t, l, k))
-				if !h.NoWeights {
-					d.Weights = append(d.Weights, plantedWeight(doc, t, l, k))
-				}
-			}
+	r := tracetest.Router{Header: h, Rule: func(s *tracetest.Step) {
+		for k := range plantedK {
+			s.Experts = append(s.Experts, plantedExpert(doc, s.Position, s.Layer, k))
 		}
-		for _, l := range h.LogitLayers {
-			for e := range plantedE {
-				d.RouterLogits = append(d.RouterLogits, plantedLogit(doc, t, l, e))
-			}
+		for e := range s.Logits {
+			s.Logits[e] = plantedLogit(doc, s.Position, s.Layer, e)
 		}
-		for _, l := range h.InputLayers {
-			for i := range plantedD {
-				d.RouterInput = append(d.RouterInput, plantedInput(doc, t, l, i))
-			}
+		for i := range s.Input {
+			s.Input[i] = plantedInput(doc, s.Position, s.Layer, i)
 		}
-	}
+	}}
 	if doc%3 == 1 { // generated from the prompt's half on
-		d.Phases = make([]trace.Phase, tokens)
-		for t := range d.Phases {
-			d.Phases[t] = trace.Prefill
-			if t >= tokens/2 {
-				d.Phases[t] = trace.Decode
-			}
-		}
+		r.Prompt = tokens / 2
+	}
+	ids := make([]int32, tokens)
+	for t := range ids {
+		ids[t] = plantedToken(doc, t)
+	}
+	d := r.Document(fmt.Sprintf("set-%d", doc/4), fmt.Sprintf("doc-%03d", doc), ids)
+	for i := range d.Weights {
+		d.Weights[i] = plantedWeight(doc, i/plantedK/plantedL, i/plantedK%plantedL, i%plantedK)
 	}
 	if doc%5 == 2 { // a window of a longer text
-		d.Positions = make([]int32, tokens)
-		for t := range d.Positions {
-			d.Positions[t] = int32(100 + 2*t)
+		for t := range ids {
+			d.Positions = append(d.Positions, int32(100+2*t))
 		}
 	}
 	return d
 }
 
-// plantedLen gives documents of odd lengths.
+// plantedLen returns different lengths.
 func plantedLen(doc int) int { return 1 + (doc*doc*7+doc*3)%41 }

@@ -9,33 +9,10 @@ import (
 	"testing"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/tracetest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-// randomTrace routes uniformly.
-func randomTrace(docs, tokens int, h *trace.Header, seed uint64) []*trace.Document {
-	rng := rand.New(rand.NewPCG(seed, 9))
-	m := &h.Model
-	all := make([]*trace.Document, docs)
-	for i := range all {
-		d := &trace.Document{Dataset: fmt.Sprint("set-", i%3), ID: fmt.Sprint(i)}
-		for range tokens {
-			d.Tokens = append(d.Tokens, 1)
-			for range m.Layers {
-				for _, e := range rng.Perm(m.Experts)[:m.TopK] {
-					d.Experts = append(d.Experts, int32(e))
-					d.Weights = append(d.Weights, 1/float32(m.TopK))
-				}
-			}
-			for range len(h.LogitLayers) * m.Experts {
-				d.RouterLogits = append(d.RouterLogits, 3)
-			}
-		}
-		all[i] = d
-	}
-	return all
-}
 
 // TestRandomRouter demands the analytic values: 12.5 % and about 46 % repeated
 // assignments, full entropy, no information between layers.
@@ -44,8 +21,14 @@ func TestRandomRouter(t *testing.T) {
 	s, err := trace.NewStatistics(h, trace.StatisticsOptions{Segments: []int{1, 8}, CacheSizes: []int{2, 4}})
 	require.NoError(t, err)
 	const docs, tokens = 60, 500
-	for _, d := range randomTrace(docs, tokens, &h, 4) {
-		require.NoError(t, s.Add(d))
+	rng := rand.New(rand.NewPCG(4, 9))
+	router := tracetest.Router{Header: h, Rule: func(s *tracetest.Step) {
+		for _, e := range rng.Perm(8)[:2] {
+			s.Experts = append(s.Experts, int32(e))
+		}
+	}}
+	for i := range docs {
+		require.NoError(t, s.Add(router.Document(fmt.Sprint("set-", i%3), fmt.Sprint(i), make([]int32, tokens))))
 	}
 	r := s.Summary()
 	near := func(name string, got, want, within float64) {

@@ -32,7 +32,7 @@ func TestVerifyShard(t *testing.T) {
 	want := read()
 	footer := len(b) - 8 - int(binary.LittleEndian.Uint32(b[len(b)-8:]))
 	harmless := 0
-	for i := range footer {
+	for i := 0; i < footer; i += 1 + i/1000 { // headers in particular
 		b[i] ^= byte(1 << (i % 8))
 		if s.verify() == nil {
 			require.Equalf(t, want, read(), "byte %d of %d", i, footer)
@@ -40,7 +40,7 @@ func TestVerifyShard(t *testing.T) {
 		}
 		b[i] ^= byte(1 << (i % 8))
 	}
-	assert.Less(t, harmless, footer/20)
+	assert.Less(t, harmless, 200)
 
 	b[footer/2] ^= 1
 	require.NoError(t, os.WriteFile(path, b, 0o666))
