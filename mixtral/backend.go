@@ -11,7 +11,7 @@ import (
 	"github.com/gomlx/compute/gobackend"
 )
 
-// OpenBackend opens the compute backend that name names:
+// OpenBackend opens a compute backend by name:
 //
 //   - "go": GoMLX's pure Go backend, on any machine. It is opened as
 //     "go:ops_sequential", since its default mode deadlocks with many
@@ -38,13 +38,13 @@ func OpenBackend(name string) (compute.Backend, error) {
 		}
 		return openBackend(name, func() (compute.Backend, error) { return openXLA(config) })
 	}
-	return nil, fmt.Errorf("backend %q: unknown; use go, xla:cpu, xla:cuda or xla:/path/to/plugin.so", name)
+	return nil, fmt.Errorf("backend %q: unknown; must be go, xla:cpu, xla:cuda or xla:/path/to/plugin.so", name)
 }
 
 func checkPlugin(name, config string) error {
 	plugin, _, _ := strings.Cut(config, ",")
 	if plugin == "" {
-		return fmt.Errorf("backend %q: name a plugin: xla:cpu, xla:cuda or xla:/path/to/plugin.so", name)
+		return fmt.Errorf("backend %q: a plugin is required: xla:cpu, xla:cuda or xla:/path/to/plugin.so", name)
 	}
 	if !strings.ContainsRune(plugin, filepath.Separator) {
 		return nil
@@ -71,9 +71,9 @@ func openBackend(name string, open func() (compute.Backend, error)) (b compute.B
 	return b, nil
 }
 
-// catch runs f and turns what GoMLX panics with, which are errors while a graph
-// is built or run, into an error. Every other panic, a runtime error among
-// them, is a defect of ours and goes through.
+// catch returns f's error, or the error with which GoMLX panics while a graph is
+// built or run. All other panics, including runtime errors, are defects of this
+// package and continue.
 func catch(f func() error) (err error) {
 	defer func() {
 		switch p := recover().(type) {

@@ -11,6 +11,7 @@ import (
 	"github.com/expertspec/expertspec/mixtral/mini"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/stretchr/testify/require"
 )
 
 // tokens returns n random ids of the mini model's vocabulary.
@@ -45,9 +46,8 @@ func benchmark(b *testing.B, docs, n int) {
 			}
 			observe := func(context.Context, *mixtral.Routing) error { return nil }
 			run := func() {
-				if _, err := m.Forward(context.Background(), mixtral.Request{Tokens: batch, Logits: mixtral.LastLogits, Observe: observe}); err != nil {
-					b.Fatal(err)
-				}
+				_, err := m.Forward(context.Background(), mixtral.Request{Tokens: batch, Logits: mixtral.LastLogits, Observe: observe})
+				require.NoError(b, err)
 			}
 			run() // compile
 			for b.Loop() {
@@ -65,7 +65,7 @@ func BenchmarkPrefill(b *testing.B) { benchmark(b, 1, 512) }
 func BenchmarkCollect(b *testing.B) { benchmark(b, 8, 512) }
 
 // BenchmarkDecode continues a document of 128 tokens, 64 tokens an operation.
-// The metric leaves out what the first token takes, the prefill.
+// The metric excludes the first token, the prefill.
 func BenchmarkDecode(b *testing.B) {
 	const n = 64
 	backends(b, func(name string, be compute.Backend) {
@@ -81,9 +81,8 @@ func BenchmarkDecode(b *testing.B) {
 					}
 					return nil
 				}
-				if _, err := m.Generate(context.Background(), prompt, mixtral.GenerateOptions{MaxTokens: n + 1, Stop: []int32{}, Token: token}); err != nil {
-					b.Fatal(err)
-				}
+				_, err := m.Generate(context.Background(), prompt, mixtral.GenerateOptions{MaxTokens: n + 1, Stop: []int32{}, Token: token})
+				require.NoError(b, err)
 				decoding += time.Since(first)
 			}
 			run()

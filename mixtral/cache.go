@@ -3,6 +3,7 @@ package mixtral
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -10,8 +11,8 @@ import (
 	. "github.com/gomlx/gomlx/core/graph" //nolint:revive // graph code reads as mathematics
 )
 
-// Cache holds the keys and values of B documents that are being continued.
-// It belongs to one model and to one forward pass at a time.
+// Cache holds the keys and values of B documents that are continued. It is of one
+// model and used by one forward pass at a time.
 type Cache struct {
 	m       *Model
 	lengths []int // tokens filled, [B]
@@ -19,16 +20,16 @@ type Cache struct {
 	broken  error
 }
 
-// cachePart is the cache of the documents that one group computes: of one
-// document each where the host's cores compute, so that they run side by side
-// and what each works on stays in a core's cache; else of all.
+// cachePart is the cache of the documents that one group computes. Where the
+// host's cores compute, that is one document, so that documents run concurrently
+// and each stays in a core's cache; otherwise it is all.
 type cachePart struct {
 	docs []int            // indices into Cache.lengths, [B']
-	c    int              // capacity in tokens, a power of two; 0: nothing allocated
+	c    int              // capacity in tokens, a power of two; 0 before the first use
 	k, v []compute.Buffer // [L] of [B',KV,C,hd]
 }
 
-// NewCache returns an empty cache for b documents. Close frees it.
+// NewCache returns an empty cache for b documents, which Close frees.
 func (m *Model) NewCache(b int) *Cache {
 	b = max(b, 0)
 	return &Cache{m: m, lengths: make([]int, b), parts: m.split(b)}
@@ -50,8 +51,8 @@ func (m *Model) split(b int) []*cachePart {
 	return parts
 }
 
-// Lengths returns how many tokens of each document the cache holds, [B].
-func (c *Cache) Lengths() []int { return append([]int(nil), c.lengths...) }
+// Lengths returns the number of tokens of each document in the cache, [B].
+func (c *Cache) Lengths() []int { return slices.Clone(c.lengths) }
 
 // Close frees the cache's memory.
 func (c *Cache) Close() {
@@ -67,10 +68,10 @@ func (p *cachePart) free() {
 	p.k, p.v, p.c = nil, nil, 0
 }
 
-// minCache is the least capacity: smaller ones would only multiply programs.
+// minCache is the smallest capacity: smaller ones would require more programs.
 const minCache = 64
 
-// reserve grows the part to hold n tokens a document.
+// reserve grows the part to a capacity of n tokens for each document.
 func (p *cachePart) reserve(m *Model, n int) error {
 	if n <= p.c {
 		return nil
@@ -98,8 +99,8 @@ func (p *cachePart) reserve(m *Model, n int) error {
 	return nil
 }
 
-// runs returns how many runs of consecutive tokens a document's keys or values
-// have in memory, and the bytes of one token in a run.
+// runs returns the number of runs of consecutive tokens that a document's keys or
+// values have in memory, and the bytes of one token in a run.
 func (m *Model) runs() (n, bytes int) {
 	c := &m.cfg
 	if m.d.isGo { // [KV,hd,C]
@@ -109,7 +110,7 @@ func (m *Model) runs() (n, bytes int) {
 }
 
 // grow returns a buffer of b documents' keys or values with a capacity of size
-// tokens, that begins with old, whose capacity is c.
+// tokens that begins with old, of capacity c, if not nil.
 func (m *Model) grow(old compute.Buffer, b, c, size int) (compute.Buffer, error) {
 	dims := m.d.keyAxes(b, m.cfg.KVHeads, size, m.cfg.HeadDim)
 	if m.d.shared {
@@ -141,8 +142,8 @@ func (m *Model) grow(old compute.Buffer, b, c, size int) (compute.Buffer, error)
 	}, old))
 }
 
-// store puts layer i's keys and values of a step, [B,KV,T,hd], behind what is
-// filled. Shared memory is written in place.
+// store appends layer i's keys and values of a step, [B,KV,T,hd], to the cache.
+// Shared memory is written in place.
 func (m *Model) store(s *step, i int, k, v compute.Buffer) error {
 	p := s.part
 	if m.d.shared {

@@ -9,6 +9,7 @@ import (
 	"github.com/expertspec/expertspec/mixtral/mixtraltest"
 	"github.com/expertspec/expertspec/trace/safetensors"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/stretchr/testify/require"
 )
 
 func BenchmarkCheckpointRead(b *testing.B) {
@@ -21,17 +22,13 @@ func BenchmarkCheckpointRead(b *testing.B) {
 		raw := bytes.Repeat([]byte{0x12, 0x3c}, rows*12*stored.Size()/2)
 		f.tensors[embedName] = &mixtraltest.Tensor{DType: stored, Shape: []int{rows, 12}, Data: raw}
 		c, err := OpenCheckpoint(f.FS())
-		if err != nil {
-			b.Fatal(err)
-		}
+		require.NoError(b, err)
 		for _, dtype := range []dtypes.DType{dtypes.BFloat16, dtypes.Float32} {
 			b.Run(fmt.Sprintf("%s-%s", stored, dtype), func(b *testing.B) {
 				dst := make([]byte, rows*12*dtype.Size())
 				b.SetBytes(int64(len(raw)))
 				for b.Loop() {
-					if err := c.Read(embedName, dtype, dst); err != nil {
-						b.Fatal(err)
-					}
+					require.NoError(b, c.Read(embedName, dtype, dst))
 				}
 			})
 		}

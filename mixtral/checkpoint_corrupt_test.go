@@ -3,16 +3,16 @@ package mixtral
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"math"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
 
 	"github.com/expertspec/expertspec/trace/safetensors"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 const (
@@ -30,9 +30,9 @@ func replaceHeader(files fstest.MapFS, name, old, new string) {
 	files[name].Data = bytes.Replace(files[name].Data, []byte(old), []byte(new), 1)
 }
 
-// spoilt lists checkpoints that must be refused at opening, with what the error
-// must begin with: file, tensor and why.
-var spoilt = []struct {
+// damaged are checkpoints that OpenCheckpoint must refuse, and how its error begins:
+// file, tensor and cause.
+var damaged = []struct {
 	name  string
 	spoil func(f *fake)
 	want  string
@@ -58,7 +58,7 @@ var spoilt = []struct {
 	{"both names of the router", func(f *fake) { f.add("model.layers.1.mlp.gate.weight", 3, 12) }, `model.safetensors: tensor "model.layers.1.block_sparse_moe.gate.weight": is surplus`},
 	{"both names of experts", func(f *fake) { f.add("model.layers.1.mlp.experts.down_proj", 3, 12, 5) }, `model.safetensors: tensor "model.layers.1.block_sparse_moe.experts.0.w2.weight": is surplus`},
 	{"leading zero", func(f *fake) { f.add("model.layers.01.input_layernorm.weight", 12) }, `model.safetensors: tensor "model.layers.01.input_layernorm.weight": is surplus`},
-	{"wrong shape", func(f *fake) { f.add(kName, 12, 4) }, `model.safetensors: tensor "` + kName + `": has shape [12 4], want [4 12] after config.json`},
+	{"wrong shape", func(f *fake) { f.add(kName, 12, 4) }, `model.safetensors: tensor "` + kName + `": has shape [12 4], want [4 12] as in config.json`},
 	{"flat shape", func(f *fake) { f.add(kName, 48) }, `model.safetensors: tensor "` + kName + `": has shape [48], want [4 12]`},
 	{"wrong head_dim", func(f *fake) { f.config["head_dim"] = 6 }, `model.safetensors: tensor "model.layers.0.self_attn.q_proj.weight": has shape [12 12], want [18 12]`},
 	{"wrong vocabulary", func(f *fake) { f.config["vocab_size"] = 12 }, `model.safetensors: tensor "model.embed_tokens.weight": has shape [11 12], want [12 12]`},
@@ -67,7 +67,7 @@ var spoilt = []struct {
 		`model.safetensors: tensor "model.layers.1.mlp.experts.gate_up_proj": has shape [3 12 10], want [3 10 12]`},
 	{"fused without down", func(f *fake) { f.fuse(); delete(f.tensors, "model.layers.0.mlp.experts.down_proj") },
 		`model.safetensors: tensor "model.layers.0.block_sparse_moe.experts.0.w2.weight": is missing`},
-	{"tied head differs", func(f *fake) { f.config["tie_word_embeddings"] = true }, `model.safetensors: tensor "lm_head.weight": differs from model.embed_tokens.weight, though tie_word_embeddings is true`},
+	{"tied head differs", func(f *fake) { f.config["tie_word_embeddings"] = true }, `model.safetensors: tensor "lm_head.weight": differs from model.embed_tokens.weight, but tie_word_embeddings is true`},
 	{"tied head's type", func(f *fake) { f.config["tie_word_embeddings"] = true; f.to(headName, safetensors.BF16) }, `model.safetensors: tensor "lm_head.weight": differs in shape or type`},
 	{"truncated", func(f *fake) {
 		f.spoil = func(m fstest.MapFS) { m[singleFile].Data = m[singleFile].Data[:len(m[singleFile].Data)-1] }
@@ -142,19 +142,14 @@ var spoilt = []struct {
 	}, `model.safetensors.index.json: weight_map: duplicate field "a"`},
 }
 
-func TestSpoiltCheckpoints(t *testing.T) {
-	for _, s := range spoilt {
+func TestDamagedCheckpoints(t *testing.T) {
+	for _, s := range damaged {
 		t.Run(s.name, func(t *testing.T) {
 			f := newFake()
 			s.spoil(f)
-			c, err := OpenCheckpoint(f.FS())
-			if err == nil {
-				c.Close()
-				t.Fatalf("no error, want %s", s.want)
-			}
-			if !strings.HasPrefix(err.Error(), s.want) {
-				t.Errorf("\n got %v\nwant %s", err, s.want)
-			}
+			_, err := OpenCheckpoint(f.FS())
+			require.Error(t, err)
+			assert.True(t, strings.HasPrefix(err.Error(), s.want), "\n got %v\nwant %s", err, s.want)
 		})
 	}
 }
@@ -176,18 +171,13 @@ func TestCheckpointNonFinite(t *testing.T) {
 					f.set(name, element, bad)
 					f.to(name, stored)
 					c, err := OpenCheckpoint(f.FS())
-					if err != nil {
-						t.Fatal(err)
-					}
+					require.NoError(t, err)
 					err = c.Read(hub, to, make([]byte, 5*12*to.Size()))
-					if err == nil || !strings.HasPrefix(err.Error(), `model.safetensors: tensor "`+name+`": `) ||
-						!strings.HasSuffix(err.Error(), "element 37 is NaN or infinite") {
-						t.Errorf("%v in %s as %s, fused %v: %v", bad, stored, to, fused, err)
-					}
+					require.Error(t, err)
+					assert.True(t, strings.HasPrefix(err.Error(), `model.safetensors: tensor "`+name+`": `), "%v in %s as %s, fused %v: %v", bad, stored, to, fused, err)
+					assert.True(t, strings.HasSuffix(err.Error(), "element 37 is NaN or infinite"), "%v in %s as %s, fused %v: %v", bad, stored, to, fused, err)
 					other := "model.layers.1.block_sparse_moe.experts.2.w1.weight"
-					if err := c.Read(other, to, make([]byte, 5*12*to.Size())); err != nil {
-						t.Errorf("the tensor beside: %v", err)
-					}
+					assert.NoError(t, c.Read(other, to, make([]byte, 5*12*to.Size())))
 				}
 			}
 		}
@@ -198,9 +188,7 @@ func TestCheckpointReadErrors(t *testing.T) {
 	f := newFake()
 	f.set(kName, 5, 1e20)
 	c, err := OpenCheckpoint(f.FS())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	size := 4 * 12 * 4
 	for _, r := range []struct {
 		name  string
@@ -221,36 +209,29 @@ func TestCheckpointReadErrors(t *testing.T) {
 	} {
 		err := c.Read(r.name, r.dtype, make([]byte, r.size))
 		var e *safetensors.Error
-		if err == nil || !strings.Contains(err.Error(), r.want) || !errors.As(err, &e) || e.File != singleFile {
-			t.Errorf("%s as %s: %v, want %s", r.name, r.dtype, err, r.want)
-		}
+		require.ErrorContains(t, err, r.want)
+		require.ErrorAs(t, err, &e, "%s as %s", r.name, r.dtype)
+		assert.Equal(t, singleFile, e.File, "%s as %s", r.name, r.dtype)
 	}
-	if _, err := c.Shape("nothing"); err == nil {
-		t.Error("nothing has a shape")
-	}
-	if _, err := c.DType("nothing"); err == nil {
-		t.Error("nothing has a type")
-	}
-	if err := c.Read(kName, dtypes.BFloat16, make([]byte, size/2)); err != nil {
-		t.Errorf("1e20 fits into bfloat16: %v", err)
-	}
+	_, err = c.Shape("nothing")
+	assert.Error(t, err, "nothing has a shape")
+	_, err = c.DType("nothing")
+	assert.Error(t, err, "nothing has a type")
+	assert.NoError(t, c.Read(kName, dtypes.BFloat16, make([]byte, size/2)))
 }
 
 // What a lying configuration or header asks for is not allocated.
 func TestCheckpointOpenAllocatesLittle(t *testing.T) {
-	for _, s := range spoilt {
+	for _, s := range damaged {
 		f := newFake()
 		s.spoil(f)
 		fsys := f.FS()
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		if _, err := OpenCheckpoint(fsys); err == nil {
-			t.Errorf("%s: no error", s.name)
-		}
+		_, err := OpenCheckpoint(fsys)
+		assert.Error(t, err, "%s: no error", s.name)
 		runtime.ReadMemStats(&after)
-		if got := after.TotalAlloc - before.TotalAlloc; got > 4<<20 {
-			t.Errorf("%s: %d bytes allocated", s.name, got)
-		}
+		assert.LessOrEqual(t, after.TotalAlloc-before.TotalAlloc, uint64(4<<20), "%s", s.name)
 	}
 }
 
@@ -262,12 +243,8 @@ func TestCheckpointTolerated(t *testing.T) {
 	f.config["tie_word_embeddings"] = true
 	f.tensors[headName] = f.tensors[embedName]
 	c, err := OpenCheckpoint(f.FS())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !slices.Equal(readFloat32s(t, c, headName), readFloat32s(t, c, embedName)) {
-		t.Error("a tied head differs from the embedding")
-	}
+	require.NoError(t, err)
+	assert.Equal(t, readFloat32s(t, c, embedName), readFloat32s(t, c, headName))
 }
 
 func FuzzOpenCheckpoint(f *testing.F) {
@@ -275,7 +252,7 @@ func FuzzOpenCheckpoint(f *testing.F) {
 	weights := good[singleFile].Data
 	headerLen := int(binary.LittleEndian.Uint64(weights))
 	f.Add(good[configFile].Data, weights[8:8+headerLen])
-	for _, s := range spoilt {
+	for _, s := range damaged {
 		k := newFake()
 		s.spoil(k)
 		files := k.FS()
@@ -289,22 +266,18 @@ func FuzzOpenCheckpoint(f *testing.F) {
 		b = append(append(b, header...), weights[8+headerLen:]...)
 		c, err := OpenCheckpoint(fstest.MapFS{configFile: {Data: config}, singleFile: {Data: b}})
 		if err != nil {
-			if !strings.HasPrefix(err.Error(), "config.json: ") && !strings.HasPrefix(err.Error(), "model.safetensors: ") {
-				t.Fatalf("error names no file: %v", err)
-			}
+			require.Regexp(t, "^(config.json|model.safetensors): ", err.Error())
 			return
 		}
 		for _, name := range hubNames(c.Config()) {
 			shape, err := c.Shape(name)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			size := 4
 			for _, axis := range shape {
 				size *= axis
 			}
-			if err := c.Read(name, dtypes.Float32, make([]byte, size)); err != nil && !strings.Contains(err.Error(), "NaN") {
-				t.Fatal(err)
+			if err = c.Read(name, dtypes.Float32, make([]byte, size)); err != nil {
+				require.ErrorContains(t, err, "NaN")
 			}
 		}
 	})

@@ -17,16 +17,16 @@ const (
 	headName  = "lm_head.weight"
 )
 
-// layerPrefix is how the names of a layer's tensors begin.
+// layerPrefix returns the beginning of the names of a layer's tensors.
 func layerPrefix(layer int) string { return "model.layers." + strconv.Itoa(layer) + "." }
 
-// expertName is the hub's name of one matrix, "w1", "w2" or "w3", of one expert.
+// expertName returns the hub's name of a matrix, "w1", "w2" or "w3", of an expert.
 func expertName(layer, expert int, matrix string) string {
 	return fmt.Sprintf("%sblock_sparse_moe.experts.%d.%s.weight", layerPrefix(layer), expert, matrix)
 }
 
-// denseShape gives the shape of a tensor outside of the experts, by the hub's
-// name less the layer's prefix; nil: not one.
+// denseShape returns the shape of a tensor outside the experts, by the hub's name
+// without the layer's prefix; nil if there is none.
 func (c Config) denseShape(name string, inLayer bool) []int {
 	if !inLayer {
 		switch name {
@@ -52,7 +52,7 @@ func (c Config) denseShape(name string, inLayer bool) []int {
 	return nil
 }
 
-// layerNames are a layer's tensors outside of the experts, by the hub's names.
+// layerNames are the hub's names of a layer's tensors outside the experts.
 var layerNames = []string{
 	"input_layernorm.weight",
 	"self_attn.q_proj.weight",
@@ -149,7 +149,7 @@ func (c *Checkpoint) whole(name string, shape []int) (part, error) {
 	}
 	if !slices.Equal(t.info.Shape, shape) {
 		return part{}, &safetensors.Error{File: t.file.Name(), Tensor: name,
-			Err: fmt.Errorf("has shape %v, want %v after %s", t.info.Shape, shape, configFile)}
+			Err: fmt.Errorf("has shape %v, want %v as in %s", t.info.Shape, shape, configFile)}
 	}
 	if _, ok := computeTypes[t.info.DType]; !ok {
 		return part{}, &safetensors.Error{File: t.file.Name(), Tensor: name,
@@ -163,7 +163,7 @@ func (c *Checkpoint) has(name string) bool {
 	return ok
 }
 
-// files names what was read, for errors about what is in none of them.
+// files returns a name of all files, for errors about what is in none of them.
 func (c *Checkpoint) files() string {
 	if len(c.shards) == 1 {
 		return c.shards[0].Name()
@@ -175,9 +175,9 @@ func (c *Checkpoint) noTensor(name string) error {
 	return &safetensors.Error{File: c.files(), Tensor: name, Err: errors.New("no tensor of this model has this name")}
 }
 
-// check demands all tensors that the model needs, and no others. It stops at the
-// first that is missing, so that its work is bounded by what the files hold,
-// whatever the configuration says.
+// check returns an error unless there are all tensors that the model needs, and no
+// others. It stops at the first that is missing, so that its work is bounded by
+// the files, whatever the configuration is.
 func (c *Checkpoint) check() error {
 	used := map[string]bool{}
 	need := func(name string) error {
@@ -215,7 +215,7 @@ func (c *Checkpoint) checkExperts(layer int, need func(string) error) error {
 			}
 		}
 		if expert == 0 && c.has(prefix+fusedGateUp) && c.has(prefix+fusedDown) {
-			return nil // the other experts lie in the same two tensors
+			return nil // the other experts are in the same two tensors
 		}
 	}
 	return nil
@@ -232,15 +232,14 @@ func (c *Checkpoint) checkSurplus(used map[string]bool) error {
 			}
 		default:
 			return &safetensors.Error{File: t.file.Name(), Tensor: name,
-				Err: errors.New("is surplus: the model has no such tensor, or has it under its other name")}
+				Err: errors.New("is surplus: the model has no such tensor, or it also exists under its other name")}
 		}
 	}
 	return nil
 }
 
-// checkTied demands that a stored head, which tie_word_embeddings says is the
-// embedding, equals it: otherwise one of the two is not what the model was made
-// with.
+// checkTied returns an error if a stored head differs from the embedding in spite
+// of tie_word_embeddings: one of the two is then not the trained model's.
 func (c *Checkpoint) checkTied(head stored) error {
 	embed, err := c.resolve(embedName)
 	if err != nil {
@@ -248,7 +247,7 @@ func (c *Checkpoint) checkTied(head stored) error {
 	}
 	if !slices.Equal(head.info.Shape, embed.info.Shape) || head.info.DType != embed.info.DType {
 		return &safetensors.Error{File: head.file.Name(), Tensor: headName, Err: fmt.Errorf(
-			"differs in shape or type from %s, though tie_word_embeddings is true", embedName)}
+			"differs in shape or type from %s, but tie_word_embeddings is true", embedName)}
 	}
 	a, b := make([]byte, chunkSize), make([]byte, chunkSize)
 	for offset := int64(0); offset < head.info.Size; offset += chunkSize {
@@ -261,7 +260,7 @@ func (c *Checkpoint) checkTied(head stored) error {
 		}
 		if string(a[:n]) != string(b[:n]) {
 			return &safetensors.Error{File: head.file.Name(), Tensor: headName, Err: fmt.Errorf(
-				"differs from %s, though tie_word_embeddings is true", embedName)}
+				"differs from %s, but tie_word_embeddings is true", embedName)}
 		}
 	}
 	return nil

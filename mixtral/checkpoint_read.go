@@ -12,8 +12,8 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// chunkSize is how much of a tensor is read at a time, in bytes of the file: so
-// little that it is still in the processor's cache when it is checked.
+// chunkSize is the number of bytes of a file that are read at a time: few enough
+// to stay in the processor's cache until they are checked.
 const chunkSize = 256 << 10
 
 var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
@@ -25,13 +25,13 @@ var storedTypes = map[dtypes.DType]safetensors.DType{
 	dtypes.BFloat16: safetensors.BF16,
 }
 
-// Read fills dst with a tensor's numbers as dtype (Float32, BFloat16 or
+// Read fills dst with a tensor's elements as dtype (Float32, BFloat16 or
 // Float16), row-major and little-endian; dst must have exactly their size. The
 // names are those of Shape. Narrowing rounds to nearest, ties to even.
 //
-// A NaN or an infinite number in the file, or one too large for dtype, is an
-// error that names the file, the tensor and the number's flat index; dst then
-// holds an unspecified part. Beside dst, memory is bounded by one chunk.
+// An element that is NaN, infinite or too large for dtype is an error that names
+// file, tensor and the element's flat index. The contents of dst are then
+// undefined. Besides dst, memory is bounded by one chunk.
 func (c *Checkpoint) Read(name string, dtype dtypes.DType, dst []byte) error {
 	p, err := c.resolve(name)
 	if err != nil {
@@ -62,7 +62,7 @@ func (c *Checkpoint) Read(name string, dtype dtypes.DType, dst []byte) error {
 		if err := safetensors.Convert(out, to, raw, from); err != nil {
 			return p.errorf(name, "%w", err)
 		}
-		if to.Size() == 2 { // narrower in range or, from F16, at least never wider
+		if to.Size() == 2 { // of smaller range
 			if i := safetensors.FirstNonFinite(out, to); i >= 0 {
 				return p.errorf(name, "element %d is too large for %s", first+i, dtype)
 			}
@@ -84,7 +84,7 @@ func (p part) readSame(name string, dst []byte) error {
 	return nil
 }
 
-// readChunk reads and checks the elements from first on.
+// readChunk reads and checks the elements that begin at first.
 func (p part) readChunk(name string, raw []byte, first int) error {
 	offset := p.offset + int64(first)*int64(p.info.DType.Size())
 	if err := p.file.ReadAt(p.info.Name, raw, offset); err != nil {
@@ -96,7 +96,7 @@ func (p part) readChunk(name string, raw []byte, first int) error {
 	return nil
 }
 
-// errorf names the file, the tensor as stored, and the one that was asked for.
+// errorf names the file, the tensor as stored, and the requested one.
 func (p part) errorf(name, format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
 	if name != p.info.Name {
@@ -107,20 +107,20 @@ func (p part) errorf(name, format string, args ...any) error {
 
 // Limits of Hash, in bytes.
 const (
-	hashWhole  = 64 << 20 // checkpoints up to this size are read whole
-	hashSample = 4 << 10  // of larger ones, this much at three places of each tensor
+	hashWhole  = 64 << 20 // larger checkpoints are sampled
+	hashSample = 4 << 10  // size of a sample, at three places of each tensor
 )
 
-// Hash identifies the checkpoint: equal files give equal hashes. It is SHA-256,
-// in hexadecimal, over config.json and then over each weight file in the order
-// of their names: its name, its length, its header, and its data. Where the
-// files are larger than 64 MiB together, the data are sampled: of each tensor
-// the first, the middle and the last 4 KiB. The prefix tells which it was:
-// "sha256:" or "sha256-sampled:". The sampled one tells checkpoints apart (of a
-// fine-tuned model every tensor differs), but does not protect from forgery.
+// Hash returns an identifier of the checkpoint: equal files have equal hashes. It
+// is the hexadecimal SHA-256 of config.json and then of each weight file in order
+// of name: its name, length, header and data. If the files are larger than 64 MiB
+// together, the data are sampled: the first, the middle and the last 4 KiB of each
+// tensor. The prefix is "sha256:" or "sha256-sampled:". A sampled hash
+// distinguishes checkpoints (in a fine-tuned model every tensor differs), but does
+// not protect against forgery.
 func (c *Checkpoint) Hash() (string, error) { return c.hash(hashWhole) }
 
-// hash is Hash with another limit.
+// hash is Hash that samples checkpoints larger than whole bytes.
 func (c *Checkpoint) hash(whole int64) (string, error) {
 	var total int64
 	for _, file := range c.shards {

@@ -40,25 +40,17 @@ func TestOpenCheckpoint(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) {
 			c := openDir(t, r.dir)
 			names := hubNames(c.Config())
-			if len(names) != r.tensors {
-				t.Fatalf("%d tensors, want %d", len(names), r.tensors)
-			}
+			require.Len(t, names, r.tensors)
 			for _, name := range names {
 				shape, err := c.Shape(name)
-				if err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, err)
 				size := 2
 				for _, axis := range shape {
 					size *= axis
 				}
 				raw := make([]byte, size)
-				if err := c.Read(name, dtypes.BFloat16, raw); err != nil {
-					t.Error(err)
-				}
-				if bytes.Count(raw, []byte{0}) == size {
-					t.Errorf("%s is all zeros", name)
-				}
+				assert.NoError(t, c.Read(name, dtypes.BFloat16, raw))
+				assert.NotEqual(t, size, bytes.Count(raw, []byte{0}), "%s is all zeros", name)
 			}
 		})
 	}
@@ -68,9 +60,7 @@ func TestOpenCheckpoint(t *testing.T) {
 // weighted sum of each tensor of a and b, and of some of mini's.
 func TestCheckpointReadAsTransformers(t *testing.T) {
 	text, err := os.ReadFile("testdata/checkpoint_golden.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var golden struct {
 		Tensors map[string]map[string]struct {
 			Shape       []int
@@ -78,30 +68,25 @@ func TestCheckpointReadAsTransformers(t *testing.T) {
 			Weighted    float64
 		}
 	}
-	if err := json.Unmarshal(text, &golden); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.Unmarshal(text, &golden))
 	for _, r := range realCheckpoints {
 		c := openDir(t, r.dir)
 		want := golden.Tensors[r.name]
-		if len(want) < 40 {
-			t.Fatalf("%s: %d tensors", r.name, len(want))
-		}
+		require.GreaterOrEqual(t, len(want), 40, "%s: %d tensors", r.name, len(want))
 		for _, name := range slices.Sorted(maps.Keys(want)) {
 			w := want[name]
 			shape, err := c.Shape(name)
-			if err != nil || !slices.Equal(shape, w.Shape) {
-				t.Fatalf("%s: %s: shape %v, %v, want %v", r.name, name, shape, err, w.Shape)
-			}
+			require.NoError(t, err)
+			require.Equal(t, w.Shape, shape, "%s: %s", r.name, name)
 			v := readFloat32s(t, c, name)
 			var sum, size float64
 			for i, x := range v {
 				sum += float64(x) * float64(i%1009+1)
 				size += math.Abs(float64(x)) * float64(i%1009+1)
 			}
-			if n := len(v); !slices.Equal(v[:2], w.First) || !slices.Equal(v[n-2:], w.Last) || math.Abs(sum-w.Weighted) > 1e-9*size {
-				t.Errorf("%s: %s: %v ... %v, weighted sum %v, want %+v", r.name, name, v[:2], v[n-2:], sum, w)
-			}
+			assert.Equal(t, w.First, v[:2], "%s: %s", r.name, name)
+			assert.Equal(t, w.Last, v[len(v)-2:], "%s: %s", r.name, name)
+			assert.InDelta(t, w.Weighted, sum, 1e-9*size, "%s: %s", r.name, name)
 		}
 	}
 }
@@ -110,9 +95,7 @@ func TestCheckpointReadAsTransformers(t *testing.T) {
 func TestCheckpointLayouts(t *testing.T) {
 	plain := newFake()
 	want, err := OpenCheckpoint(plain.FS())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for name, change := range map[string]func(f *fake){
 		"fused":         func(f *fake) { f.fuse() },
 		"sharded":       func(f *fake) { f.shard() },
@@ -125,13 +108,9 @@ func TestCheckpointLayouts(t *testing.T) {
 			f := newFake()
 			change(f)
 			c, err := OpenCheckpoint(f.FS())
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			for _, name := range hubNames(c.Config()) {
-				if !slices.Equal(readFloat32s(t, c, name), readFloat32s(t, want, name)) {
-					t.Errorf("%s differs", name)
-				}
+				assert.Equal(t, readFloat32s(t, want, name), readFloat32s(t, c, name))
 			}
 		})
 	}
@@ -151,26 +130,18 @@ func TestCheckpointReadConverts(t *testing.T) {
 		}
 		f.to(embedName, stored)
 		c, err := OpenCheckpoint(f.FS())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		raw := f.tensors[embedName].Data
 		for dtype, to := range storedTypes {
 			want := make([]byte, len(raw)/stored.Size()*to.Size())
-			if err := safetensors.Convert(want, to, raw, stored); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, safetensors.Convert(want, to, raw, stored))
 			got := make([]byte, len(want))
-			if err := c.Read(embedName, dtype, got); err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(got, want) {
-				t.Errorf("%s read as %s differs", stored, to)
-			}
+			require.NoError(t, c.Read(embedName, dtype, got))
+			assert.Equal(t, want, got, "%s read as %s differs", stored, to)
 		}
-		if got, err := c.DType(embedName); err != nil || storedTypes[got] != stored {
-			t.Errorf("DType is %s, %v, want %s", got, err, stored)
-		}
+		got, err := c.DType(embedName)
+		require.NoError(t, err)
+		assert.Equal(t, stored, storedTypes[got])
 	}
 }
 
@@ -204,27 +175,17 @@ func (c countingFile) ReadAt(p []byte, offset int64) (int, error) {
 func TestCheckpointLazy(t *testing.T) {
 	var read atomic.Int64
 	c, err := OpenCheckpoint(countingFS{os.DirFS("mini/checkpoint"), &read})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer c.Close()
-	if want := int64(8 + 29376 + 8 + 29632); read.Load() != want {
-		t.Errorf("opening reads %d bytes of weights, the headers have %d", read.Load(), want)
-	}
+	assert.Equal(t, int64(8+29376+8+29632), read.Load())
 	read.Store(0)
 	dst := make([]byte, 4096*96*4)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	if err := c.Read(headName, dtypes.Float32, dst); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, c.Read(headName, dtypes.Float32, dst))
 	runtime.ReadMemStats(&after)
-	if read.Load() != 4096*96*2 {
-		t.Errorf("reading %d bytes of weights for a head of %d", read.Load(), 4096*96*2)
-	}
-	if got := after.TotalAlloc - before.TotalAlloc; got > 2*chunkSize {
-		t.Errorf("%d bytes allocated beside the destination", got)
-	}
+	assert.Equal(t, int64(4096*96*2), read.Load())
+	assert.LessOrEqual(t, after.TotalAlloc-before.TotalAlloc, uint64(2*chunkSize))
 }
 
 // Several goroutines may read at once.
@@ -241,9 +202,7 @@ func TestCheckpointReadConcurrently(t *testing.T) {
 			for i := range names {
 				name := names[(i*7+g*11)%len(names)]
 				raw := make([]byte, 4*len(want[name]))
-				if err := c.Read(name, dtypes.Float32, raw); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, c.Read(name, dtypes.Float32, raw))
 				for j, x := range want[name] {
 					if binary.LittleEndian.Uint32(raw[4*j:]) != math.Float32bits(x) {
 						t.Errorf("%s: element %d differs", name, j)
@@ -261,28 +220,22 @@ func TestCheckpointHash(t *testing.T) {
 		f := newFake()
 		change(f)
 		c, err := OpenCheckpoint(f.FS())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		h, err := c.Hash()
-		if err != nil || !strings.HasPrefix(h, "sha256:") || len(h) != len("sha256:")+64 {
-			t.Fatalf("%q, %v", h, err)
-		}
+		require.NoError(t, err)
+		require.True(t, strings.HasPrefix(h, "sha256:"), h)
+		require.Len(t, h, len("sha256:")+64)
 		return h
 	}
 	seen := map[string]bool{hash(func(f *fake) {}): true}
-	if !seen[hash(func(f *fake) {})] {
-		t.Error("the same checkpoint has two hashes")
-	}
+	assert.True(t, seen[hash(func(f *fake) {})], "the same checkpoint has two hashes")
 	for name, change := range map[string]func(f *fake){
 		"one weight": func(f *fake) { f.set(w2Name, 59, 7.5) },
 		"config":     func(f *fake) { f.config["rms_norm_eps"] = 1e-6 },
 		"layout":     func(f *fake) { f.shard() },
 	} {
 		h := hash(change)
-		if seen[h] {
-			t.Errorf("%s: the hash does not change", name)
-		}
+		assert.False(t, seen[h], "%s: the hash does not change", name)
 		seen[h] = true
 	}
 }
@@ -297,36 +250,25 @@ func TestCheckpointHashSampled(t *testing.T) {
 		f.add(headName, vocabulary, 12)
 		f.set(headName, element, 5)
 		c, err := OpenCheckpoint(f.FS())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		h, err := c.hash(hashSample)
-		if err != nil || !strings.HasPrefix(h, "sha256-sampled:") {
-			t.Fatalf("%q, %v", h, err)
-		}
+		require.NoError(t, err)
+		require.True(t, strings.HasPrefix(h, "sha256-sampled:"), h)
 		return h
 	}
 	const last = 4*hashSample/4/12*12 - 1
-	if hash(0) == hash(last) || hash(0) == hash(last/2) {
-		t.Error("the beginning, the middle or the end makes no difference")
-	}
-	if hash(last*3/10) != hash(last*3/10+1) {
-		t.Error("what lies between the samples makes a difference")
-	}
+	assert.NotEqual(t, hash(last), hash(0))
+	assert.NotEqual(t, hash(last/2), hash(0))
+	assert.Equal(t, hash(last*3/10+1), hash(last*3/10))
 }
 
 func TestCheckpointClosed(t *testing.T) {
 	c, err := OpenCheckpoint(os.DirFS("../testdata/variants/a"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
 	err = c.Read("model.norm.weight", dtypes.Float32, make([]byte, 32*4))
-	if !errors.Is(err, fs.ErrClosed) || !strings.Contains(err.Error(), `model.safetensors: tensor "model.norm.weight"`) {
-		t.Errorf("reading after Close: %v", err)
-	}
+	assert.ErrorIs(t, err, fs.ErrClosed)
+	assert.Contains(t, err.Error(), `model.safetensors: tensor "model.norm.weight"`)
 }
 
 // A missing folder, a file, a folder that is no model, and a model without
@@ -364,13 +306,9 @@ func TestModelFolderErrors(t *testing.T) {
 func openDir(t testing.TB, dir string) *Checkpoint {
 	t.Helper()
 	c, err := OpenCheckpoint(os.DirFS(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, c.Close())
 	})
 	return c
 }
@@ -395,17 +333,13 @@ func hubNames(c Config) []string {
 func readFloat32s(t testing.TB, c *Checkpoint, name string) []float32 {
 	t.Helper()
 	shape, err := c.Shape(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	n := 1
 	for _, axis := range shape {
 		n *= axis
 	}
 	raw := make([]byte, 4*n)
-	if err := c.Read(name, dtypes.Float32, raw); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, c.Read(name, dtypes.Float32, raw))
 	v := make([]float32, n)
 	for i := range v {
 		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))

@@ -3,39 +3,32 @@ package mixtral
 import (
 	"encoding/json"
 	"os"
-	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // transformers reads the same configurations to the same values.
 func TestConfigAsTransformers(t *testing.T) {
 	text, err := os.ReadFile("testdata/config_golden.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var cases []struct {
 		Config json.RawMessage
 		Want   Config
 	}
-	if err := json.Unmarshal(text, &cases); err != nil {
-		t.Fatal(err)
-	}
-	if len(cases) < 25 {
-		t.Fatalf("%d cases", len(cases))
-	}
+	require.NoError(t, json.Unmarshal(text, &cases))
+	require.GreaterOrEqual(t, len(cases), 25)
 	for _, c := range cases {
 		got, err := parseConfig(c.Config)
-		if err != nil {
-			t.Errorf("%s: %v", c.Config, err)
+		if !assert.NoError(t, err, "%s", c.Config) {
 			continue
 		}
 		if len(got.EOS) == 0 {
 			got.EOS = []int{}
 		}
-		if !reflect.DeepEqual(got, c.Want) {
-			t.Errorf("%s:\n got %+v\nwant %+v", c.Config, got, c.Want)
-		}
+		assert.Equal(t, c.Want, got, "%s", c.Config)
 	}
 }
 
@@ -53,9 +46,8 @@ func TestConfigOther(t *testing.T) {
 		`"Hidden_Size": 7`: func(c Config) bool { return c.HiddenSize == 4096 },
 	} {
 		c, err := parseConfig([]byte(`{"model_type": "mixtral", ` + fields + `}`))
-		if err != nil || !want(c) {
-			t.Errorf("%s: %+v, %v", fields, c, err)
-		}
+		require.NoError(t, err, fields)
+		assert.True(t, want(c), "%s: %+v", fields, c)
 	}
 }
 
@@ -124,19 +116,16 @@ func TestConfigErrors(t *testing.T) {
 			text = `"model_type": "mixtral", ` + text
 		}
 		_, err := parseConfig([]byte("{" + text))
-		if err == nil || !strings.HasPrefix(err.Error(), "config.json: "+c.want) {
-			t.Errorf("%s:\n got %v\nwant config.json: %s", c.fields, err, c.want)
-			continue
-		}
+		require.Error(t, err, text)
+		assert.True(t, strings.HasPrefix(err.Error(), "config.json: "+c.want), "%s:\n got %v\nwant config.json: %s", c.fields, err, c.want)
 	}
 	for _, text := range []string{``, `{`, `[]`, `null`, `{"model_type": "mixtral"} x`, `{"model_type": "mixtral",}`} {
-		if _, err := parseConfig([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), "config.json: bad JSON: ") {
-			t.Errorf("%q: %v", text, err)
-		}
+		_, err := parseConfig([]byte(text))
+		require.Error(t, err, text)
+		assert.True(t, strings.HasPrefix(err.Error(), "config.json: bad JSON: "), "%q: %v", text, err)
 	}
-	if _, err := parseConfig([]byte(`{}`)); err == nil || !strings.Contains(err.Error(), "config.json: model_type: is missing") {
-		t.Errorf("no model_type: %v", err)
-	}
+	_, err := parseConfig([]byte(`{}`))
+	assert.ErrorContains(t, err, "config.json: model_type: is missing")
 }
 
 func FuzzParseConfig(f *testing.F) {
@@ -146,13 +135,9 @@ func FuzzParseConfig(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := parseConfig(text)
 		if err != nil {
-			if !strings.HasPrefix(err.Error(), "config.json: ") {
-				t.Fatalf("error does not name the file: %v", err)
-			}
+			require.True(t, strings.HasPrefix(err.Error(), "config.json: "), "error does not name the file: %v", err)
 			return
 		}
-		if err := c.Validate(); err != nil {
-			t.Fatalf("%+v is accepted: %v", c, err)
-		}
+		require.NoError(t, c.Validate(), "%+v is accepted", c)
 	})
 }

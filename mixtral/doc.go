@@ -1,15 +1,19 @@
 // Package mixtral runs Mixtral, a sparse mixture of experts (arXiv 2401.04088),
 // of any size of that architecture, on GoMLX, and shows every routing decision.
 //
-// [OpenBackend] opens what computes: pure Go, or XLA on CPU or CUDA. [Load]
-// reads a checkpoint folder as a hub ships it; package mini embeds a small
-// trained one. [Model.Forward] computes batches of documents, from their start
-// or, over a [Cache], from where they were; [Model.Generate] continues one. A
-// [Hook] is told of each layer's routing before its experts run, and in
-// [Request.Intervene] may change it. Package tokenizer reads a tokenizer.json.
+// [OpenBackend] opens a compute backend: pure Go, or XLA on CPU or CUDA. [Load]
+// reads a checkpoint folder as a model hub ships it; package mini embeds a small
+// trained model. [Model.Forward] computes batches of documents, from their start
+// or, over a [Cache], from where an earlier pass ended; [Model.Generate] continues
+// one. Package tokenizer converts between text and token ids.
+//
+// A [Hook] receives each layer's routing before the layer's experts run, as
+// Request.Observe, or as Request.Intervene, in which it may change the routing.
+// [Ablate], [MaskExperts], [Force] and [Chain] return hooks that intervene. A
+// [Recorder] observes and returns documents of a trace.
 //
 // Two executors share one [Model]. The stepped one runs a program per part of a
-// block, reused by all layers, and routes on the host, so that only chosen
+// block, reused by all layers, and routes on the host, so that only selected
 // experts run and hooks may intervene. The whole-graph one runs all layers as
 // one program. Their results are those of Hugging Face transformers, within
 // rounding; parity_test.go compares them.
@@ -23,6 +27,6 @@
 // of keys and values, hd head size, V vocabulary, C cache capacity.
 //
 // Errors of computation begin with "mixtral:"; those of files name file and
-// tensor or field. GoMLX panics while graphs are built; here those panics become
-// errors, and no others.
+// tensor or field. GoMLX panics while graphs are built, and a user's hook may
+// panic: both become errors. Other panics are defects of this package.
 package mixtral

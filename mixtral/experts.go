@@ -7,15 +7,15 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// chosen are the rows that one expert gets.
+// chosen are the rows of one expert.
 type chosen struct {
 	expert  int
 	rows    []int32
 	weights []float32
 }
 
-// byExpert groups a step's routing by expert, in order of expert. Weights of
-// exactly zero leave the expert out.
+// byExpert groups a step's routing by expert, in order of expert, without weights
+// of zero.
 func byExpert(s *step, rt *Routing, numExperts, k int) []chosen {
 	groups := make([]chosen, numExperts)
 	for t, row := range s.rows {
@@ -42,7 +42,7 @@ func (m *Model) experts(s *step, i int, x, h compute.Buffer, rt *Routing) (compu
 	groups := byExpert(s, rt, m.cfg.Experts, m.cfg.TopK)
 	if m.d.shared {
 		if m.cuts() {
-			groups = cut(groups, mostRows)
+			groups = cut(groups, maxRows)
 		}
 		return m.expertsOnHost(i, s.lanes, x, h, groups)
 	}
@@ -61,8 +61,8 @@ func (m *Model) experts(s *step, i int, x, h compute.Buffer, rt *Routing) (compu
 // expertOnDevice returns x plus one expert's weighted output at its rows.
 func (m *Model) expertOnDevice(i, n int, x, h compute.Buffer, g chosen) (compute.Buffer, error) {
 	size := m.bucketRows(len(g.rows))
-	// Padding is rows behind the last, which the scatter drops. (Were it one row
-	// many times, a GPU would add to it one after the other.)
+	// Padding is rows after the last, which the scatter drops. (With one row many
+	// times, a GPU would add to it sequentially.)
 	rows := g.rows
 	for i := int32(0); len(rows) < size; i++ {
 		rows = append(rows, int32(n)+i)
@@ -119,7 +119,7 @@ func (m *Model) sliceExpert(stacked, e *Node) *Node {
 	return Reshape(DynamicSlice(stacked, []*Node{e, zero, zero}, []int{1, d[1], d[2]}), d[1], d[2])
 }
 
-// bucketRows rounds a number of rows up to 2^i or 3*2^i; above 16, where XLA
+// bucketRows rounds a number of rows up to 2^i or 3*2^i, and above 16, if XLA
 // computes on the host, to a multiple of 24: XLA CPU takes a third longer for
 // 128 rows than for 120 or 144.
 func (m *Model) bucketRows(n int) int {
@@ -135,18 +135,18 @@ func (m *Model) bucketRows(n int) int {
 	return p
 }
 
-// mostRows is how many rows an expert's program gets at most where cuts says
-// so: XLA CPU spends more on a row of more.
-const mostRows = 192
+// maxRows is the maximum number of rows of an expert's program if cuts reports
+// true: XLA CPU spends more on each row of more.
+const maxRows = 192
 
-// cuts reports whether an expert's rows are cut into mostRows: on XLA CPU, where
-// the expert's weights are small enough to be read again.
+// cuts reports whether an expert's rows are cut into maxRows: on XLA CPU, if the
+// expert's weights are small enough to be read again.
 func (m *Model) cuts() bool {
 	c := &m.cfg
 	return m.d.shared && !m.d.isGo && 3*c.HiddenSize*c.IntermediateSize*m.dtype.Size() <= 1<<20
 }
 
-// cut cuts groups of more than size rows.
+// cut divides groups of more than size rows.
 func cut(groups []chosen, size int) []chosen {
 	var out []chosen
 	for _, g := range groups {
@@ -159,8 +159,8 @@ func cut(groups []chosen, size int) []chosen {
 	return out
 }
 
-// expertsOnHost adds the experts' outputs to x, where the device's memory is the
-// host's: the host gathers rows and combines, experts run side by side. (XLA's
+// expertsOnHost adds the experts' outputs to x, if the device's memory is the
+// host's: the host gathers and combines rows, experts run concurrently. (XLA's
 // scatter on CPU is a loop over rows, slower than the experts.) It frees or
 // returns x.
 func (m *Model) expertsOnHost(i, lanes int, x, h compute.Buffer, groups []chosen) (compute.Buffer, error) {
@@ -186,7 +186,7 @@ func (m *Model) expertsOnHost(i, lanes int, x, h compute.Buffer, groups []chosen
 		return x, err
 	}
 	dim := m.cfg.HiddenSize
-	for j, group := range groups { // in order, so that sums do not depend on timing
+	for j, group := range groups { // in this order: sums do not depend on timing
 		y, err := m.d.floats(outs[j])
 		if err != nil {
 			return x, err
@@ -201,7 +201,8 @@ func (m *Model) expertsOnHost(i, lanes int, x, h compute.Buffer, groups []chosen
 	return x, nil // xs is its memory
 }
 
-// expertRows returns one expert's output for the rows of h that it gets, [M',D].
+// expertRows returns one expert's output for its rows of h, [M,D], of which the
+// last are padding.
 func (m *Model) expertRows(i int, h []float32, g chosen) (compute.Buffer, error) {
 	dim, size := m.cfg.HiddenSize, m.bucketRows(len(g.rows))
 	in, rows, err := m.floatBuffer(size, dim)

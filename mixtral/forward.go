@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// LogitsMode says which positions' next-token logits a forward pass returns.
+// LogitsMode is the positions of which a forward pass returns next-token logits.
 type LogitsMode int
 
 const (
-	// NoLogits computes none: the head does not run.
+	// NoLogits is no positions: the head does not run.
 	NoLogits LogitsMode = iota
-	// LastLogits computes each document's last position's.
+	// LastLogits is the last position of each document.
 	LastLogits
-	// AllLogits computes every position's.
+	// AllLogits is all positions.
 	AllLogits
 )
 
@@ -28,25 +28,27 @@ const (
 type Request struct {
 	// Tokens are the token ids of B documents, of any lengths T_b >= 1.
 	Tokens [][]int32
-	// Cache, where not nil, holds what precedes Tokens and takes them in.
+	// Cache, if not nil, holds the tokens that precede Tokens, which are added.
 	Cache *Cache
-	// Logits says what Output.Logits holds.
+	// Logits selects what Output.Logits holds.
 	Logits LogitsMode
-	// Observe, where not nil, is told of every routing decision. What it
-	// changes in the Routing changes nothing.
+	// Observe, if not nil, is called for every layer of every step. Its changes of
+	// the Routing have no effect.
 	Observe Hook
-	// Intervene, where not nil, may replace r.Experts and r.Weights in place,
-	// before the layer's experts run: a weight of 0 leaves an expert out. It
-	// comes before Observe. The whole-graph executor cannot: an error.
+	// Intervene, if not nil, is called before Observe and may change Experts and
+	// Weights in place, before the experts run. There must remain K different
+	// experts for each token and weights that are finite and not negative; they
+	// need not add up to 1. An expert of weight 0 is not computed. The executor
+	// Whole cannot intervene; Forward then returns an error.
 	Intervene Hook
-	// RouterInput asks for Routing.Input.
+	// RouterInput sets Routing.Input for the hooks.
 	RouterInput bool
 }
 
-// Output is what a forward pass returns.
+// Output is the result of a forward pass.
 type Output struct {
 	// Logits are next-token logits of each document, row-major: [T_b,V] with
-	// AllLogits, [1,V] with LastLogits, nil without.
+	// AllLogits, [1,V] with LastLogits, nil with NoLogits.
 	Logits [][]float32
 }
 
@@ -56,16 +58,16 @@ type step struct {
 	b, t   int     // B, T after bucketing
 	tokens []int32 // [B*T]
 	first  []int   // tokens of each document before the step, [B]
-	lens   []int   // tokens of each in the step, [B]; 0: it has no more
+	lens   []int   // tokens of each in the step, [B]; 0 after its last
 	rows   []int   // the rows of B*T that are not padding
-	// Of each of rows, what Routing says of it.
+	// For each of rows, as in Routing:
 	document []int
 	position []int32
 	token    []int32
 	phase    []trace.Phase
 	part     *cachePart
-	lanes    int            // parts of the step that run at the same time
-	past     bool           // the step sees part's contents
+	lanes    int            // parts of the step that run concurrently
+	past     bool           // the tokens attend to those in part
 	starts   compute.Buffer // first, int32 [B]
 }
 
@@ -80,8 +82,9 @@ type run struct {
 	lanes int        // see step
 }
 
-// Forward computes a batch. It stops early with ctx's error; a Cache given is
-// then unusable. Documents do not affect each other's results beyond rounding.
+// Forward computes a batch. It returns ctx's error if ctx ends. After an error the
+// request's Cache is unusable. Documents do not affect each other's results beyond
+// rounding.
 func (m *Model) Forward(ctx context.Context, req Request) (*Output, error) {
 	if err := m.begin(); err != nil {
 		return nil, err
@@ -137,7 +140,7 @@ func (m *Model) forward(ctx context.Context, req Request) (*Output, error) {
 		}
 		if err != nil {
 			req.Cache.Close()
-			req.Cache.broken = fmt.Errorf("the cache was lost when a forward pass failed: %w", err)
+			req.Cache.broken = fmt.Errorf("the cache is invalid since a forward pass failed: %w", err)
 		}
 	}
 	if err != nil {
@@ -161,7 +164,7 @@ func (m *Model) checkRequest(req *Request) error {
 		}
 	}
 	if req.Intervene != nil && m.executor == Whole {
-		return errors.New("the whole-graph executor routes on the device, so Intervene cannot change it; load the model with Executor Stepped")
+		return errors.New("executor whole routes on the device: Intervene requires a model with Executor Stepped or Auto")
 	}
 	if req.Cache != nil {
 		return req.Cache.check(m, len(req.Tokens))
@@ -170,7 +173,7 @@ func (m *Model) checkRequest(req *Request) error {
 }
 
 // parts returns the groups of documents that run together: the cache's, or
-// those of like length, so that little of a step is padding.
+// groups of similar length, so that little of a step is padding.
 func (r *run) parts() []*cachePart {
 	if r.req.Cache != nil {
 		return r.req.Cache.parts
@@ -259,7 +262,7 @@ func (r *run) step(p *cachePart, from, longest int) (*step, error) {
 		need = max(need, s.first[b]+s.t) // DynamicUpdateSlice writes padding too
 	}
 	if last := from+m.chunk >= longest; r.req.Cache == nil && last && !s.past {
-		s.part = nil // nothing will look back
+		s.part = nil // no later step attends to this one
 	} else if err := p.reserve(m, need); err != nil {
 		return nil, err
 	}
@@ -294,7 +297,7 @@ func (r *run) routing(s *step, layer int, logits, input []float32) *Routing {
 	}
 }
 
-// gather copies rows of width d; nil stays nil.
+// gather returns rows of width d; nil for nil.
 func gather(from []float32, rows []int, d int) []float32 {
 	if from == nil {
 		return nil

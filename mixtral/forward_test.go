@@ -2,7 +2,6 @@ package mixtral_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -16,20 +15,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// sameResults is how far results may differ that rounding alone sets apart.
+// sameResults is the maximum difference of results that differ by rounding.
 const sameResults = 5e-5
 
 func forward(t *testing.T, m *mixtral.Model, req mixtral.Request) *mixtral.Output {
 	t.Helper()
 	out, err := m.Forward(context.Background(), req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return out
 }
 
-// TestChunks: prefill at once, token by token and in chunks of any sizes, also
-// over a Forward that chunks by itself, are the same, in logits and routing.
+// Prefill at once, token by token and in chunks of any sizes, also those of
+// Options.Chunk, have the same logits and routing.
 func TestChunks(t *testing.T) {
 	backends(t, func(name string, b compute.Backend) {
 		for _, model := range []string{"variants/a", "variants/b"} {
@@ -44,17 +41,13 @@ func TestChunks(t *testing.T) {
 					want := forward(t, m, mixtral.Request{Tokens: [][]int32{ids}, Logits: mixtral.AllLogits, Observe: rec.hook, RouterInput: true}).Logits[0]
 					for _, sizes := range [][]int{{1}, {13, 5}, {40, 1}} {
 						got, seen := inChunks(t, m, ids, sizes)
-						if d := maxDiff(t, got, want); d > sameResults {
-							t.Errorf("chunks of %v: logits differ by %g", sizes, d)
-						}
+						assert.LessOrEqual(t, maxDiff(t, got, want), sameResults, "chunks of %v", sizes)
 						compareRouting(t, fmt.Sprintf("chunks of %v", sizes), seen, rec)
 					}
 					auto := load(t, checkpoints()[model], mixtral.Options{Backend: b, Executor: ex, Chunk: 24})
 					seen := newRecorder()
 					got := forward(t, auto, mixtral.Request{Tokens: [][]int32{ids}, Logits: mixtral.AllLogits, Observe: seen.hook, RouterInput: true}).Logits[0]
-					if d := maxDiff(t, got, want); d > sameResults {
-						t.Errorf("Chunk 24: logits differ by %g", d)
-					}
+					assert.LessOrEqual(t, maxDiff(t, got, want), sameResults)
 					compareRouting(t, "Chunk 24", seen, rec)
 				})
 			}
@@ -74,9 +67,7 @@ func inChunks(t *testing.T, m *mixtral.Model, ids []int32, sizes []int) ([]float
 			Observe: rec.hook, RouterInput: true})
 		got = append(got, out.Logits[0]...)
 		at += n
-		if l := cache.Lengths(); l[0] != at {
-			t.Fatalf("the cache holds %d tokens after %d", l[0], at)
-		}
+		require.Equal(t, at, cache.Lengths()[0])
 	}
 	return got, rec
 }
@@ -84,23 +75,15 @@ func inChunks(t *testing.T, m *mixtral.Model, ids []int32, sizes []int) ([]float
 func compareRouting(t *testing.T, what string, got, want *recorder) {
 	t.Helper()
 	for l := range want.logits {
-		if d := maxDiff(t, got.logits[l], want.logits[l]); d > sameResults {
-			t.Errorf("%s: layer %d: router logits differ by %g", what, l, d)
-		}
-		if d := maxDiff(t, got.weights[l], want.weights[l]); d > sameResults {
-			t.Errorf("%s: layer %d: weights differ by %g", what, l, d)
-		}
-		if d := maxDiff(t, got.input[l], want.input[l]); d > sameResults {
-			t.Errorf("%s: layer %d: router inputs differ by %g", what, l, d)
-		}
-		if !slices.Equal(got.experts[l], want.experts[l]) {
-			t.Errorf("%s: layer %d: experts differ", what, l)
-		}
+		assert.LessOrEqual(t, maxDiff(t, got.logits[l], want.logits[l]), sameResults, "%s", what)
+		assert.LessOrEqual(t, maxDiff(t, got.weights[l], want.weights[l]), sameResults, "%s", what)
+		assert.LessOrEqual(t, maxDiff(t, got.input[l], want.input[l]), sameResults, "%s", what)
+		assert.Equal(t, want.experts[l], got.experts[l], "%s: layer %d: experts differ", what, l)
 	}
 }
 
-// TestBatch: a document's result does not depend on its batch, in prefill and
-// in decode, for documents of different lengths.
+// A document's result does not depend on its batch, in prefill and in decode, for
+// documents of different lengths.
 func TestBatch(t *testing.T) {
 	backends(t, func(name string, b compute.Backend) {
 		for _, ex := range []mixtral.Executor{mixtral.Stepped, mixtral.Whole} {
@@ -118,22 +101,16 @@ func TestBatch(t *testing.T) {
 				for i := range batch {
 					whole := slices.Concat(batch[i], more[i])
 					want := forward(t, m, mixtral.Request{Tokens: [][]int32{whole}, Logits: mixtral.AllLogits}).Logits[0]
-					if d := maxDiff(t, first.Logits[i], want[:len(batch[i])*v]); d > sameResults {
-						t.Errorf("document %d: logits differ by %g", i, d)
-					}
-					if d := maxDiff(t, loose.Logits[i], want[:len(batch[i])*v]); d > sameResults {
-						t.Errorf("document %d without a cache: logits differ by %g", i, d)
-					}
-					if d := maxDiff(t, second.Logits[i], want[len(want)-v:]); d > sameResults {
-						t.Errorf("document %d: last logits differ by %g", i, d)
-					}
+					assert.LessOrEqual(t, maxDiff(t, first.Logits[i], want[:len(batch[i])*v]), sameResults, "document %d", i)
+					assert.LessOrEqual(t, maxDiff(t, loose.Logits[i], want[:len(batch[i])*v]), sameResults, "document %d without a cache", i)
+					assert.LessOrEqual(t, maxDiff(t, second.Logits[i], want[len(want)-v:]), sameResults, "document %d", i)
 				}
 			})
 		}
 	})
 }
 
-// TestRoutingRows: hooks are told the right documents and positions.
+// Hooks receive the right documents, positions, tokens and phases.
 func TestRoutingRows(t *testing.T) {
 	backends(t, func(name string, b compute.Backend) {
 		for _, ex := range []mixtral.Executor{mixtral.Stepped, mixtral.Whole} {
@@ -161,18 +138,15 @@ func TestRoutingRows(t *testing.T) {
 			forward(t, m, mixtral.Request{Tokens: batch, Observe: hook, RouterInput: true})
 			for l := range c.Layers {
 				for d, doc := range batch {
-					if got := next[[2]int{l, d}]; int(got) != len(doc) {
-						t.Errorf("%s/%s: layer %d, document %d: %d tokens, want %d", name, ex, l, d, got, len(doc))
-					}
+					assert.Equal(t, len(doc), int(next[[2]int{l, d}]), "%s/%s", name, ex)
 				}
 			}
 		}
 	})
 }
 
-// TestIntervene forces a routing by hand: a hook that repeats the model's own
-// choice changes nothing, zero weights remove the experts, and another choice
-// gives what the model gives whose routing it is.
+// A hook that reorders the experts changes nothing; zero weights and other experts
+// change the logits.
 func TestIntervene(t *testing.T) {
 	backends(t, func(name string, b compute.Backend) {
 		m := load(t, checkpoints()["variants/b"], mixtral.Options{Backend: b, Executor: mixtral.Stepped})
@@ -189,34 +163,24 @@ func TestIntervene(t *testing.T) {
 			}
 			return nil
 		})
-		if d := maxDiff(t, reversed, plain); d > sameResults {
-			t.Errorf("%s: the same experts in another order change logits by %g", name, d)
-		}
+		assert.LessOrEqual(t, maxDiff(t, reversed, plain), sameResults, "%s", name)
 		silenced := run(func(_ context.Context, r *mixtral.Routing) error { clear(r.Weights); return nil })
-		if d := maxDiff(t, silenced, plain); d < .01 {
-			t.Errorf("%s: without experts the logits differ by %g only", name, d)
-		}
+		assert.GreaterOrEqual(t, maxDiff(t, silenced, plain), .01, "%s", name)
 		shifted := run(func(_ context.Context, r *mixtral.Routing) error {
 			for i := range r.Experts {
 				r.Experts[i] = (r.Experts[i] + 1) % int32(m.Config().Experts)
 			}
 			return nil
 		})
-		if d := maxDiff(t, shifted, plain); d < .01 {
-			t.Errorf("%s: with other experts the logits differ by %g only", name, d)
-		}
+		assert.GreaterOrEqual(t, maxDiff(t, shifted, plain), .01, "%s", name)
 		observed := run(nil)
-		if !slices.Equal(observed, plain) {
-			t.Errorf("%s: a second run differs", name)
-		}
+		assert.Equal(t, plain, observed, "%s: a second run", name)
 	})
 }
 
 func TestForwardErrors(t *testing.T) {
 	b, err := mixtral.OpenBackend("go")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	m := load(t, checkpoints()["variants/b"], mixtral.Options{Backend: b})
 	whole := load(t, checkpoints()["variants/b"], mixtral.Options{Backend: b, Executor: mixtral.Whole})
 	hook := func(context.Context, *mixtral.Routing) error { return nil }
@@ -224,15 +188,13 @@ func TestForwardErrors(t *testing.T) {
 	closed.Close()
 	closedModel := load(t, checkpoints()["variants/b"], mixtral.Options{Backend: b})
 	cacheOfClosed := closedModel.NewCache(1)
-	if err := closedModel.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, closedModel.Close())
 	for want, f := range map[string]func() error{
 		"no documents":             func() error { _, err := m.Forward(t.Context(), mixtral.Request{}); return err },
 		"document 1 has no tokens": func() error { return try(m, mixtral.Request{Tokens: [][]int32{{1}, {}}}) },
 		"document 0, token 2: id 67 is not in the vocabulary of 67": func() error { return try(m, mixtral.Request{Tokens: [][]int32{{1, 2, 67}}}) },
-		"token 0: id -1":      func() error { return try(m, mixtral.Request{Tokens: [][]int32{{-1}}}) },
-		"cannot change it":    func() error { return try(whole, mixtral.Request{Tokens: [][]int32{{1}}, Intervene: hook}) },
+		"token 0: id -1": func() error { return try(m, mixtral.Request{Tokens: [][]int32{{-1}}}) },
+		"Intervene requires a model with Executor Stepped or Auto": func() error { return try(whole, mixtral.Request{Tokens: [][]int32{{1}}, Intervene: hook}) },
 		"another model":       func() error { return try(m, mixtral.Request{Tokens: [][]int32{{1}}, Cache: whole.NewCache(1)}) },
 		"holds 2 documents":   func() error { return try(m, mixtral.Request{Tokens: [][]int32{{1}}, Cache: m.NewCache(2)}) },
 		"the cache is closed": func() error { return try(m, mixtral.Request{Tokens: [][]int32{{1}}, Cache: closed}) },
@@ -291,13 +253,11 @@ func try(m *mixtral.Model, req mixtral.Request) error {
 	return err
 }
 
-// TestCancel: a context that ends stops the pass with its error, and the cache
-// that was half written refuses further use.
+// A context that ends stops the pass with its error, and its cache cannot be used
+// any more.
 func TestCancel(t *testing.T) {
 	b, err := mixtral.OpenBackend("go")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	m := load(t, checkpoints()["mini-mixtral"], mixtral.Options{Backend: b})
 	ctx, cancel := context.WithCancel(context.Background())
 	cache := m.NewCache(1)
@@ -308,45 +268,33 @@ func TestCancel(t *testing.T) {
 		}
 		return nil
 	}})
-	if !errors.Is(err, context.Canceled) || layers != 3 {
-		t.Errorf("error %v after %d layers, want context.Canceled after 3", err, layers)
-	}
-	if err := try(m, mixtral.Request{Tokens: [][]int32{{1}}, Cache: cache}); err == nil || !strings.Contains(err.Error(), "was lost") {
-		t.Errorf("error %v, want one that says that the cache was lost", err)
-	}
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.Equal(t, 3, layers)
+	err = try(m, mixtral.Request{Tokens: [][]int32{{1}}, Cache: cache})
+	assert.ErrorContains(t, err, "is invalid since")
 }
 
 func TestSampling(t *testing.T) {
 	b, err := mixtral.OpenBackend("go")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	m := load(t, checkpoints()["variants/a"], mixtral.Options{Backend: b})
 	run := func(o mixtral.GenerateOptions) []int32 {
 		o.MaxTokens, o.Stop = 20, []int32{}
 		ids, err := m.Generate(t.Context(), []int32{7, 8}, o)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return ids
 	}
 	greedy := run(mixtral.GenerateOptions{})
-	if got := run(mixtral.GenerateOptions{Temperature: 1, TopP: 1e-9, Seed: 3}); !slices.Equal(got, greedy) {
-		t.Errorf("a nucleus of one token gives %v, greedy %v", got, greedy)
-	}
-	if got := run(mixtral.GenerateOptions{Temperature: 1e-4, Seed: 3}); !slices.Equal(got, greedy) {
-		t.Errorf("temperature .0001 gives %v, greedy %v", got, greedy)
-	}
+	assert.Equal(t, greedy, run(mixtral.GenerateOptions{Temperature: 1, TopP: 1e-9, Seed: 3}))
+	assert.Equal(t, greedy, run(mixtral.GenerateOptions{Temperature: 1e-4, Seed: 3}))
 	one, same, other := run(mixtral.GenerateOptions{Temperature: 5, Seed: 3}), run(mixtral.GenerateOptions{Temperature: 5, Seed: 3}), run(mixtral.GenerateOptions{Temperature: 5, Seed: 4})
-	if !slices.Equal(one, same) || slices.Equal(one, other) {
-		t.Errorf("seeds 3, 3, 4 give %v, %v, %v", one, same, other)
-	}
+	assert.Equal(t, same, one)
+	assert.NotEqual(t, other, one)
 	// A stop token ends the text and is not part of it.
 	stop := greedy[5]
 	ids, err := m.Generate(t.Context(), []int32{7, 8}, mixtral.GenerateOptions{MaxTokens: 20, Stop: []int32{stop}})
-	if want := greedy[:slices.Index(greedy, stop)]; err != nil || !slices.Equal(ids, want) {
-		t.Errorf("with stop token %d: %v, %v, want %v", stop, ids, err, want)
-	}
+	require.NoError(t, err, "with stop token %d", stop)
+	assert.Equal(t, greedy[:slices.Index(greedy, stop)], ids, "with stop token %d", stop)
 }
 
 func TestOpenBackendErrors(t *testing.T) {
@@ -354,7 +302,7 @@ func TestOpenBackendErrors(t *testing.T) {
 		"":                  "unknown",
 		"gpu":               "unknown",
 		"go:nonsense":       "nonsense",
-		"xla":               "name a plugin",
+		"xla":               "a plugin is required",
 		"xla:./plugin.so":   "must be absolute",
 		"xla:/no/plugin.so": `backend "xla:/no/plugin.so": no such file or directory`,
 		"xla:none":          "put pjrt_c_api_none_plugin.so into ~/.local/lib/go-xla or into a folder of PJRT_PLUGIN_LIBRARY_PATH, or use xla:/path",

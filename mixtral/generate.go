@@ -10,44 +10,46 @@ import (
 	"sort"
 )
 
-// GenerateOptions say how a continuation is chosen.
+// GenerateOptions specify how a prompt is continued. MaxTokens is required; the
+// other zero values decode greedily up to the end of the text.
 type GenerateOptions struct {
-	// MaxTokens is the most tokens to generate, >= 1.
+	// MaxTokens is the maximum number of tokens to generate, >= 1.
 	MaxTokens int
-	// Temperature divides the logits; 0: greedy, always the likeliest token (on
-	// ties the lowest id).
+	// Temperature divides the logits; 0 is greedy: always the token with the
+	// largest logit (on ties the lowest id).
 	Temperature float64
-	// TopP samples among the likeliest tokens whose probabilities first reach
-	// it (nucleus sampling, arXiv 1904.09751); 0 or 1: among all.
+	// TopP restricts sampling to the most probable tokens whose probabilities add
+	// up to it (nucleus sampling, arXiv 1904.09751); 0 and 1: no restriction.
 	TopP float64
-	// Seed makes sampling repeatable.
+	// Seed determines sampling.
 	Seed uint64
-	// Stop are token ids that end the continuation and are not part of it; nil:
-	// the checkpoint's end-of-text ids. Empty, not nil: none.
+	// Stop are token ids that end the continuation and are not part of it; nil is
+	// the checkpoint's end-of-text ids, an empty slice none.
 	Stop []int32
-	// Token, where not nil, is told of each token as it is chosen; an error
-	// ends generation with that error.
+	// Token, if not nil, is called with each token as it is chosen. Its error ends
+	// generation, which returns it.
 	Token func(id int32) error
 	// Observe, Intervene and RouterInput are as in Request.
 	Observe, Intervene Hook
 	RouterInput        bool
 }
 
-// Validate reports what is wrong with the options.
+// Validate returns an error if the options are invalid.
 func (o *GenerateOptions) Validate() error {
 	switch {
 	case o.MaxTokens < 1:
-		return fmt.Errorf("GenerateOptions.MaxTokens is %d tokens", o.MaxTokens)
+		return fmt.Errorf("GenerateOptions.MaxTokens is %d; must be at least 1", o.MaxTokens)
 	case !(o.Temperature >= 0) || math.IsInf(o.Temperature, 0):
-		return fmt.Errorf("GenerateOptions.Temperature is %v", o.Temperature)
+		return fmt.Errorf("GenerateOptions.Temperature is %v; must be finite and not negative", o.Temperature)
 	case !(o.TopP >= 0 && o.TopP <= 1):
-		return fmt.Errorf("GenerateOptions.TopP is %v, not within 0 to 1", o.TopP)
+		return fmt.Errorf("GenerateOptions.TopP is %v; must be from 0 to 1", o.TopP)
 	}
 	return nil
 }
 
 // Generate continues a prompt of token ids and returns the ids that follow it,
-// decoding one token at a time over a cache. On an error it returns what it had.
+// decoding one token at a time over a cache. With an error it returns the ids
+// chosen before it.
 func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions) ([]int32, error) {
 	if err := m.begin(); err != nil {
 		return nil, err
@@ -93,7 +95,7 @@ func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions)
 	}
 }
 
-// sampler chooses tokens by their logits.
+// sampler chooses tokens.
 type sampler struct {
 	o     GenerateOptions
 	rng   *rand.Rand

@@ -76,7 +76,7 @@ func protect(field string, f func() error) (err error) {
 	return f()
 }
 
-// check reports a routing that a hook made invalid.
+// check returns an error if a hook made the routing invalid.
 func (r *Routing) check(numExperts, k int) error {
 	if len(r.Experts) != len(r.Position)*k || len(r.Weights) != len(r.Position)*k {
 		return fmt.Errorf("layer %d: after the hook there are %d experts and %d weights; both must be T*K = %d",
@@ -99,8 +99,8 @@ func (r *Routing) check(numExperts, k int) error {
 	return nil
 }
 
-// checkFinite reports router logits that are not finite: activations that
-// overflowed, whose routing would be a guess.
+// checkFinite returns an error if router logits are not finite, after activations
+// that overflowed.
 func (r *Routing) checkFinite(numExperts int) error {
 	for i, x := range r.Logits {
 		if x-x != 0 { // NaN or Inf

@@ -57,11 +57,12 @@ func (m *Model) router(s *step, x compute.Buffer, attended []compute.Buffer, w *
 	}, append([]compute.Buffer{x, w.o, w.ffnNorm, w.gate}, attended...)...)
 }
 
-// hostBlock is how many queries a block has on the Go backend: small enough
-// that its scores stay in the cache and that there are blocks for all cores.
+// hostBlock is the number of queries in a block on the Go backend: small enough
+// that its scores stay in the processor's cache and that there are blocks for all
+// cores.
 const hostBlock = 64
 
-// attendBlocks returns what each block of queries attends to, [1,H,q1-q0,hd].
+// attendBlocks returns the attention's output of each block of queries, [1,H,r,hd].
 func (m *Model) attendBlocks(s *step, i int, qkv []compute.Buffer) ([]compute.Buffer, error) {
 	outs := make([]compute.Buffer, (s.t+hostBlock-1)/hostBlock)
 	if len(outs) == 1 {
@@ -80,8 +81,8 @@ func (m *Model) attendBlocks(s *step, i int, qkv []compute.Buffer) ([]compute.Bu
 	return outs, g.Wait()
 }
 
-// attendBlock returns what queries [q0,q1) of the step attend to, [1,H,r,hd],
-// with r = q1-q0. qkv: q [1,KV,G,T,hd], k and v [1,KV,hd,T].
+// attendBlock returns the attention's output of queries [q0,q1) of the step,
+// [1,H,r,hd] with r = q1-q0. qkv: q [1,KV,G,T,hd], k and v [1,KV,hd,T].
 func (m *Model) attendBlock(s *step, i, q0, q1 int, qkv []compute.Buffer) (compute.Buffer, error) {
 	c := &m.cfg
 	past, kv, hd := s.pastLen(), c.KVHeads, c.HeadDim
@@ -127,7 +128,7 @@ func (m *Model) attendBlock(s *step, i, q0, q1 int, qkv []compute.Buffer) (compu
 }
 
 // softmaxBlock replaces a block's scores by probabilities, 0 where a query does
-// not see: what follows it, padding, and what its window leaves out.
+// not see: later tokens, padding, and tokens outside its window.
 func (m *Model) softmaxBlock(s *step, q0, q1 int, scores []compute.Buffer) error {
 	c := &m.cfg
 	start, past := s.first[0], s.pastLen()
@@ -220,8 +221,8 @@ func exp32(x float32) float32 {
 	return (p*(g*g) + g + 1) * math.Float32frombits(uint32(n+127)<<23)
 }
 
-// seenSoftmax replaces the scores of what a query sees, given in two runs, by
-// their softmax over both. Either may be empty, not both.
+// seenSoftmax replaces a query's scores, in two runs, by their softmax over both.
+// One of them may be empty.
 func seenSoftmax(past, now []float32) {
 	top := largest(now, largest(past, float32(math.Inf(-1))))
 	sum := expSum(past, top) + expSum(now, top)
@@ -234,8 +235,8 @@ func seenSoftmax(past, now []float32) {
 	}
 }
 
-// largest returns the largest of x and top. The built-in max would take three
-// times as long, to order NaN and signed zeros.
+// largest returns the maximum of x and top. The built-in max takes three times as
+// long, since it orders NaN and signed zeros.
 func largest(x []float32, top float32) float32 {
 	for _, v := range x {
 		if v > top {
@@ -247,7 +248,7 @@ func largest(x []float32, top float32) float32 {
 
 // expSum replaces x by e^(x-top) and returns the sum.
 func expSum(x []float32, top float32) float32 {
-	// Four sums, so that one does not wait for the other.
+	// Four independent sums can be computed in parallel.
 	var a, b, c, d float32
 	i := 0
 	for ; i+4 <= len(x); i += 4 {

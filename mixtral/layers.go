@@ -36,8 +36,8 @@ func (m *Model) block(x *Node, w layerNodes, cos, sin *Node, cache *split, mask 
 }
 
 // head returns the next-token logits [R,V] of some rows of x [N,D]. rows: [R];
-// norm: [D]; head: [V,D], the embedding where they are tied, whose layout the
-// device never turns (see matrixDims).
+// norm: [D]; head: [V,D], or the embedding if they are tied, which is never
+// stored in matrixDims's order.
 func (m *Model) head(x, rows, norm, head *Node) *Node {
 	x = Gather(x, InsertAxes(rows, -1))    // [R,D]
 	x = rmsNorm(x, norm, m.cfg.RMSNormEps) // [R,D]
@@ -55,8 +55,8 @@ func rmsNorm(x, w *Node, eps float64) *Node {
 }
 
 // linear returns x W^T in float32. x: [N,I]; w: [O,I] (on the Go backend
-// [I,O]: see loader), maybe bfloat16: then x is rounded to it, since XLA CPU
-// builds no mixed products.
+// [I,O]: see matrixDims). x is rounded to w's type, since XLA CPU has no mixed
+// products.
 func (d *device) linear(x, w *Node) *Node {
 	contract := 1
 	if d.isGo {
@@ -66,7 +66,7 @@ func (d *device) linear(x, w *Node) *Node {
 }
 
 // vecLinear is linear for one row on a GPU: XLA fuses Mul and ReduceSum with
-// the slice that chose w, where a product would first copy the slice.
+// the slice that selects w; for a product it would copy the slice first.
 // x: [1,I]; w: [O,I]; result: [1,O].
 func vecLinear(x, w *Node) *Node {
 	y := ReduceSum(Mul(ConvertDType(w, dtypes.Float32), x), -1)
@@ -84,8 +84,8 @@ func (d *device) swiglu(x, w13, w2 *Node, product func(x, w *Node) *Node) *Node 
 }
 
 // silu returns x * sigmoid(x). The Go backend's Logistic calls math.Exp, which
-// takes .7 us an element behind AVX-512 code; its softmax has an exponential of
-// its own, and sigmoid(x) is the first of softmax(x, 0).
+// takes .7 us an element after AVX-512 code; its softmax has an exponential of its
+// own, and sigmoid(x) is the first of softmax(x, 0).
 func (d *device) silu(x *Node) *Node {
 	if !d.isGo {
 		return Mul(x, Sigmoid(x))
@@ -126,8 +126,8 @@ func (d *device) projectQKV(c *Config, h, w, cos, sin *Node, b, t int) split {
 	}
 }
 
-// keyAxes returns four numbers, one for each axis of keys or values [B,KV,T,hd], in the
-// order that the device keeps those axes in.
+// keyAxes returns its arguments, one for each axis of keys or values [B,KV,T,hd],
+// in the order of the axes on the device.
 func (d *device) keyAxes(b, kv, t, hd int) []int {
 	if d.isGo {
 		return []int{b, kv, hd, t}
@@ -135,21 +135,21 @@ func (d *device) keyAxes(b, kv, t, hd int) []int {
 	return []int{b, kv, t, hd}
 }
 
-// attentionBlock is how many queries see their keys at a time: a block of
-// queries needs no keys after its last, and its scores stay in the cache. Each
-// block takes XLA time to compile, and in the whole graph once a layer: there
-// blocks are larger.
+// attentionBlock is the number of queries whose scores are computed at a time: a
+// block of queries needs no keys after its last, and its scores stay in the
+// processor's cache. XLA compiles each block separately, in the whole graph for
+// each layer: there blocks are larger.
 const (
 	attentionBlock = 128
 	wholeBlock     = 256
 )
 
 // keyRun is a run of keys that a block of queries sees, with their values,
-// [B,KV,S,hd]. sees is which of them, bool [B or 1,1,1,r,S]; nil: all.
+// [B,KV,S,hd]. sees tells which of them, bool [B or 1,1,1,r,S]; nil means all.
 type keyRun struct{ k, v, sees *Node }
 
-// attend returns the attention's output [N,H*hd], float32. past, where there
-// is one, holds the keys and values of a cache, [B,KV,C,hd].
+// attend returns the attention's output [N,H*hd], float32. past, if not nil, is the
+// keys and values of a cache, [B,KV,C,hd].
 func (d *device) attend(s split, past *split, mask *graphMask) *Node {
 	dims := s.q.Shape().Dimensions
 	b, kv, g, t, hd := dims[0], dims[1], dims[2], dims[3], dims[4]
@@ -168,7 +168,7 @@ func (d *device) attend(s split, past *split, mask *graphMask) *Node {
 		if past != nil {
 			runs = append(runs, keyRun{past.k, past.v, mask.past(q0, q1)})
 		}
-		// Of the step's keys only those of the block itself need a mask.
+		// Without a window, of the step's keys only the block's own need a mask.
 		if q0 > 0 {
 			before := AxisRange(0, q0)
 			runs = append(runs, keyRun{SliceAxis(s.k, keys, before), SliceAxis(s.v, keys, before), mask.before(q0, q1)})
@@ -211,7 +211,7 @@ func (d *device) attendRuns(q *Node, runs []keyRun, g, keys int) *Node {
 // softmaxRuns returns the softmax over all runs of scores, before its division
 // by sum [B,KV,G*r,1]: who divides the output divides fewer numbers.
 func (d *device) softmaxRuns(scores []*Node) (probs []*Node, sum *Node) {
-	if d.isGo { // whose Exp is slow, as silu says
+	if d.isGo { // whose Exp is slow, see silu
 		p := Softmax(Concatenate(scores, -1), -1)
 		at := 0
 		for _, x := range scores {
@@ -233,7 +233,7 @@ func (d *device) softmaxRuns(scores []*Node) (probs []*Node, sum *Node) {
 	return probs, sum
 }
 
-// fold returns op(a, b), or b where there is no a yet.
+// fold returns op(a, b), or b if a is nil.
 func fold(op func(a, b *Node) *Node, a, b *Node) *Node {
 	if a == nil {
 		return b
@@ -253,17 +253,17 @@ func valuesOf(p, v *Node, keys int) *Node {
 	return DotGeneral(p, []int{3}, []int{0, 1}, v, []int{keys}, []int{0, 1})
 }
 
-// masked is added to scores that a query does not see: finite, so that a row
-// of padding stays finite, and exp gives 0 beside any score that it sees.
+// masked replaces scores that a query does not see. It is finite, so that a row of
+// padding stays finite, and its exponential is 0 relative to any other score.
 const masked = -1e30
 
-// graphMask says in a graph which keys queries see. Positions of the step are
-// relative to its start, so that only keys of the past ask where that is.
+// graphMask makes masks of the keys that queries see, in a graph. Positions in the
+// step are relative to its start, which only masks of the past depend on.
 type graphMask struct {
 	starts *Node // the step's first positions, int32 [B]
 	b, c   int   // B; the length of the past's cache
 	size   int   // queries of a block
-	window int   // 0, or how far back, itself included, a query sees
+	window int   // number of keys, its own included, that a query sees; 0: all
 	made   map[[3]int]*Node
 }
 
@@ -297,7 +297,7 @@ func (m *graphMask) past(q0, q1 int) *Node {
 }
 
 // before returns which of the step's keys [0,q0) queries [q0,q1) see,
-// [1,1,1,r,q0]; nil: all.
+// [1,1,1,r,q0]; nil means all.
 func (m *graphMask) before(q0, q1 int) *Node {
 	if m.window == 0 || m.window >= q1 {
 		return nil
@@ -310,7 +310,7 @@ func (m *graphMask) before(q0, q1 int) *Node {
 }
 
 // block returns which of the step's keys [q0,q1) queries [q0,q1) see,
-// [1,1,1,r,r]; nil: all.
+// [1,1,1,r,r]; nil means all.
 func (m *graphMask) block(q0, q1 int) *Node {
 	r := q1 - q0
 	if r == 1 {

@@ -13,7 +13,7 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// Executor is a way to run the model's graph.
+// Executor is how the model's graph is run.
 type Executor int
 
 const (
@@ -21,7 +21,7 @@ const (
 	// several tokens and Whole for steps of one, over one set of weights.
 	Auto Executor = iota
 	// Stepped runs one program per part of a block, reused by all layers, and
-	// routes on the host: only chosen experts run, and hooks may intervene.
+	// routes on the host: only selected experts run, and hooks may intervene.
 	Stepped
 	// Whole runs all layers as one graph that routes on the device. Hooks
 	// observe, after the step.
@@ -56,34 +56,34 @@ func (e *Executor) UnmarshalText(name []byte) error {
 	return fmt.Errorf("executor %q: must be auto, stepped or whole", name)
 }
 
-// Options are how a model is loaded and run.
+// Options specify how a model is loaded and run. Backend is required.
 type Options struct {
-	// Backend computes (see OpenBackend); the caller finalizes it, after Close.
+	// Backend computes (see [OpenBackend]). The caller finalizes it after Close.
 	Backend compute.Backend
-	// Executor is how; Auto by default.
+	// Executor is how the graph is run; Auto by default.
 	Executor Executor
-	// DType is the type of weights, activations' products and cache:
-	// dtypes.Float32 (the default) or dtypes.BFloat16. Residual, norms, softmax
-	// and router are float32 in either case.
+	// DType is the type of weights, matrix products and cache: dtypes.Float32 (the
+	// default) or dtypes.BFloat16. Residual, norms, softmax and router are float32
+	// in either case.
 	DType dtypes.DType
-	// Chunk is the most tokens of a document that one step computes, so that
-	// memory is bounded for any length; 512 by default.
+	// Chunk is the maximum number of tokens of a document that one step computes,
+	// which bounds memory for documents of any length; 512 by default.
 	Chunk int
-	// Progress is told, while loading, of the layers that are done.
+	// Progress, if not nil, is called after each layer that is loaded.
 	Progress func(layersDone, layers int)
 }
 
-// Validate reports what is wrong with the options.
+// Validate returns an error if the options are invalid.
 func (o *Options) Validate() error {
 	switch {
 	case o.Backend == nil:
-		return errors.New("Options.Backend is nil; see OpenBackend")
+		return errors.New("Options.Backend is nil; OpenBackend returns one")
 	case o.Executor < Auto || o.Executor > Whole:
-		return fmt.Errorf("Options.Executor is %v", o.Executor)
+		return fmt.Errorf("Options.Executor is %v; must be Auto, Stepped or Whole", o.Executor)
 	case o.DType != dtypes.InvalidDType && o.DType != dtypes.Float32 && o.DType != dtypes.BFloat16:
-		return fmt.Errorf("Options.DType is %s; use Float32 or BFloat16", o.DType)
+		return fmt.Errorf("Options.DType is %s; must be Float32 or BFloat16", o.DType)
 	case o.Chunk < 0:
-		return fmt.Errorf("Options.Chunk is %d tokens", o.Chunk)
+		return fmt.Errorf("Options.Chunk is %d; must not be negative", o.Chunk)
 	}
 	return nil
 }
@@ -96,7 +96,7 @@ type Model struct {
 	executor Executor
 	dtype    dtypes.DType
 	chunk    int
-	lanes    int // groups of a batch that run at the same time
+	lanes    int // groups of a batch that run concurrently
 	w        *weights
 	programs programs
 	state    sync.Mutex
@@ -104,8 +104,8 @@ type Model struct {
 	closed   chan struct{} // closed once Close was called and no call is in progress; nil before
 }
 
-// Load reads the checkpoint in the folder fsys (config.json and safetensors,
-// as a hub ships them) onto the backend. Errors name file and tensor.
+// Load reads the checkpoint in the folder fsys onto the backend (see
+// [OpenCheckpoint] for its files and errors).
 func Load(ctx context.Context, fsys fs.FS, o Options) (*Model, error) {
 	if err := o.Validate(); err != nil {
 		return nil, prefixed(err)
@@ -139,7 +139,7 @@ func Load(ctx context.Context, fsys fs.FS, o Options) (*Model, error) {
 	return m, nil
 }
 
-// LoadDir is Load of a folder on disk, whose name is in errors about it.
+// LoadDir is [Load] for a folder on disk, whose name is in errors about it.
 func LoadDir(ctx context.Context, dir string, o Options) (*Model, error) {
 	if err := o.Validate(); err != nil {
 		return nil, prefixed(err)
@@ -151,13 +151,13 @@ func LoadDir(ctx context.Context, dir string, o Options) (*Model, error) {
 	return m, nil
 }
 
-// Config returns the model's shape.
+// Config returns the model's configuration.
 func (m *Model) Config() Config { return m.cfg }
 
-// CheckpointHash identifies the checkpoint (see Checkpoint.Hash).
+// CheckpointHash returns the checkpoint's [Checkpoint.Hash].
 func (m *Model) CheckpointHash() string { return m.hash }
 
-// DType returns the type that the model computes in: float32 or bfloat16.
+// DType returns the type of weights and products: Float32 or BFloat16.
 func (m *Model) DType() dtypes.DType { return m.dtype }
 
 // Close waits for calls in progress to return and frees the model's memory on

@@ -15,13 +15,15 @@ import (
 	"github.com/expertspec/expertspec/mixtral/mini"
 	"github.com/expertspec/expertspec/trace/safetensors"
 	"github.com/gomlx/compute"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
-// xlaVariable names the XLA CPU plugin that the tests use besides the Go
-// backend; CI sets it, and fails where it cannot.
+// xlaVariable is the environment variable with the path of an XLA CPU plugin that
+// the tests use besides the Go backend. CI sets it.
 const xlaVariable = "EXPERTSPEC_TEST_XLA"
 
-// backends calls f for each backend that is to be tested.
+// backends calls f with each backend to test.
 func backends(t testing.TB, f func(name string, b compute.Backend)) {
 	t.Helper()
 	names := []string{"go"}
@@ -30,9 +32,7 @@ func backends(t testing.TB, f func(name string, b compute.Backend)) {
 	}
 	for _, name := range names {
 		b, err := mixtral.OpenBackend(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		short, _, _ := strings.Cut(name, ":")
 		f(short, b)
 	}
@@ -57,9 +57,7 @@ type reference struct {
 func references(t testing.TB, model string) map[string]reference {
 	t.Helper()
 	r, err := safetensors.Open(os.DirFS(filepath.Join("..", "testdata", filepath.FromSlash(model))), "reference.safetensors")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer r.Close()
 	cases := make(map[string]reference)
 	for _, name := range r.Names() {
@@ -76,18 +74,14 @@ func references(t testing.TB, model string) map[string]reference {
 		case "router_logits":
 			c.routerLogits, err = r.Float32s(name)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		cases[id] = c
 	}
-	if len(cases) == 0 {
-		t.Fatalf("%s: no reference cases", model)
-	}
+	require.NotEmpty(t, cases, "%s: no reference cases", model)
 	return cases
 }
 
-// recorder gathers routing of one document.
+// recorder collects the routing of one document.
 type recorder struct {
 	logits  map[int][]float32 // by layer, [T,E]
 	experts map[int][]int32   // by layer, [T,K]
@@ -111,9 +105,7 @@ func (r *recorder) hook(_ context.Context, rt *mixtral.Routing) error {
 func load(t testing.TB, fsys fs.FS, o mixtral.Options) *mixtral.Model {
 	t.Helper()
 	m, err := mixtral.Load(context.Background(), fsys, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { m.Close() })
 	return m
 }
@@ -137,7 +129,7 @@ func TestParity(t *testing.T) {
 	})
 }
 
-// remote is a backend whose memory is not the host's, as a GPU's.
+// remote is a backend whose memory is not the host's, like a GPU's.
 type remote struct{ compute.Backend }
 
 func (remote) HasSharedBuffers() bool { return false }
@@ -164,29 +156,17 @@ func testParity(t *testing.T, m *mixtral.Model, id string, c reference) {
 	ctx := context.Background()
 	rec := newRecorder()
 	out, err := m.Forward(ctx, mixtral.Request{Tokens: [][]int32{c.ids}, Logits: mixtral.AllLogits, Observe: rec.hook})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	got := out.Logits[0]
 	d := maxDiff(t, got[len(got)-len(c.logits):], c.logits)
 	e, swaps := routerDiff(t, m.Config(), rec, c)
 	t.Logf("%s: T=%d, largest difference: logits %.2g, router logits %.2g", id, len(c.ids), d, e)
-	if d > 2e-4 {
-		t.Errorf("%s: logits differ by %g", id, d)
-	}
-	if e > 1e-4 {
-		t.Errorf("%s: router logits differ by %g", id, e)
-	}
-	if swaps > 0 {
-		t.Errorf("%s: %d expert sets differ", id, swaps)
-	}
+	assert.LessOrEqual(t, d, 2e-4, "%s: logits", id)
+	assert.LessOrEqual(t, e, 1e-4, "%s: router logits", id)
+	assert.Zero(t, swaps, "%s: different sets of experts", id)
 	greedy, err := m.Generate(ctx, c.ids, mixtral.GenerateOptions{MaxTokens: len(c.greedy), Stop: []int32{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !slices.Equal(greedy, c.greedy) {
-		t.Errorf("%s: greedy continuation\n%v, want\n%v", id, greedy, c.greedy)
-	}
+	require.NoError(t, err)
+	assert.Equal(t, c.greedy, greedy, "%s: greedy continuation", id)
 }
 
 // routerDiff returns the largest difference of router logits, relative to their
@@ -233,9 +213,7 @@ func deviation(x []float32) float64 {
 
 func maxDiff(t *testing.T, got, want []float32) float64 {
 	t.Helper()
-	if len(got) != len(want) {
-		t.Fatalf("%d values, want %d", len(got), len(want))
-	}
+	require.Len(t, got, len(want))
 	worst := 0.0
 	for i := range got {
 		d := math.Abs(float64(got[i]) - float64(want[i]))

@@ -10,7 +10,7 @@ import (
 	. "github.com/gomlx/gomlx/core/graph" //nolint:revive // graph code reads as mathematics
 )
 
-// device is a backend with what the executors need to know of it.
+// device is a backend and its properties that the executors depend on.
 type device struct {
 	backend compute.Backend
 	isGo    bool // pure Go: scalar elementwise operations, cheap compilation

@@ -35,7 +35,7 @@ type Recorder struct {
 	logitAt []int // of each layer, its index in h.LogitLayers, or -1; [L]
 	inputAt []int // likewise in h.InputLayers
 	mu      sync.Mutex
-	docs    []*recording // by index in the request; nil: nothing recorded
+	docs    []*recording // by index in the request; nil before the first token
 	rows    []row
 	spare   []*trace.Document
 }
@@ -210,7 +210,7 @@ func (r *Recorder) extend(d *trace.Document, rt *Routing, from, to int) {
 	d.RouterInput = extend(d.RouterInput, n*len(r.h.InputLayers)*m.Hidden)
 }
 
-// extend returns s with n more elements, of any value; nil stays nil for n = 0.
+// extend returns s with n more elements of undefined value; nil for nil and 0.
 func extend[T any](s []T, n int) []T { return slices.Grow(s, n)[:len(s)+n] }
 
 // copy copies rows from..to.

@@ -7,9 +7,9 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// Routers returns the router weights of all layers, [L,E,D] float32: layer l's
-// router logits are Routers[l] times the router's input. Errors name file and
-// tensor.
+// Routers returns the router weights of all layers, [L,E,D]: a layer's router
+// logits [E] are its weights [E,D] times the router's input [D]. Errors name file
+// and tensor.
 func (c *Checkpoint) Routers() ([]float32, error) {
 	cfg := c.Config()
 	size := cfg.Experts * cfg.HiddenSize

@@ -4,9 +4,9 @@ package mixtral
 
 import "simd/archsimd"
 
-// clearUpper clears the upper halves of vector registers, which the Go
-// backend's products leave dirty: every math.Exp behind them on the same thread
-// takes 3 us instead of 27 ns.
+// clearUpper clears the upper halves of vector registers, which the Go backend's
+// products leave dirty: every later math.Exp on the same thread takes 3 us instead
+// of 27 ns.
 func clearUpper() {
 	if avx {
 		archsimd.ClearAVXUpperBits()

@@ -18,8 +18,8 @@ type layerWeights struct {
 	o        compute.Buffer // [D, H*hd]
 	ffnNorm  compute.Buffer // [D] float32
 	gate     compute.Buffer // [E,D] float32
-	// Experts: stacked, w13 is one [E,2F,D] and w2 one [E,D,F], from which a
-	// program slices; else an expert each, [2F,D] and [D,F].
+	// Of the experts, stacked one [E,2F,D] and one [E,D,F], of which a program
+	// slices one; otherwise E of [2F,D] and of [D,F].
 	w13, w2 []compute.Buffer
 }
 
@@ -34,8 +34,8 @@ type weights struct {
 	layers            []layerWeights
 }
 
-// loader reads a checkpoint onto a device. Memory beside the weights is one
-// host copy of the largest buffer, and none where the device shares memory.
+// loader reads a checkpoint onto a device. Besides the weights, memory is one
+// host copy of the largest buffer, or none if the device shares memory.
 type loader struct {
 	ctx     context.Context
 	d       *device
@@ -47,9 +47,9 @@ type loader struct {
 	report  func(layersDone, layers int)
 }
 
-// matrixDims returns the axes in which the device keeps a weight [..., O, I]: on
-// the Go backend [..., I, O], whose products with few rows need no sum across
-// a vector's lanes.
+// matrixDims returns the dimensions in which the device stores a weight
+// [..., O, I]: on the Go backend [..., I, O], whose products with few rows need no
+// sum across a vector's lanes.
 func (d *device) matrixDims(dims []int) []int {
 	if !d.isGo {
 		return dims
@@ -60,7 +60,7 @@ func (d *device) matrixDims(dims []int) []int {
 	return turned
 }
 
-// matrix is load of a weight [..., O, I], kept in matrixDims's order.
+// matrix loads a weight [..., O, I], stored in matrixDims's order.
 func (l *loader) matrix(dtype dtypes.DType, dims []int, fill func(dst []byte) error) (compute.Buffer, error) {
 	if !l.d.isGo {
 		return l.load(dtype, dims, fill)
@@ -109,7 +109,7 @@ func (l *loader) space(size int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(l.scratch))), size)
 }
 
-// load fills one buffer; fill gets its bytes.
+// load returns a buffer whose bytes fill writes.
 func (l *loader) load(dtype dtypes.DType, dims []int, fill func(dst []byte) error) (compute.Buffer, error) {
 	if err := l.ctx.Err(); err != nil {
 		return nil, err
@@ -134,7 +134,7 @@ func (l *loader) load(dtype dtypes.DType, dims []int, fill func(dst []byte) erro
 	return l.d.backend.BufferFromFlatData(0, flat, shape)
 }
 
-// tensor loads one tensor of the checkpoint as it is.
+// tensor loads one tensor of the checkpoint.
 func (l *loader) tensor(dtype dtypes.DType, name string, dims ...int) (compute.Buffer, error) {
 	return l.load(dtype, dims, func(dst []byte) error { return l.ck.Read(name, dtype, dst) })
 }
@@ -199,7 +199,7 @@ func (l *loader) layer(i int, w *layerWeights) (err error) {
 	return l.experts(prefix+"experts.", w)
 }
 
-// qkv reads q, k and v into one matrix, in the order that projectQKV wants.
+// qkv reads q, k and v into one matrix, in the order that projectQKV requires.
 func (l *loader) qkv(prefix string) (compute.Buffer, error) {
 	c := l.cfg
 	half := c.HeadDim / 2

@@ -12,9 +12,9 @@ import (
 // wholeShape is what a whole-graph program is compiled for.
 type wholeShape struct {
 	b, t, past       int
-	store            bool // the step's keys and values are wanted
-	headRows         int  // rows whose logits are wanted, bucketed
-	observe, asInput bool // router logits, router inputs are wanted
+	store            bool // return the step's keys and values
+	headRows         int  // rows whose logits to return, bucketed
+	observe, asInput bool // return router logits, router inputs
 }
 
 func (w wholeShape) key() programKey {
@@ -37,7 +37,7 @@ func (r *run) runWhole(ctx context.Context, s *step) error {
 		shape.headRows = m.bucket(len(rows))
 	}
 	if shape.headRows == 0 && !shape.observe && !shape.store {
-		return nil // nothing of it is used
+		return nil // there is nothing to return
 	}
 	args, own, err := m.wholeArgs(s, shape, rows)
 	defer free(own...)
@@ -68,8 +68,8 @@ func (r *run) runWhole(ctx context.Context, s *step) error {
 	return nil
 }
 
-// keep takes over the caches that a step returns: updated ones, or where memory
-// is shared the step's keys and values alone. What it takes it sets to nil in kv.
+// keep stores the keys and values that a step returns in the cache: if memory is
+// shared those of the step, otherwise whole caches, which it sets to nil in kv.
 func (m *Model) keep(s *step, kv []compute.Buffer) error {
 	for i := range m.w.layers {
 		if m.d.shared {
@@ -85,7 +85,7 @@ func (m *Model) keep(s *step, kv []compute.Buffer) error {
 	return nil
 }
 
-// observed tells the hooks of all layers, after the step.
+// observed calls the hooks of all layers, after the step.
 func (r *run) observed(ctx context.Context, s *step, shape wholeShape, out []compute.Buffer) error {
 	c, n := &r.m.cfg, s.rowsTotal()
 	logits, err := r.m.d.floats(out[0]) // [L,N,E]
@@ -143,8 +143,8 @@ func (m *Model) wholeArgs(s *step, shape wholeShape, rows []int32) (args, own []
 	return args, own, nil
 }
 
-// readsCache reports whether the caches are inputs: to look at, or (where they
-// are not written in place) to write to.
+// readsCache reports whether the caches are inputs: because they are read, or
+// because they are not written in place.
 func (w wholeShape) readsCache(m *Model) bool { return w.past > 0 || w.store && !m.d.shared }
 
 // wholeGraph is the model: tokens [N] to logits [R,V], router logits [L,N,E],
@@ -191,8 +191,8 @@ func (m *Model) wholeGraph(in []*Node, shape wholeShape) []*Node {
 }
 
 // moe returns the sparse mixture's output, [N,D]. h: [N,D]; logits: [N,E]; w13:
-// [E,2F,D]; w2: [E,D,F]. With few rows each reads its experts alone, by slices
-// chosen on the device; with many, all experts run on all rows.
+// [E,2F,D]; w2: [E,D,F]. With few rows each reads only its experts, by slices
+// selected on the device; with many, all experts run on all rows.
 func (m *Model) moe(h, logits, w13, w2 *Node) *Node {
 	c := &m.cfg
 	index, weights := topKGraph(logits, c.TopK) // K of [N] int32, [N,K]
@@ -222,8 +222,8 @@ func (m *Model) moe(h, logits, w13, w2 *Node) *Node {
 	return Concatenate(outs, 0)
 }
 
-// topKGraph is topK in the graph: of logits [N,E] the k largest in turn, on
-// ties the lower index, and the softmax over them.
+// topKGraph is topK in a graph: the k largest of logits [N,E], largest first and on
+// ties the lower index, K of [N] int32, and the softmax over them, [N,K].
 func topKGraph(logits *Node, k int) (index []*Node, weights *Node) {
 	g := logits.Graph()
 	shape := logits.Shape()
@@ -240,7 +240,7 @@ func topKGraph(logits *Node, k int) (index []*Node, weights *Node) {
 	return index, Softmax(Concatenate(values, 1), -1)
 }
 
-// combine spreads the routing weights over all experts: [N,E], 0 where not chosen.
+// combine returns the routing weights of all experts, [N,E], 0 if not selected.
 func combine(index []*Node, weights *Node, numExperts int) *Node {
 	var sum *Node
 	for k, e := range index {
@@ -261,6 +261,6 @@ func (d *device) denseMoE(h, weights, w13, w2 *Node) *Node {
 	y := float(DotGeneral(ConvertDType(h, dtype), []int{1}, nil, w13, []int{in}, nil)) // [N,E,2F]
 	gate, up := SliceAxis(y, 2, AxisRange(0, f)), SliceAxis(y, 2, AxisRange(f))
 	y = Mul(Mul(d.silu(gate), up), InsertAxes(weights, -1)) // [N,E,F], weighted
-	// Contract E and F at once: the sum over experts is the product's own.
+	// Contracting E and F at once sums over the experts.
 	return float(DotGeneral(ConvertDType(y, dtype), []int{1, 2}, nil, w2, []int{0, in}, nil))
 }

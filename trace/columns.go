@@ -20,13 +20,13 @@ const (
 	colInput    = "router_input"
 )
 
-// Float is the type that optional floating-point columns are stored in.
+// Float is the stored type of router logits and router input.
 type Float int
 
 const (
 	Float32 Float = iota
 	// Float16 is IEEE 754 binary16 with Parquet's logical type FLOAT16. pandas
-	// (pyarrow), polars and DuckDB read it; Spark does not know it yet.
+	// (pyarrow), polars and DuckDB read it; Spark does not yet.
 	Float16
 )
 
@@ -37,8 +37,8 @@ func (f Float) kind() pq.Kind {
 	return pq.Float32
 }
 
-// specs returns the columns of a trace in file order; weights, logits and
-// input only where the header has them.
+// specs returns the columns of a trace in file order, without weights, logits
+// and input that the header does not have.
 func specs(h *Header, float Float, split bool) []pq.Spec {
 	m := &h.Model
 	experts := pq.Spec{Name: colExperts, Kind: pq.Index16, Width: m.Layers * m.TopK, Values: m.Experts}
@@ -106,13 +106,13 @@ func appendDocument(w *pq.Writer, h *Header, d *Document) error {
 	return nil
 }
 
-// columnsOf finds the columns of a trace in a file by name. Columns that this
-// version does not know are left alone.
+// columnsOf finds the columns of a trace in a file by name and sets h.NoWeights.
+// Unknown columns are ignored.
 func columnsOf(f *pq.File, h *Header) (map[string]pq.Column, error) {
 	found := map[string]pq.Column{}
 	for _, c := range f.Columns() {
 		if _, twice := found[c.Path[0]]; twice {
-			delete(found, c.Path[0]) // a struct: not ours
+			delete(found, c.Path[0]) // a struct, which no column is
 			continue
 		}
 		found[c.Path[0]] = c
@@ -122,10 +122,10 @@ func columnsOf(f *pq.File, h *Header) (map[string]pq.Column, error) {
 	for _, s := range specs(h, Float32, false) {
 		c, ok := found[s.Name]
 		if !ok {
-			return nil, fmt.Errorf("%w: no column %q", ErrForeign, s.Name)
+			return nil, fmt.Errorf("%w: no column %q", errForeign, s.Name)
 		}
 		if list := c.MaxRep > 0; list != (s.Width > 0) {
-			return nil, fmt.Errorf("%w: column %q is nested in %d lists", ErrForeign, s.Name, c.MaxRep)
+			return nil, fmt.Errorf("%w: column %q is nested in %d lists", errForeign, s.Name, c.MaxRep)
 		}
 	}
 	return found, nil

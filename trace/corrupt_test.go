@@ -108,19 +108,16 @@ func TestForeign(t *testing.T) {
 		return err
 	}
 	err := write()
-	assert.ErrorIs(t, err, trace.ErrForeign)
-	assert.Contains(t, err.Error(), path)
+	assert.ErrorContains(t, err, path+": not an expertspec trace")
 	err = write(parquet.KeyValueMetadata("expertspec.schema", "2"))
-	assert.ErrorIs(t, err, trace.ErrVersion)
-	assert.Contains(t, err.Error(), "version 2")
-	assert.ErrorIs(t, write(parquet.KeyValueMetadata("expertspec.schema", "1")), trace.ErrForeign)
+	assert.ErrorContains(t, err, "trace has schema version 2")
+	assert.ErrorContains(t, write(parquet.KeyValueMetadata("expertspec.schema", "1")), `no "expertspec.`)
 	err = write(parquet.KeyValueMetadata("expertspec.schema", "1"), parquet.KeyValueMetadata("expertspec.source", "{}"),
 		parquet.KeyValueMetadata("expertspec.model", `{"name":"x","layers":2,"experts":4,"top_k":5}`))
 	assert.ErrorContains(t, err, "top-k 5 of 4 experts")
 	err = write(parquet.KeyValueMetadata("expertspec.schema", "1"), parquet.KeyValueMetadata("expertspec.source", "{}"),
 		parquet.KeyValueMetadata("expertspec.model", `{"name":"x","layers":2,"experts":4,"top_k":1}`))
-	assert.ErrorIs(t, err, trace.ErrForeign)
-	assert.Contains(t, err.Error(), `no column "dataset"`)
+	assert.ErrorContains(t, err, `not an expertspec trace: no column "dataset"`)
 	_, err = trace.Open(filepath.Join(t.TempDir(), "none"))
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }

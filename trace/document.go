@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"unicode/utf8"
@@ -19,7 +20,7 @@ func (d *Document) Position(t int) int32 {
 	return d.Positions[t]
 }
 
-// Phase returns how the t-th token was computed.
+// Phase returns the phase of the t-th token.
 func (d *Document) Phase(t int) Phase {
 	if d.Phases == nil {
 		return Prefill
@@ -28,14 +29,14 @@ func (d *Document) Phase(t int) Phase {
 }
 
 // ExpertsAt returns the experts of token t at a layer of model m, [K], first
-// choice first. It is part of d.Experts.
+// choice first. It is a part of d.Experts.
 func (d *Document) ExpertsAt(m *Model, t, layer int) []int32 {
 	at := (t*m.Layers + layer) * m.TopK
 	return d.Experts[at : at+m.TopK : at+m.TopK]
 }
 
-// WeightsAt returns the routing weights of ExpertsAt, [K]; nil where the trace
-// has none.
+// WeightsAt returns the routing weights of ExpertsAt, [K]; nil if the trace has
+// none.
 func (d *Document) WeightsAt(m *Model, t, layer int) []float32 {
 	if d.Weights == nil {
 		return nil
@@ -63,7 +64,7 @@ func (d *Document) validate(h *Header, sumToOne bool) error {
 
 func (d *Document) check(h *Header, sumToOne bool) error {
 	if !utf8.ValidString(d.ID) || !utf8.ValidString(d.Dataset) {
-		return fmt.Errorf("name is not UTF-8")
+		return errors.New("name is not UTF-8")
 	}
 	if err := d.shapes(h); err != nil {
 		return err
@@ -98,7 +99,7 @@ func (d *Document) check(h *Header, sumToOne bool) error {
 func (d *Document) shapes(h *Header) error {
 	t := len(d.Tokens)
 	if t == 0 {
-		return fmt.Errorf("no tokens")
+		return errors.New("no tokens")
 	}
 	check := func(name string, n, want int, optional bool) error {
 		if n == want || optional && n == 0 {
@@ -155,8 +156,7 @@ func (d *Document) routing(h *Header, sumToOne bool) error {
 	return nil
 }
 
-// distinct checks the choices of one token at one layer and returns how many
-// there are.
+// distinct checks the choices of one token at one layer and returns their number.
 func distinct(choices []int32, experts, topK int) (int, error) {
 	n := 0
 	for i, e := range choices {

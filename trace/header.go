@@ -7,15 +7,15 @@ import (
 	"slices"
 )
 
-// Limits of schema version 1. They are far above any model known and keep a
-// corrupt header from asking for absurd amounts of memory.
+// Limits of schema version 1. They are far above any known model and bound the
+// memory that a corrupt header can ask for.
 const (
 	MaxLayers  = 4096
 	MaxExperts = 1 << 20
 	maxRow     = 1 << 24 // values of one token in one column
 )
 
-// Validate checks that the model's numbers are positive and agree.
+// Validate checks that the model's numbers are in range and consistent.
 func (m *Model) Validate() error {
 	switch {
 	case m.Layers < 1 || m.Layers > MaxLayers:
@@ -101,10 +101,10 @@ func (h *Header) Validate() error {
 		return errors.New("router input needs the model's hidden size")
 	}
 	if n := len(h.LogitLayers) * h.Model.Experts; n > maxRow {
-		return fmt.Errorf("%d router logits a token are too many", n)
+		return fmt.Errorf("%d router logits per token are too many", n)
 	}
 	if n := len(h.InputLayers) * h.Model.Hidden; n > maxRow {
-		return fmt.Errorf("%d numbers of router input a token are too many", n)
+		return fmt.Errorf("%d values of router input per token are too many", n)
 	}
 	return nil
 }
@@ -118,11 +118,11 @@ func (m *Model) AllLayers() []int {
 	return all
 }
 
-// Equal says whether two headers describe traces that can be read as one: the
-// same model and recorded layers, and the same source.
+// Equal reports whether two headers have the same model, source and recorded
+// layers, so that their shards can be read as one trace.
 func (h *Header) Equal(o *Header) bool { return h.difference(o) == "" }
 
-// difference names what differs between two headers; "" where nothing does.
+// difference describes a difference between two headers; "" if there is none.
 func (h *Header) difference(o *Header) string {
 	a, b := h.keys(), o.keys()
 	for i := range a {
@@ -143,8 +143,7 @@ const (
 
 type keyValue struct{ Key, Value string }
 
-// columnsJSON is the value of "expertspec.columns": the layers of the optional
-// lists.
+// columnsJSON is the value of keyColumns: the layers of the optional lists.
 type columnsJSON struct {
 	RouterLogits []int `json:"router_logits,omitempty"`
 	RouterInput  []int `json:"router_input,omitempty"`
@@ -164,33 +163,29 @@ func (h *Header) keys() []keyValue {
 		return string(b)
 	}
 	return []keyValue{
-		{keySchema, fmt.Sprint(SchemaVersion)},
+		{keySchema, fmt.Sprint(schemaVersion)},
 		{keyModel, text(model)},
 		{keySource, text(h.Source)},
 		{keyColumns, text(columnsJSON{h.LogitLayers, h.InputLayers})},
 	}
 }
 
-// ErrForeign is wrapped by the error about a Parquet file that is no trace.
-var ErrForeign = errors.New("not an expertspec trace")
+// errForeign is wrapped by errors about Parquet files that are not traces.
+var errForeign = errors.New("not an expertspec trace")
 
-// ErrVersion is wrapped by the error about a trace of a newer schema.
-var ErrVersion = errors.New("trace has a newer schema")
-
-// parseHeader reads the key-value metadata of a shard. Fields of the JSON
-// values that this version does not know are ignored: additions keep the
-// version, changes of meaning raise it.
+// parseHeader reads the key-value metadata of a shard. Unknown fields of JSON
+// values are ignored: additions keep the version, changes of meaning increase it.
 func parseHeader(lookup func(string) (string, bool)) (*Header, error) {
 	version, ok := lookup(keySchema)
 	if !ok {
-		return nil, fmt.Errorf("%w: no %q in the file's metadata", ErrForeign, keySchema)
+		return nil, fmt.Errorf("%w: no %q in the file's metadata", errForeign, keySchema)
 	}
 	var v int
 	if err := json.Unmarshal([]byte(version), &v); err != nil || v < 1 {
-		return nil, fmt.Errorf("%w: %s is %q", ErrForeign, keySchema, clip(version))
+		return nil, fmt.Errorf("%w: %s is %q", errForeign, keySchema, clip(version))
 	}
-	if v > SchemaVersion {
-		return nil, fmt.Errorf("%w: version %d; this program reads up to %d", ErrVersion, v, SchemaVersion)
+	if v > schemaVersion {
+		return nil, fmt.Errorf("trace has schema version %d; this program reads versions up to %d", v, schemaVersion)
 	}
 	var h Header
 	var columns columnsJSON
@@ -200,7 +195,7 @@ func parseHeader(lookup func(string) (string, bool)) (*Header, error) {
 			if key == keyColumns {
 				continue
 			}
-			return nil, fmt.Errorf("%w: no %q in the file's metadata", ErrForeign, key)
+			return nil, fmt.Errorf("%w: no %q in the file's metadata", errForeign, key)
 		}
 		if err := json.Unmarshal([]byte(text), dst); err != nil {
 			return nil, fmt.Errorf("%s: %w", key, err)

@@ -12,14 +12,11 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// A writer locks a hidden file of its prefix while it is open. The system frees
-// the lock of a process that is killed, so that a lock file alone stops nobody.
-
-func lockPath(dir, prefix string) string { return filepath.Join(dir, "."+prefix+".lock") }
-
-// lock locks the prefix for one writer, or returns an error if another has it.
+// lock locks the hidden file of the prefix, or returns an error if another
+// writer has locked it. The system frees the lock of a process that is killed, so
+// that an existing file without a lock is harmless.
 func (w *Writer) lock() error {
-	path := lockPath(w.dir, w.opts.Prefix)
+	path := filepath.Join(w.dir, "."+w.opts.Prefix+".lock")
 	for range 100 {
 		lock := flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR))
 		ok, err := lock.TryLock()
@@ -27,12 +24,11 @@ func (w *Writer) lock() error {
 		case errors.Is(err, fs.ErrPermission):
 			return err
 		case err != nil:
-			return nil // the file system has no locks; unique names must do
+			return nil // the file system has no locks
 		case !ok:
 			return fmt.Errorf("%s: another writer with prefix %q is open", w.dir, w.opts.Prefix)
 		}
-		// The lock is ours if its file still has the name: another writer may have
-		// removed it since it was opened.
+		// Another writer may have removed the file between opening and locking.
 		held, err := lock.Stat()
 		if err == nil {
 			var named fs.FileInfo
@@ -49,7 +45,7 @@ func (w *Writer) lock() error {
 	return fmt.Errorf("%s: cannot be locked", path)
 }
 
-// unlock lets another writer use the prefix.
+// unlock removes the locked file.
 func (w *Writer) unlock() {
 	if w.locked == nil {
 		return
@@ -62,8 +58,8 @@ func (w *Writer) unlock() {
 	w.locked = nil
 }
 
-// clean removes the temporary files that killed writers of the prefix left. It
-// needs the lock, without which they may be another writer's.
+// clean removes the temporary files of killed writers of the prefix. Without the
+// lock they may be those of an open writer, and remain.
 func (w *Writer) clean() error {
 	if w.locked == nil {
 		return nil

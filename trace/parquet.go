@@ -19,12 +19,11 @@ func GuardParquet(r io.ReaderAt, size int64) (*ParquetGuard, error) {
 	return &ParquetGuard{f}, nil
 }
 
-// MaxGuardedPage is the size of the largest page, unpacked, that
-// [ParquetGuard.Check] accepts, in bytes.
-const MaxGuardedPage = 256 << 20
+// maxGuardedPage is the maximum size in bytes of an unpacked page.
+const maxGuardedPage = 256 << 20
 
 // Check checks the page headers of a leaf column, by its index in the schema, in
-// a row group.
+// a row group. A page of more than 256 MiB unpacked is an error.
 func (g *ParquetGuard) Check(group, column int) error {
-	return g.file.CheckPages(group, column, MaxGuardedPage)
+	return g.file.CheckPages(group, column, maxGuardedPage)
 }

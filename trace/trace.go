@@ -10,19 +10,18 @@
 // K experts per token, D hidden size, V vocabulary.
 package trace
 
-// SchemaVersion is the version of the Parquet schema that this package writes,
-// stored as the key-value metadata "expertspec.schema".
-const SchemaVersion = 1
+// schemaVersion is the version of the Parquet schema that this package writes.
+const schemaVersion = 1
 
-// NoToken stands in Document.Tokens where the source of a trace did not record
-// token ids.
+// NoToken is a token id in Document.Tokens that the source of a trace did not
+// record.
 const NoToken int32 = -1
 
-// NoExpert stands in Document.Experts where a token has fewer than K experts
-// at a layer (a stack with a smaller top-k, a dropped token). Its weight is 0.
+// NoExpert fills Document.Experts where a token has fewer than K experts at a
+// layer (a stack with a smaller top-k, a dropped token). Its weight is 0.
 const NoExpert int32 = -1
 
-// Phase says how a token was computed.
+// Phase is how a token was computed.
 type Phase string
 
 const (
@@ -48,12 +47,12 @@ type Stack struct {
 	Name   string `json:"name"`
 	Layers int    `json:"layers"`
 	TopK   int    `json:"top_k,omitempty"` // 0: the model's
-	// Blocks gives, for each MoE layer of the stack, its 0-based transformer
-	// block, where some blocks have no experts; nil: block i is layer i.
+	// Blocks are the 0-based transformer blocks of the stack's layers, where some
+	// blocks have no experts; nil: layer i is block i.
 	Blocks []int `json:"blocks,omitempty"`
 }
 
-// Source says where a trace comes from.
+// Source is the origin of a trace.
 type Source struct {
 	Program    string            `json:"program"` // name and version
 	Checkpoint string            `json:"checkpoint,omitempty"`
@@ -66,11 +65,11 @@ type Source struct {
 type Header struct {
 	Model  Model
 	Source Source
-	// LogitLayers and InputLayers name the layers whose router logits and
-	// router inputs are recorded, ascending; nil: none.
+	// LogitLayers and InputLayers are the layers whose router logits and router
+	// inputs are recorded, ascending.
 	LogitLayers []int
 	InputLayers []int
-	// NoWeights says that the source did not record routing weights: the trace
+	// NoWeights is set where the source did not record routing weights. The trace
 	// has no column of them and Document.Weights is nil.
 	NoWeights bool
 }
@@ -85,7 +84,7 @@ type Document struct {
 	Positions []int32
 	// Phases is [T]; nil: all Prefill.
 	Phases []Phase
-	// Experts is [T,L,K], row-major, first choice first; NoExpert where none.
+	// Experts is [T,L,K], row-major, first choice first; see NoExpert.
 	Experts []int32
 	// Weights is [T,L,K], the routing weights of Experts; nil where
 	// Header.NoWeights is set.

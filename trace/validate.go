@@ -18,14 +18,14 @@ type ValidateOptions struct {
 	MaxProblems int
 }
 
-// ValidationReport is what Validate found.
+// ValidationReport is the result of Validate.
 type ValidationReport struct {
 	Header    Header
 	Shards    int
 	Documents int
 	Tokens    int64
 	Count     int      // of all problems
-	Problems  []*Error // the first ones, in the order of the shards
+	Problems  []*Error // the first, in the order of the shards
 }
 
 // Validate reads the whole trace at path, a directory of shards or one shard,
@@ -69,16 +69,16 @@ type validator struct {
 
 func (v *validator) problem(e *Error) {
 	v.report.Count++
-	most := v.opts.MaxProblems
-	if most == 0 {
-		most = 100
+	limit := v.opts.MaxProblems
+	if limit == 0 {
+		limit = 100
 	}
-	if len(v.report.Problems) < most {
+	if len(v.report.Problems) < limit {
 		v.report.Problems = append(v.report.Problems, e)
 	}
 }
 
-// trouble reports any error as a problem of a file.
+// trouble adds an error as a problem of a file.
 func (v *validator) trouble(path string, err error) {
 	var e *Error
 	if !errors.As(err, &e) {
@@ -132,8 +132,7 @@ func (v *validator) document(s *shard, d *Document, at place) {
 	}
 }
 
-// Err returns nil for a report without problems, and otherwise an error that
-// joins them.
+// Err returns an error that joins the problems, or nil if there are none.
 func (r *ValidationReport) Err() error {
 	errs := make([]error, len(r.Problems))
 	for i, p := range r.Problems {

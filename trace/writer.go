@@ -29,33 +29,34 @@ const (
 	maxShards     = 100000
 )
 
-// WriterOptions says how shards are cut. The zero value is ready to use.
+// WriterOptions configures a Writer. The zero value is ready to use.
 type WriterOptions struct {
-	// Prefix starts the shards' names, PREFIX-00000.parquet and so on, so that
-	// several processes can write into one directory; "": "shard".
+	// Prefix begins the shards' names, PREFIX-00000.parquet and so on; "":
+	// "shard". Several writers can write into one directory with different
+	// prefixes.
 	Prefix string
-	// ShardBytes ends a shard once it holds as many; 0: 256 MiB. A document is
-	// never split between shards.
+	// ShardBytes is the size in bytes at which a shard ends; 0: 256 MiB. A
+	// document is never split between shards.
 	ShardBytes int64
-	// GroupTokens ends a row group once it holds as many tokens; 0: 32,768.
-	// A row group also ends with its data set, unless it is still small. Smaller
-	// groups let a reader pass over more, and cost bytes.
+	// GroupTokens is the number of tokens at which a row group ends; 0: 32,768. A
+	// row group also ends with its data set, unless it is still small. Smaller
+	// groups let a filtering reader skip more, and cost bytes.
 	GroupTokens int
 	// Float is the type of router logits and router input.
 	Float Float
-	// Split stores float32 columns in Parquet's BYTE_STREAM_SPLIT, which takes a
-	// fifth off routing weights. pandas (pyarrow), polars and DuckDB read it;
-	// Spark's releases do not yet.
+	// Split stores float32 columns in Parquet's BYTE_STREAM_SPLIT, which makes
+	// routing weights a fifth smaller. pandas (pyarrow), polars and DuckDB read
+	// it; Spark's releases do not yet.
 	Split bool
-	// Append continues after the shards of the same prefix that the directory
-	// holds, which must have the same header. Without it they are an error.
+	// Append continues after existing shards of the same prefix, which must have
+	// the same header. Without Append they are an error.
 	Append bool
-	// OnShard, if set, is told of each shard once it stands under its name.
+	// OnShard, if not nil, is called after each shard is complete.
 	OnShard func(path string, documents int)
 }
 
-// Validate checks that sizes are not negative and that the prefix is a plain
-// file name that readers do not take for a hidden file.
+// Validate checks that sizes are not negative and that the prefix is the
+// beginning of a plain file name that readers do not ignore.
 func (o *WriterOptions) Validate() error {
 	switch {
 	case o.ShardBytes < 0 || o.GroupTokens < 0:
@@ -63,14 +64,14 @@ func (o *WriterOptions) Validate() error {
 	case o.Float != Float32 && o.Float != Float16:
 		return fmt.Errorf("writer options: float type %d", o.Float)
 	case strings.ContainsAny(o.Prefix, `/\`) || strings.HasPrefix(o.Prefix, ".") || strings.HasPrefix(o.Prefix, "_"):
-		return fmt.Errorf("writer options: prefix %q is no visible file name", o.Prefix)
+		return fmt.Errorf("writer options: prefix %q is not the beginning of a visible file name", o.Prefix)
 	}
 	return nil
 }
 
 // Writer writes documents as a directory of Parquet shards. A shard is written
-// under a hidden name, synced, and renamed when it is whole. A Writer is not
-// safe for concurrent use.
+// to a hidden temporary file, synced, and renamed when it is complete. A Writer
+// is not safe for concurrent use.
 type Writer struct {
 	dir    string
 	header Header
@@ -78,7 +79,7 @@ type Writer struct {
 
 	locked *flock.Flock // nil: on a file system without locks
 	next   int          // number of the next shard
-	file   *os.File     // the open shard, under its temporary name
+	file   *os.File     // the open shard, a temporary file
 	buf    *bufio.Writer
 	pq     *pq.Writer
 	specs  []pq.Spec
@@ -88,21 +89,13 @@ type Writer struct {
 	tokens    int    // of the open row group
 	dataset   string // of the open row group
 	written   int    // shards
-	tally     WriterTotals
 	err       error
 }
 
-// WriterTotals counts what was written.
-type WriterTotals struct {
-	Shards    int
-	Documents int
-	Tokens    int64
-	Bytes     int64 // of finished shards
-}
-
-// Create starts a trace in dir, which is made if need be. Shards appear as they
-// are finished; Close finishes the last one. Leftovers of an interrupted writer
-// of the same prefix are removed.
+// Create starts a trace in dir, which is created if it does not exist. Shards
+// appear as they are complete; Close completes the last one. It is an error if
+// another writer with the same prefix is open in dir. Temporary files of writers
+// that were killed are removed.
 func Create(dir string, h Header, opts WriterOptions) (*Writer, error) {
 	if err := errors.Join(h.Validate(), opts.Validate()); err != nil {
 		return nil, err
@@ -130,7 +123,7 @@ func Create(dir string, h Header, opts WriterOptions) (*Writer, error) {
 	return w, nil
 }
 
-// resume numbers the next shard after those that stand.
+// resume finds the number of the next shard.
 func (w *Writer) resume() error {
 	for ; w.next < maxShards; w.next++ {
 		path := w.path(w.next)
@@ -159,14 +152,10 @@ func (w *Writer) path(n int) string {
 	return filepath.Join(w.dir, fmt.Sprintf("%s-%05d%s", w.opts.Prefix, n, shardSuffix))
 }
 
-// WriterTotals returns what was written so far, without shards found by Append.
-func (w *Writer) Totals() WriterTotals { return w.tally }
-
-// Write appends a document. The document is checked by Document.Validate, and
-// that this Writer has not written its name before; one that fails is left out
-// and the writer stays usable. After any other error,
-// of the disk for example, the open shard is lost and the writer refuses work.
-// The writer keeps nothing of d.
+// Write appends a document. A document that Document.Validate refuses, or whose
+// name this Writer wrote before, is an error after which the Writer remains
+// usable. After any other error, for example of the disk, the open shard is lost
+// and all methods return that error. Write does not retain d.
 func (w *Writer) Write(d *Document) error {
 	if w.err != nil {
 		return w.err
@@ -187,7 +176,7 @@ func (w *Writer) Write(d *Document) error {
 	return w.fail(w.write(d))
 }
 
-// fitsHalf checks before anything is written that no number overflows.
+// fitsHalf checks that no number overflows in float16.
 func fitsHalf(d *Document, h *Header) error {
 	const limit = 65520 // rounds to infinity
 	for _, values := range [][]float32{d.RouterLogits, d.RouterInput} {
@@ -203,7 +192,7 @@ func fitsHalf(d *Document, h *Header) error {
 	return nil
 }
 
-// fail remembers the first error and gives the open shard up.
+// fail keeps an error and discards the open shard.
 func (w *Writer) fail(err error) error {
 	if err == nil {
 		return nil
@@ -236,8 +225,6 @@ func (w *Writer) write(d *Document) error {
 	w.dataset = d.Dataset
 	w.tokens += d.Len()
 	w.documents++
-	w.tally.Documents++
-	w.tally.Tokens += int64(d.Len())
 	return appendDocument(w.pq, &w.header, d)
 }
 
@@ -246,12 +233,12 @@ func (w *Writer) endGroup() error {
 	return w.pq.FlushGroup()
 }
 
-// begin opens the next shard under its hidden name.
+// begin creates the temporary file of the next shard.
 func (w *Writer) begin() error {
 	if w.next >= maxShards {
 		return fmt.Errorf("%s: more than %d shards", w.dir, maxShards)
 	}
-	// A name of its own, so that no other writer's file is ever renamed or removed.
+	// The random name keeps writers apart on a file system without locks.
 	name := fmt.Sprintf(".%s-%05d%s.%s%s", w.opts.Prefix, w.next, shardSuffix, rand.Text()[:8], tempSuffix)
 	f, err := os.OpenFile(filepath.Join(w.dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
@@ -266,7 +253,7 @@ func (w *Writer) begin() error {
 	return err
 }
 
-// finish makes the open shard whole and gives it its name.
+// finish completes the open shard and renames it.
 func (w *Writer) finish() error {
 	if err := w.pq.Close(); err != nil {
 		return err
@@ -277,7 +264,7 @@ func (w *Writer) finish() error {
 	if err := w.file.Sync(); err != nil {
 		return err
 	}
-	size, temp := w.pq.Offset(), w.file.Name()
+	temp := w.file.Name()
 	if err := w.file.Close(); err != nil {
 		return err
 	}
@@ -295,15 +282,13 @@ func (w *Writer) finish() error {
 	w.next++
 	w.written++
 	w.tokens = 0
-	w.tally.Shards++
-	w.tally.Bytes += size
 	if w.opts.OnShard != nil {
 		w.opts.OnShard(path, w.documents)
 	}
 	return nil
 }
 
-// syncDir makes a rename last. Systems that cannot sync a directory do it
+// syncDir makes a rename durable. Systems that cannot sync a directory do so by
 // themselves.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
@@ -317,8 +302,8 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// EndShard finishes the open shard now, so that its documents are safe. The
-// next document starts another.
+// EndShard completes the open shard, so that its documents are safe. The next
+// document starts another shard.
 func (w *Writer) EndShard() error {
 	if w.err != nil {
 		return w.err
@@ -331,8 +316,8 @@ func (w *Writer) EndShard() error {
 
 var errClosed = errors.New("trace writer is closed")
 
-// Close finishes the last shard. A trace of no documents becomes one shard of
-// no rows, so that its header is kept. Closing twice does nothing; closing
+// Close completes the last shard. A trace without documents becomes one shard
+// without rows, so that its header is kept. Closing twice does nothing; closing
 // after a failed Write returns its error.
 func (w *Writer) Close() error {
 	if w.err == errClosed {
@@ -354,7 +339,7 @@ func (w *Writer) Close() error {
 	return nil
 }
 
-// Abort gives the open shard up; finished shards stay.
+// Abort discards the open shard. Complete shards remain.
 func (w *Writer) Abort() {
 	w.discard()
 	if w.err == nil {

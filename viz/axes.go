@@ -113,7 +113,7 @@ func powerTicks(base, lo, hi float64) []tick {
 // short formats a number with at most n significant digits.
 func short(v float64, n int) string {
 	if math.IsNaN(v) {
-		return "absent"
+		return "no value"
 	}
 	if v == math.Trunc(v) && math.Abs(v) < 1e15 {
 		return thousands(strconv.FormatFloat(v, 'f', 0, 64))

@@ -9,19 +9,19 @@ import (
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/prefetch"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/tracetest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// roundTrace is one document of L=3 layers, E=5, K=1: layer l of token t at expert (t+l)%4.
+// roundTrace is one document of L=3 layers, E=5, K=1: layer l of token t chooses
+// expert (t+l)%4.
 func roundTrace(tokens int) speculate.Data {
-	d := &trace.Document{ID: "round", Tokens: make([]int32, tokens)}
-	for t := range tokens {
-		for l := range 3 {
-			d.Experts = append(d.Experts, int32((t+l)%4))
-		}
+	r := tracetest.Router{
+		Header: trace.Header{Model: trace.Model{Layers: 3, Experts: 5, TopK: 1}, NoWeights: true},
+		Rule:   tracetest.Choose(func(s *tracetest.Step) []int32 { return []int32{int32((s.Position + s.Layer) % 4)} }),
 	}
-	return speculate.Slice(trace.Header{Model: trace.Model{Layers: 3, Experts: 5, TopK: 1}, NoWeights: true}, []*trace.Document{d})
+	return speculate.Slice(r.Header, []*trace.Document{r.Document("", "round", make([]int32, tokens))})
 }
 
 func TestExpertCache(t *testing.T) {
@@ -56,5 +56,5 @@ func TestExpertCache(t *testing.T) {
 	assert.Empty(t, prefetchTimeline(r, 20, 21).Events)
 	study.Names = nil
 	_, err = study.section(3)
-	assert.Error(t, err, "a curve without a name is drawn")
+	assert.Error(t, err, "a curve without a name")
 }

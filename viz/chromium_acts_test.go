@@ -11,9 +11,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// TestChromiumLooks checks that reports fit their window, that no labels overlap and
+// that axe-core finds no violation, at two widths and in both themes.
 func TestChromiumLooks(t *testing.T) {
 	b := startBrowser(t)
-	h, docs := planted(t, 12, 40)
+	h, docs := planted(12, 40)
 	stats, results := statistics(t, h, docs), evaluate(t, h, docs)
 	study, err := Compare(Study{Name: "whole", Routing: stats, Results: results, Cache: sampleCache(0.25, 0.6, 3.1)},
 		Study{Name: "half", Routing: statistics(t, h, docs[:6]), Results: results, Cache: sampleCache(0.25, 0.5, 4)})
@@ -28,7 +30,7 @@ func TestChromiumLooks(t *testing.T) {
 			dark bool
 		}{{1280, 900, false}, {390, 844, true}} {
 			b.open(file, v.w, v.h, v.dark)
-			// What a choice hides is looked at too.
+			// Include what a choice hides.
 			b.eval(`document.querySelectorAll("figure").forEach(f => { f.hidden = false; })`, nil)
 			b.shot(fmt.Sprintf("%s-%d", name, v.w), true)
 			if name == "study" || !v.dark {
@@ -37,8 +39,8 @@ func TestChromiumLooks(t *testing.T) {
 			var overflow int
 			b.eval(`document.documentElement.scrollWidth - innerWidth`, &overflow)
 			assert.LessOrEqual(t, overflow, 0, "%s, %d wide: the page is %d pixels wider than the window", name, v.w, overflow)
-			b.checkOverlap(v.w)
-			// The check itself: a label put onto another is found.
+			assert.Empty(t, b.overlaps(), "%d wide", v.w)
+			// Check the check: a duplicated label is found.
 			b.eval(`(() => { const t = [...document.querySelectorAll("main svg text")].find(t => t.getBoundingClientRect().width > 20); t.after(t.cloneNode(true)); })()`, nil)
 			assert.NotEmpty(t, b.overlaps())
 		}
@@ -46,7 +48,7 @@ func TestChromiumLooks(t *testing.T) {
 	}
 }
 
-// TestChromiumPicture makes the README's picture of a report that exists.
+// TestChromiumPicture makes the README's picture from an existing report.
 func TestChromiumPicture(t *testing.T) {
 	if *picture == "" {
 		t.Skip("needs -picture REPORT and -shots DIR")
@@ -72,30 +74,21 @@ func TestChromiumPicture(t *testing.T) {
 	b.shot("picture", false)
 }
 
-// checkQuiet reports what the page complained of and what it asked for.
+// checkQuiet checks that the page logged no errors and requested nothing but itself.
 func (b *browser) checkQuiet(file string) {
 	b.t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, e := range b.errs {
-		b.t.Error(e)
-	}
+	assert.Empty(b.t, b.errs)
 	for _, u := range b.asked {
 		if u != "file://"+file && !strings.HasPrefix(u, "data:") && !strings.HasPrefix(u, "blob:") {
-			b.t.Error("the report asked for", u)
+			assert.Fail(b.t, "the report requested "+u)
 		}
 	}
 }
 
-// checkOverlap compares the boxes of all text that shows: in each picture
-// label against label, and each label against the picture's edge.
-func (b *browser) checkOverlap(width int) {
-	b.t.Helper()
-	for _, x := range b.overlaps() {
-		b.t.Errorf("%d wide: %s", width, x)
-	}
-}
-
+// overlaps compares the boxes of all visible text: in each picture each label with
+// the others and with the picture's edge.
 func (b *browser) overlaps() (bad []string) {
 	b.t.Helper()
 	b.eval(`(() => {
@@ -130,7 +123,7 @@ func (b *browser) overlaps() (bad []string) {
 	return bad
 }
 
-// TestChromiumActs uses the report as a reader does.
+// TestChromiumActs uses tables, figures and the token journey as a reader does.
 func TestChromiumActs(t *testing.T) {
 	b := startBrowser(t)
 	r := sampleReport()
@@ -140,7 +133,7 @@ func TestChromiumActs(t *testing.T) {
 		t.Helper()
 		var got any
 		b.eval(expr, &got)
-		assert.Equal(t, want, fmt.Sprint(got), "%s: %v, want %s", what, got, want)
+		assert.Equal(t, want, fmt.Sprint(got), what)
 	}
 	// Tables sort, numbers as numbers, both ways, and back.
 	cell := `document.querySelector("#table-recall-table tbody tr td").textContent`
@@ -188,7 +181,7 @@ func TestChromiumActs(t *testing.T) {
 	b.key("ArrowRight")
 	b.key("ArrowRight")
 	check("two to the right", `document.querySelector(".tokens [aria-selected=true]").dataset.t`, "2")
-	check("its way is drawn", `document.querySelectorAll(".path svg circle").length`, "32")
+	check("its path is drawn", `document.querySelectorAll(".path svg circle").length`, "32")
 	check("its table", `document.querySelector(".path tbody tr:nth-child(3) td:nth-child(2)").textContent`, expert(50, 2, 2, 0))
 	b.key("End")
 	check("the last", `document.querySelector(".tokens [aria-selected=true]").dataset.t`, "255")
@@ -227,12 +220,14 @@ func TestChromiumActs(t *testing.T) {
 		click(`[data-tools="usage-1"] [data-do=` + do + `]`)
 	}
 	check("three files", `new Promise(r => setTimeout(() => r(saved.filter(s => /^usage-1\.(csv|json|svg)$/.test(s)).length), 200))`, "3")
+	click(`[data-table="formulas"] [data-do=csv]`)
+	check("a CSV without formulas", `new Promise(r => setTimeout(() => r(saved.find(s => s.startsWith("'=a,b"))), 200))`, "'=a,b\r\n'=1+1,-1\r\n'-x,-2.5\r\n'@SUM(A1),3\r\nplain,0\r\n")
 	check("the CSV", `saved.find(s => s.startsWith("expert,layer,")).split("\r\n").length`, strconv.Itoa(8*16+2))
 	check("the SVG stands alone", `saved.some(s => s.startsWith("<svg") && !s.includes("var(--"))`, "true")
 	b.checkQuiet(file)
 }
 
-// TestChromiumEmpty: reports of nothing and of the smallest things load too.
+// TestChromiumEmpty checks that figures, tables and journeys without data load.
 func TestChromiumEmpty(t *testing.T) {
 	b := startBrowser(t)
 	j := func(l, e, k int, d ...Journey) journeys {

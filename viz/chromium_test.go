@@ -12,18 +12,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
 var (
-	chromium = flag.String("chromium", "", "the Chromium that the report is tested in; empty: those tests are skipped")
-	axe      = flag.String("axe", "", "axe.min.js of the npm package axe-core; empty: without it")
-	picture  = flag.String("picture", "", "a report to take the README's picture of")
-	shots    = flag.String("shots", "", "write the browser's screenshots to this folder")
+	chromium = flag.String("chromium", "", "Chromium `program` to test reports in; without it these tests are skipped")
+	axe      = flag.String("axe", "", "`file` axe.min.js of the npm package axe-core")
+	picture  = flag.String("picture", "", "`file` of a report to make the README's picture from")
+	shots    = flag.String("shots", "", "`folder` for screenshots")
 )
 
-// browser is a headless Chromium spoken to by the DevTools protocol over a
-// pipe: JSON messages, each ended by a zero byte.
+// browser is a headless Chromium, controlled by the DevTools protocol over a
+// pipe: JSON messages that end with a zero byte.
 type browser struct {
 	t       *testing.T
 	in      *os.File
@@ -32,7 +33,7 @@ type browser struct {
 	waiting map[int]chan message
 	session string
 	errs    []string // console errors and uncaught exceptions
-	asked   []string // requests other than for the report
+	asked   []string // URLs requested
 }
 
 type message struct {
@@ -140,24 +141,17 @@ func (b *browser) call(method string, params any, result any) {
 	b.waiting[b.id] = c
 	b.mu.Unlock()
 	raw, err := json.Marshal(req)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	if _, err := b.in.Write(append(raw, 0)); err != nil {
-		b.t.Fatal(err)
-	}
+	require.NoError(b.t, err)
+	_, err = b.in.Write(append(raw, 0))
+	require.NoError(b.t, err)
 	select {
 	case m := <-c:
-		if m.Error != nil {
-			b.t.Fatalf("%s: %s", method, m.Error)
-		}
+		require.Empty(b.t, string(m.Error), method)
 		if result != nil {
-			if err := json.Unmarshal(m.Result, result); err != nil {
-				b.t.Fatal(err)
-			}
+			require.NoError(b.t, json.Unmarshal(m.Result, result))
 		}
 	case <-time.After(60 * time.Second):
-		b.t.Fatalf("%s: no answer in a minute", method)
+		require.Fail(b.t, method+": no answer within a minute")
 	}
 }
 
@@ -169,13 +163,9 @@ func (b *browser) eval(expr string, out any) {
 		ExceptionDetails json.RawMessage
 	}
 	b.call("Runtime.evaluate", map[string]any{"expression": expr, "awaitPromise": true, "returnByValue": true}, &r)
-	if r.ExceptionDetails != nil {
-		b.t.Fatalf("%.200s: %s", expr, r.ExceptionDetails)
-	}
+	require.Empty(b.t, string(r.ExceptionDetails), "%.200s", expr)
 	if out != nil {
-		if err := json.Unmarshal(r.Result.Value, out); err != nil {
-			b.t.Fatalf("%.200s: %v: %s", expr, err, r.Result.Value)
-		}
+		require.NoError(b.t, json.Unmarshal(r.Result.Value, out), "%.200s: %s", expr, r.Result.Value)
 	}
 }
 
@@ -197,7 +187,7 @@ func (b *browser) open(file string, width, height int, dark bool) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	b.t.Fatalf("%s did not become ready; console: %v", file, b.errs)
+	require.Fail(b.t, file+" did not become ready", "console: %v", b.errs)
 }
 
 func (b *browser) key(name string) {
@@ -216,12 +206,8 @@ func (b *browser) shot(name string, all bool) {
 	var r struct{ Data string }
 	b.call("Page.captureScreenshot", map[string]any{"format": "png", "captureBeyondViewport": all}, &r)
 	raw, err := base64.StdEncoding.DecodeString(r.Data)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(*shots, name+".png"), raw, 0o644); err != nil {
-		b.t.Fatal(err)
-	}
+	require.NoError(b.t, err)
+	require.NoError(b.t, os.WriteFile(filepath.Join(*shots, name+".png"), raw, 0o644))
 }
 
 func (b *browser) axe() {
@@ -230,9 +216,7 @@ func (b *browser) axe() {
 		return
 	}
 	src, err := os.ReadFile(*axe)
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	require.NoError(b.t, err)
 	b.eval(string(src)+";true", nil)
 	var found []struct {
 		ID, Impact, Help string
@@ -246,7 +230,7 @@ func (b *browser) axe() {
 	for _, v := range found {
 		for i, n := range v.Nodes {
 			if i < 4 {
-				b.t.Errorf("axe: %s (%s): %s: %v %.160s %v", v.ID, v.Impact, v.Help, n.Target, n.HTML, n.Any)
+				assert.Fail(b.t, "axe", "%s (%s): %s: %v %.160s %v", v.ID, v.Impact, v.Help, n.Target, n.HTML, n.Any)
 			}
 		}
 	}

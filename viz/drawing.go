@@ -12,6 +12,8 @@ import (
 // *plot.Plot p becomes a figure as
 //
 //	viz.Drawing{Info: viz.Info{Name: "mine"}, Draw: p.Draw}
+//
+// With plot.DefaultFont.Variant set to "Sans", plots have the font of our figures.
 type Drawing struct {
 	Info
 	// Draw draws within the rectangle of the canvas, in points, y up. It is

@@ -3,6 +3,7 @@ package viz
 import (
 	"flag"
 	"fmt"
+	"image/color"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
 )
 
 var gallery = flag.String("gallery", "", "write every sample figure to this folder, to look at")
@@ -198,6 +201,26 @@ func sampleScatter() Lines {
 	return s
 }
 
+// sampleDrawing is a histogram of gonum/plot.
+func sampleDrawing() Drawing {
+	p := plot.New()
+	p.X.Label.Text, p.Y.Label.Text = "router entropy (bits)", "tokens"
+	var v plotter.Values
+	r := rand.New(rand.NewPCG(6, 6))
+	for range 500 {
+		v = append(v, 1.6+0.4*r.NormFloat64())
+	}
+	h, err := plotter.NewHist(v, 20)
+	if err != nil {
+		panic(err)
+	}
+	h.FillColor = color.NRGBA{R: 0x4b, G: 0x9f, B: 0xd5, A: 255}
+	p.Add(h)
+	p.Legend.Add("layer 7", h)
+	p.Legend.Top = true
+	return Drawing{Info: Info{Name: "drawing", Title: "A histogram of gonum/plot"}, Draw: p.Draw}
+}
+
 func sampleFigures() []Figure {
 	journey := sampleJourney(1, "fiction", "fiction/00015", 140, 16, 8, 2)
 	panels := Panels{Info: Info{Name: "usage-by-dataset", Title: "Expert usage by data set"}, Columns: 4, Shared: true}
@@ -223,7 +246,8 @@ func sampleFigures() []Figure {
 		sampleTraining(),
 		TokenText{Info: Info{Name: "token-text", Title: "Fiction, document 00015, layer 7: first choice"}, Journey: journey, Layer: 7, Experts: 8},
 		sampleBars(), sampleSankey(4, 8), sampleSankey(3, 64), sampleTimeline(), sampleScatter(),
-		TokenPaths{Info: Info{Name: "token-paths", Title: "Ways of three tokens through the layers"}, Journey: journey, Experts: 8, Tokens: []int{3, 17, 40}},
+		TokenPaths{Info: Info{Name: "token-paths", Title: "Paths of three tokens through the layers"}, Journey: journey, Experts: 8, Tokens: []int{3, 17, 40}},
+		sampleDrawing(),
 	}
 }
 
@@ -258,6 +282,8 @@ func sampleReport() Report {
 	for i, c := range sampleRecall().Curves {
 		table.Rows = append(table.Rows, []any{c.Name, c.Y[0], c.Y[1], i * 1234})
 	}
+	formulas := Table{Info: Info{Name: "formulas", Title: "Texts that look like formulas"}, Columns: []Column{{Name: "=a"}, {Name: "b"}},
+		Rows: [][]any{{"=1+1", -1}, {"-x", -2.5}, {"@SUM(A1)", 3}, {"plain", 0}}}
 	var one []Figure
 	for i, f := range figs[1].(Panels).Figures {
 		h := f.(HeatMap)
@@ -271,8 +297,8 @@ func sampleReport() Report {
 			{"best recall@2, one layer ahead", "73.1 %", "ensemble [72.3, 74.0]"}, {"mean entropy", "2.93 bits", "of 3"}},
 		Sections: []Section{
 			{ID: "usage", Title: "Usage", Text: []string{"How often each expert was chosen."}, Blocks: []Block{Figures{List: figs[:2]}, Figures{Label: "Data set", List: one, Options: sampleNames}, Figures{List: []Figure{figs[5]}}}},
-			{ID: "tokens", Title: "Tokens", Blocks: []Block{j, Figures{List: []Figure{figs[7], figs[len(figs)-1]}}}},
-			{ID: "prediction", Title: "Prediction", Blocks: []Block{Figures{List: []Figure{figs[4]}}, table, Figures{List: figs[6:7]}, Figures{List: figs[8:13]}}},
+			{ID: "tokens", Title: "Tokens", Blocks: []Block{j, Figures{List: []Figure{figs[7], figs[13], figs[14]}}}},
+			{ID: "prediction", Title: "Prediction", Blocks: []Block{Figures{List: []Figure{figs[4]}}, table, formulas, Figures{List: figs[6:7]}, Figures{List: figs[8:13]}}},
 		},
 		Source: []Fact{{"program", "expertspec quickstart", ""}, {"checkpoint", "mini-mixtral", "sha256 0a0f…"}},
 	}

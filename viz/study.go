@@ -49,8 +49,8 @@ func NewReport(s Study) (Report, error) {
 	r := s.Routing
 	rep := Report{
 		Title: cmp.Or(s.Title, "Routing of "+s.name()),
-		Lead: cmp.Or(s.Lead, fmt.Sprintf("The experts, of %s, to which each token of %s documents was routed at each of %s MoE layers.",
-			whole(int64(r.Model.Experts)), whole(r.Documents), whole(int64(r.Model.Layers)))),
+		Lead: cmp.Or(s.Lead, fmt.Sprintf("The routing of %s documents: which of %s experts each token was sent to at each of %s MoE layers.",
+			whole(r.Documents), whole(int64(r.Model.Experts)), whole(int64(r.Model.Layers)))),
 		Facts:  facts(r, s.Results),
 		Source: append(origin(r), s.Source...),
 	}

@@ -15,35 +15,36 @@ import (
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/prefetch"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/tracetest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
 // planted is a trace of 5 layers, 7 experts, top-3, in two data sets: the first
-// choice of token t at layer l is (t/2 + l + which) mod 7, and the others follow
-// it in number.
-func planted(t *testing.T, docs, tokens int) (trace.Header, []*trace.Document) {
-	t.Helper()
-	const layers, experts, topK = 5, 7, 3
-	h := trace.Header{
-		Model:  trace.Model{Name: "planted", Layers: layers, Stacks: []trace.Stack{{Name: "decoder", Layers: layers}}, Experts: experts, TopK: topK, Vocabulary: 97},
+// choice of token t at layer l of document i is (t/2 + l + i%2) mod 7, and the
+// others follow it in number. The routing weights are .5, .3 and .2.
+func planted(docs, tokens int) (trace.Header, []*trace.Document) {
+	const layers, experts = 5, 7
+	r := tracetest.Router{Header: trace.Header{
+		Model:  trace.Model{Name: "planted", Layers: layers, Experts: experts, TopK: 3, Vocabulary: 97},
 		Source: trace.Source{Program: "test", Seed: 11},
-	}
+	}}
 	var out []*trace.Document
 	for i := range docs {
-		d := &trace.Document{Dataset: []string{"odd </script>", "even"}[i%2], ID: fmt.Sprint("doc ", i)}
-		for p := range tokens {
-			d.Tokens = append(d.Tokens, int32((p*i+p)%97))
-			for l := range layers {
-				for k := range topK {
-					d.Experts = append(d.Experts, int32((p/2+l+i%2+k)%experts))
-					d.Weights = append(d.Weights, []float32{0.5, 0.3, 0.2}[k])
-				}
+		r.Rule = func(s *tracetest.Step) {
+			for k, w := range []float64{0.5, 0.3, 0.2} {
+				e := (s.Position/2 + s.Layer + i%2 + k) % experts
+				s.Experts = append(s.Experts, int32(e))
+				s.Logits[e] = float32(math.Log(w))
 			}
 		}
-		out = append(out, d)
+		ids := make([]int32, tokens)
+		for p := range ids {
+			ids[p] = int32((p*i + p) % 97)
+		}
+		out = append(out, r.Document([]string{"odd </script>", "even"}[i%2], fmt.Sprint("doc ", i), ids))
 	}
-	return h, out
+	return r.Header, out
 }
 
 func statistics(t *testing.T, h trace.Header, docs []*trace.Document) *trace.Summary {
@@ -69,7 +70,7 @@ func evaluate(t *testing.T, h trace.Header, docs []*trace.Document) *speculate.R
 }
 
 func TestUsageMap(t *testing.T) {
-	h, docs := planted(t, 4, 31)
+	h, docs := planted(4, 31)
 	r := statistics(t, h, docs)
 	// Counted from the documents.
 	count := [7][5]int{}
@@ -89,14 +90,14 @@ func TestUsageMap(t *testing.T) {
 	for e := range 7 {
 		for l := range 5 {
 			got, want := m.Data[e][l], 100*float64(count[e][l])/float64(4*31*3)
-			assert.InDelta(t, want, got, 1e-9, "expert %d, layer %d: %g %%, want %g", e, l, got, want)
+			assert.InDelta(t, want, got, 1e-9, "expert %d, layer %d", e, l)
 		}
 	}
 	assert.Equal(t, 100.0/7, m.Reference.Value)
 }
 
 func TestTransitions(t *testing.T) {
-	h, docs := planted(t, 2, 60)
+	h, docs := planted(2, 60)
 	r := statistics(t, h, docs)
 	maps := transitionMaps(r)
 	require.Equal(t, []string{"0 to 1", "1 to 2", "2 to 3", "3 to 4"}, maps.Options)
@@ -147,7 +148,7 @@ func TestRepeats(t *testing.T) {
 }
 
 func TestPrediction(t *testing.T) {
-	h, docs := planted(t, 8, 40)
+	h, docs := planted(8, 40)
 	r := evaluate(t, h, docs)
 	f := recallByDistance(r)
 	for _, c := range f.Curves {
@@ -184,7 +185,7 @@ func TestAboveChance(t *testing.T) {
 }
 
 func TestNewReport(t *testing.T) {
-	h, docs := planted(t, 12, 40)
+	h, docs := planted(12, 40)
 	stats, results := statistics(t, h, docs), evaluate(t, h, docs)
 	sample := Sampler{Model: h.Model, DocumentsPerDataset: 3, MaxTokens: 17}
 	for _, d := range docs {
@@ -219,7 +220,7 @@ func sampleCache(resident, hitRate, copied float64) *CacheStudy {
 }
 
 func TestCompareRefuses(t *testing.T) {
-	h, docs := planted(t, 2, 9)
+	h, docs := planted(2, 9)
 	r := statistics(t, h, docs)
 	_, err := Compare(Study{Name: "a", Routing: r}, Study{Name: "b"})
 	assert.Error(t, err, "a study without statistics")
@@ -229,20 +230,18 @@ func TestCompareRefuses(t *testing.T) {
 	assert.Error(t, err, "a report without statistics")
 }
 
-// TestReportOfSmallModels: one layer, one expert, top-1, one token; 128 experts.
+// TestReportOfSmallModels compares models of one layer, one expert, one token, and
+// of 128 experts and 40 layers.
 func TestReportOfSmallModels(t *testing.T) {
 	for _, c := range []struct{ layers, experts, topK, tokens int }{{1, 1, 1, 1}, {1, 8, 2, 1}, {2, 1, 1, 3}, {3, 128, 6, 40}, {40, 4, 4, 2}} {
-		h := trace.Header{Model: trace.Model{Layers: c.layers, Stacks: []trace.Stack{{Name: "decoder", Layers: c.layers}}, Experts: c.experts, TopK: c.topK}}
-		d := &trace.Document{ID: "x"}
-		for p := range c.tokens {
-			d.Tokens = append(d.Tokens, 1)
-			for l := range c.layers {
-				for k := range c.topK {
-					d.Experts = append(d.Experts, int32((p+l+k)%c.experts))
-					d.Weights = append(d.Weights, 1/float32(c.topK))
-				}
+		h := trace.Header{Model: trace.Model{Layers: c.layers, Experts: c.experts, TopK: c.topK}}
+		router := tracetest.Router{Header: h, Rule: tracetest.Choose(func(s *tracetest.Step) (experts []int32) {
+			for k := range c.topK {
+				experts = append(experts, int32((s.Position+s.Layer+k)%c.experts))
 			}
-		}
+			return experts
+		})}
+		d := router.Document("", "x", make([]int32, c.tokens))
 		r := statistics(t, h, []*trace.Document{d})
 		j, err := journeyOf(d, h.Model, nil)
 		require.NoError(t, err)
@@ -253,8 +252,8 @@ func TestReportOfSmallModels(t *testing.T) {
 		page := strings.Replace(b.String(), strings.TrimSpace(reportJS), "", 1)
 		assert.Less(t, strings.Index(page, "NaN"), 0, "%+v", c)
 	}
-	// No document at all.
-	h := trace.Header{Model: trace.Model{Layers: 2, Stacks: []trace.Stack{{Name: "decoder", Layers: 2}}, Experts: 3, TopK: 1}}
+	// No documents.
+	h := trace.Header{Model: trace.Model{Layers: 2, Experts: 3, TopK: 1}}
 	rep, err := NewReport(Study{Routing: statistics(t, h, nil)})
 	require.NoError(t, err)
 	assert.NoError(t, rep.WriteHTML(io.Discard))
@@ -288,7 +287,7 @@ var update = flag.Bool("update", false, "rewrite testdata/study.txt")
 // TestGoldenData compares the numbers behind every figure and table of a report
 // on a planted trace with testdata/study.txt.
 func TestGoldenData(t *testing.T) {
-	h, docs := planted(t, 8, 40)
+	h, docs := planted(8, 40)
 	stats, results := statistics(t, h, docs), evaluate(t, h, docs)
 	r, err := Compare(Study{Name: "whole", Routing: stats, Results: results}, Study{Name: "half", Routing: statistics(t, h, docs[:3]), Results: results})
 	require.NoError(t, err)
@@ -328,20 +327,20 @@ func TestGoldenData(t *testing.T) {
 	require.NoError(t, err)
 	a, b := strings.Split(got.String(), "\n"), strings.Split(string(want), "\n")
 	for i := range max(len(a), len(b)) {
-		require.Less(t, i, len(a), "%s:%d: the figures say otherwise (run with -update where that is meant):\n%q", file, i+1, a[min(i, len(a)-1)])
-		require.Less(t, i, len(b), "%s:%d: the figures say otherwise (run with -update where that is meant):\n%q", file, i+1, a[min(i, len(a)-1)])
-		require.Equal(t, b[i], a[i], "%s:%d: the figures say otherwise (run with -update where that is meant):\n%q", file, i+1, a[min(i, len(a)-1)])
+		require.Less(t, i, len(a), "%s:%d: the numbers have changed (to accept them, run with -update):\n%q", file, i+1, a[min(i, len(a)-1)])
+		require.Less(t, i, len(b), "%s:%d: the numbers have changed (to accept them, run with -update):\n%q", file, i+1, a[min(i, len(a)-1)])
+		require.Equal(t, b[i], a[i], "%s:%d: the numbers have changed (to accept them, run with -update):\n%q", file, i+1, a[min(i, len(a)-1)])
 	}
 }
 
-// TestLargeReport: many data sets, and as many layers and experts as a trace holds.
+// TestLargeReport checks the size of reports of many data sets and of a large model.
 func TestLargeReport(t *testing.T) {
-	h := trace.Header{Model: trace.Model{Layers: 1, Stacks: []trace.Stack{{Name: "decoder", Layers: 1}}, Experts: 2, TopK: 1}}
+	h := trace.Header{Model: trace.Model{Layers: 1, Experts: 2, TopK: 1}}
 	var docs []*trace.Document
 	for i := range 5000 {
 		docs = append(docs, &trace.Document{Dataset: fmt.Sprint("set ", i), ID: "x", Tokens: []int32{1}, Experts: []int32{int32(i % 2)}, Weights: []float32{1}})
 	}
-	large := trace.Header{Model: trace.Model{Layers: 128, Stacks: []trace.Stack{{Name: "decoder", Layers: 128}}, Experts: 1024, TopK: 2}}
+	large := trace.Header{Model: trace.Model{Layers: 128, Experts: 1024, TopK: 2}}
 	d := &trace.Document{ID: "x", Tokens: []int32{1, 2, 3}}
 	for i := range 3 * 128 * 2 {
 		d.Experts, d.Weights = append(d.Experts, int32(i*37%1024)), append(d.Weights, 0.5)

@@ -109,7 +109,7 @@ func (t TokenText) draw(p *pen, at rect) hover {
 		if e >= 0 {
 			p.rect(x, y+11, k.w, 17, plain(expertGround(e, t.Experts, p.style.Dark)))
 			p.text(x+k.w/2, y+9, strconv.Itoa(e), small)
-			tip = fmt.Sprintf("token %d, layer %d: expert %d, weight %s", k.token, t.Layer, e, short(w, 3))
+			tip = fmt.Sprintf("token %d, layer %d: %s", k.token, t.Layer, expertText(e, w))
 		} else {
 			p.frame(x, y+11, k.w, 17, 1, p.style.tone("grid"))
 		}
@@ -117,6 +117,13 @@ func (t TokenText) draw(p *pen, at rect) hover {
 		h.Spots = append(h.Spots, spot{X: x, Y: y + 11, W: k.w, H: 17, Text: tip})
 	}
 	return h
+}
+
+func expertText(expert int, weight float64) string {
+	if math.IsNaN(weight) {
+		return fmt.Sprint("expert ", expert)
+	}
+	return fmt.Sprintf("expert %d, weight %s", expert, short(weight, 3))
 }
 
 // TokenPaths draws the paths of tokens through all layers. Each expert is a
@@ -242,8 +249,8 @@ func (f TokenPaths) drawPath(p *pen, x, y *axis, i int, radius float64) (spots [
 				p.circle(px, py, r, tone.fade(0.55))
 				p.circle(px, py, r*0.5, p.style.tone("ground"))
 			}
-			spots = append(spots, spot{X: px, Y: py, Text: fmt.Sprintf("token %d %q\nlayer %d, choice %d: expert %d, weight %s",
-				t, label(f.Journey.Pieces[t], 24), l, k+1, e, short(w, 3))})
+			spots = append(spots, spot{X: px, Y: py, Text: fmt.Sprintf("token %d %q\nlayer %d, choice %d: %s",
+				t, label(f.Journey.Pieces[t], 24), l, k+1, expertText(e, w))})
 		}
 	}
 	return spots

@@ -29,7 +29,7 @@ func TestToneContrast(t *testing.T) {
 		for _, v := range tones {
 			want := 3.0
 			switch v.name {
-			case "ground", "grid", "missing": // not needed to understand a figure
+			case "ground", "grid", "missing": // not required to understand a figure
 				continue
 			case "ink", "soft":
 				want = 4.5
@@ -42,25 +42,23 @@ func TestToneContrast(t *testing.T) {
 			}
 		}
 	}
-	// Values in cells.
+	// Text in cells.
 	for i := range 101 {
 		for _, stops := range [][]uint32{viridis, blueOrange} {
 			c := ramp(stops, float64(i)/100)
 			assert.GreaterOrEqual(t, contrast(textOn(c).c, c), 4.5, "text on %s has a contrast of %.2f", hexString(c), contrast(textOn(c).c, c))
 		}
 	}
-	// Read without colour: lightness rises along the map.
+	// Without colour: lightness increases along the map.
 	for i := 1; i < len(viridis); i++ {
 		assert.Greater(t, luminance(rgb(viridis[i])), luminance(rgb(viridis[i-1])))
 	}
 }
 
-// TestWCAG checks our luminance and contrast against published values.
+// TestWCAG compares contrasts with published values.
 func TestWCAG(t *testing.T) {
 	assert.InDelta(t, 21, contrast(rgb(0), rgb(0xffffff)), 1e-9)
-	if c := contrast(rgb(0x767676), rgb(0xffffff)); math.Abs(c-4.54) > 0.005 { // the well-known lightest grey of AA
-		t.Error("#767676 on white:", c)
-	}
+	assert.InDelta(t, 4.54, contrast(rgb(0x767676), rgb(0xffffff)), 0.005) // the lightest grey of level AA
 }
 
 func TestTicks(t *testing.T) {
@@ -130,15 +128,22 @@ func TestPNGSize(t *testing.T) {
 	assert.Equal(t, 450, img.Bounds().Dx())
 }
 
-// TestSmallAndLarge draws what has nothing, one and many of everything.
+// renamed is a figure with a name.
+type renamed struct {
+	Figure
+	name string
+}
+
+func (r renamed) Describe() Info { return Info{Name: r.name, Title: "T"} }
+
+// TestSmallAndLarge draws figures of nothing, of one value and of many.
 func TestSmallAndLarge(t *testing.T) {
-	named := func(i int) Info { return Info{Name: fmt.Sprintf("figure-%d", i), Title: "T"} }
 	one := Journey{Layers: 1, TopK: 1, Pieces: []string{"x"}, Experts: []int32{0}}
 	none := Journey{Layers: 1, TopK: 2, Pieces: []string{"x"}, Experts: []int32{0, -1}, Weights: []float32{1, 0}}
 	many := sampleJourney(3, "d", "1", 50, 27, 128, 6)
 	for i, c := range []struct {
 		f    Figure
-		text string // must stand in the picture
+		text string // in the picture
 	}{
 		{HeatMap{}, "Nothing to draw"},
 		{HeatMap{Data: [][]float64{}, Value: "usage"}, "no usage were given"},
@@ -168,30 +173,11 @@ func TestSmallAndLarge(t *testing.T) {
 		{TokenPaths{Journey: none, Experts: 1, Tokens: []int{0}}, "layer"},
 		{TokenPaths{Journey: many, Experts: 128, Tokens: []int{0, 1, 49}}, "layer"},
 	} {
-		switch f := c.f.(type) { // give each a name
-		case HeatMap:
-			f.Info = named(i)
-			c.f = f
-		case Lines:
-			f.Info = named(i)
-			c.f = f
-		case Panels:
-			f.Info = named(i)
-			c.f = f
-		case Drawing:
-			f.Info = named(i)
-			c.f = f
-		case TokenText:
-			f.Info = named(i)
-			c.f = f
-		case TokenPaths:
-			f.Info = named(i)
-			c.f = f
-		}
+		f := renamed{c.f, fmt.Sprintf("figure-%d", i)}
 		for _, s := range []Style{{}, {Width: 240}} {
-			assert.Contains(t, strings.Join(strings.FieldsFunc(checkSVG(t, c.f, s), func(r rune) bool { return r == '|' || r == ' ' }), " "), c.text)
+			assert.Contains(t, strings.Join(strings.FieldsFunc(checkSVG(t, f, s), func(r rune) bool { return r == '|' || r == ' ' }), " "), c.text)
 		}
-		assert.NoError(t, WritePNG(io.Discard, c.f, Style{Density: 0.5}))
+		assert.NoError(t, WritePNG(io.Discard, f, Style{Density: 0.5}))
 	}
 }
 
@@ -231,7 +217,7 @@ func TestRefused(t *testing.T) {
 		assert.ErrorContains(t, err, c.want)
 	}
 	_, err := journeyOf(&trace.Document{ID: "d", Experts: make([]int32, 7)}, trace.Model{Layers: 3, TopK: 2}, nil)
-	assert.Error(t, err, "7 experts for 3 layers of top-2 were taken")
+	assert.Error(t, err, "7 experts for 3 layers of top-2")
 }
 
 // TestTableCSV reads the numbers back with encoding/csv.
@@ -242,7 +228,7 @@ func TestTableCSV(t *testing.T) {
 	got, err := csv.NewReader(&b).ReadAll()
 	require.NoError(t, err)
 	assert.Equal(t, fmt.Sprint([][]string{{"a", "b (%)"}, {"x,\"y\"\n", "0.1"}, {"z", ""}, {"w", "3"}}), fmt.Sprint(got))
-	assert.Error(t, (Table{Columns: tab.Columns, Rows: [][]any{{"x"}}}).WriteCSV(io.Discard), "a short row was written")
+	assert.Error(t, (Table{Columns: tab.Columns, Rows: [][]any{{"x"}}}).WriteCSV(io.Discard), "a short row")
 }
 
 // TestCSVFormulas checks that no text of a data set is a formula in a spreadsheet,
@@ -329,7 +315,7 @@ func TestTextInside(t *testing.T) {
 	}
 }
 
-// boundsCanvas checks where upright text lands.
+// boundsCanvas checks that horizontal text is inside the picture.
 type boundsCanvas struct {
 	svgCanvas
 	t     *testing.T
@@ -340,6 +326,6 @@ type boundsCanvas struct {
 func (c *boundsCanvas) FillString(f font.Face, p vg.Point, s string) {
 	x, y := c.at(p)
 	if m := c.top().m; math.Abs(m[1]) < 1e-9 && (x < -0.5 || x+f.Width(s).Points() > c.width+0.5 || y-f.Font.Size.Points()*0.7 < -0.5 || y > c.svgCanvas.height+0.5) {
-		c.t.Errorf("%s, %g wide: %q is at %.1f..%.1f, %.1f", c.name, c.width, s, x, x+f.Width(s).Points(), y)
+		assert.Fail(c.t, "text outside", "%s, %g wide: %q is at %.1f..%.1f, %.1f", c.name, c.width, s, x, x+f.Width(s).Points(), y)
 	}
 }

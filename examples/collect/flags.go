@@ -99,9 +99,6 @@ func (o *options) check(fs *flag.FlagSet) (err error) {
 		}
 		o.data = list{"mini"}
 	}
-	if err := o.model.Check(); err != nil {
-		return err
-	}
 	switch o.float {
 	case "float32":
 	case "float16":

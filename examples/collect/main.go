@@ -60,7 +60,7 @@ func (o *options) collect(ctx context.Context, errs io.Writer) (*collect.Report,
 	}
 	c := o.Options
 	c.ModelName, c.Program = o.model.Name(), "expertspec collect"
-	c.Extra = map[string]string{"backend": o.backendName(), "executor": o.model.Executor}
+	c.Extra = map[string]string{"backend": o.backendName(), "executor": o.model.Executor.String()}
 	c.Progress, c.Problem = show.progress, show.problem
 	return collect.Run(ctx, collect.Mixtral(model), tok, sources, o.out, c)
 }

@@ -23,8 +23,9 @@ const help = `
 convert reads a routing trace of another program and writes a trace (-from FORMAT -in PATH -out DIR), writes a trace in
 another format where that can hold it (-to FORMAT -in DIR -out PATH), or checks a trace (-validate DIR).
 
-What a format does not say is inferred from all the data or given by flags, and is printed. A malformed line or document is
-named on standard error with its place and omitted.
+What a format does not say is inferred from all the data or given by flags, and is printed. A malformed line or document,
+and what is not a regular file in a folder, is named on standard error with its place and omitted. The output appears complete or
+not at all.
 
 Formats:
 `
@@ -90,17 +91,17 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	}
 	report, err := o.convertTrace(ctx, s.Out)
 	if report != nil {
-		for _, e := range report.LeftOut {
+		for _, e := range report.Omitted {
 			fmt.Fprintf(s.Err, "convert: omitted: %v\n", e)
 		}
 	}
 	switch {
 	case err != nil:
 		return err
-	case len(report.LeftOut) > 0 && report.Documents == 0:
+	case len(report.Omitted) > 0 && report.Documents == 0:
 		return fmt.Errorf("no document of %s could be converted", o.in)
-	case len(report.LeftOut) > 0:
-		return &cli.Incomplete{Omitted: len(report.LeftOut), What: "documents or lines of " + o.in}
+	case len(report.Omitted) > 0:
+		return &cli.Incomplete{Omitted: len(report.Omitted), What: "documents or lines of " + o.in}
 	}
 	return nil
 }
@@ -134,9 +135,8 @@ func (o *options) convertTrace(ctx context.Context, out io.Writer) (*convert.Rep
 	if o.float16 {
 		w.Float = trace.Float16
 	}
-	o.convert.Program = "expertspec convert -from " + o.from
 	var s *trace.Statistics
-	report, err := convert.Read(ctx, o.from, o.in, o.out, o.convert, w, nil)
+	report, err := convert.Read(ctx, o.from, o.in, o.out, o.convert, w)
 	if err != nil {
 		return report, err
 	}

@@ -63,7 +63,7 @@ func (o *options) check(*flag.FlagSet) error {
 	case o.greedy < 0:
 		return fmt.Errorf("-greedy is %d tokens", o.greedy)
 	}
-	return o.model.Check()
+	return nil
 }
 
 func (o *options) run(ctx context.Context, s cli.Streams) error {

@@ -4,91 +4,64 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"strconv"
 
 	"github.com/expertspec/expertspec/trace"
 )
 
-// allenaiFiles lists the files of path: itself, or a folder's *.jsonl.
-func allenaiFiles(path string) ([]string, error) {
-	info, err := os.Stat(path)
-	if err != nil || !info.IsDir() {
-		return []string{path}, err
-	}
-	files, err := filepath.Glob(filepath.Join(path, "*.jsonl"))
-	if err == nil && len(files) == 0 {
-		err = fmt.Errorf("%s: no .jsonl in the folder", path)
-	}
-	slices.Sort(files)
-	return files, err
+// allenaiLine is one line.
+type allenaiLine struct {
+	ids     []int32 // [T]
+	experts []int32 // [T,K,L]
+	t, k, l int
 }
 
-// allenaiLine is one line: input_ids [T], exp_ids [T,K,L].
-type allenaiLine struct {
-	ids, experts []int32
-	t, k, l      int
+type allenaiJSON struct {
+	IDs     json.RawMessage `json:"input_ids"`
+	Experts json.RawMessage `json:"exp_ids"`
 }
 
 func parseAllenAI(line []byte) (*allenaiLine, error) {
-	var x allenaiLine
-	var have [2]bool
-	err := members(line, func(key string, value []byte) error {
-		switch key {
-		case "input_ids":
-			ids, _, err := integers(value, 1)
-			x.ids, have[0] = ids, true
-			return err
-		case "exp_ids":
-			experts, shape, err := integers(value, 3)
-			if err == nil {
-				x.experts, x.t, x.k, x.l, have[1] = experts, shape[0], shape[1], shape[2], true
-			}
-			return err
-		}
-		return nil
-	})
-	switch {
-	case err != nil:
-	case !have[0] || !have[1]:
-		err = errors.New("input_ids or exp_ids is missing")
-	case x.t == 0 || x.k == 0 || x.l == 0:
-		err = errors.New("exp_ids is empty")
-	case x.t != len(x.ids):
-		err = fmt.Errorf("%d input_ids, exp_ids of %d tokens", len(x.ids), x.t)
+	var raw allenaiJSON
+	if err := json.Unmarshal(line, &raw); err != nil {
+		return nil, err
 	}
-	return &x, err
+	if raw.IDs == nil || raw.Experts == nil {
+		return nil, errors.New("input_ids or exp_ids is missing")
+	}
+	ids, _, err := integers(raw.IDs, 1)
+	if err != nil {
+		return nil, fmt.Errorf("input_ids: %w", err)
+	}
+	experts, shape, err := integers(raw.Experts, 3)
+	if err != nil {
+		return nil, fmt.Errorf("exp_ids: %w", err)
+	}
+	x := &allenaiLine{ids, experts, shape[0], shape[1], shape[2]}
+	if len(experts) == 0 {
+		err = errors.New("exp_ids is empty")
+	} else if x.t != len(ids) {
+		err = fmt.Errorf("%d input_ids, exp_ids of %d tokens", len(ids), x.t)
+	}
+	return x, err
 }
 
-// openAllenAI reads the JSON lines of OLMoE's run_moe_analysis.py: exp_ids
-// [T,K,L], experts in order of falling router logits. They hold no weights.
-func openAllenAI(path string, o Options) (*source, error) {
-	files, err := allenaiFiles(path)
+// openAllenAI reads the JSON lines of OLMoE's run_moe_analysis.py: input_ids [T]
+// and exp_ids [T,K,L], experts in order of falling router logits. They hold no
+// weights. path is a file or a folder of .jsonl files.
+func openAllenAI(ctx context.Context, path string, o Options) (*source, error) {
+	in, err := listInputs(path, ".jsonl")
 	if err != nil {
 		return nil, err
 	}
-	m := trace.Model{Experts: o.Experts, TopK: o.TopK}
-	most := int32(-1)
-	found := false
-	for _, file := range files { // the shape of the first good line; the largest id
-		err := lines(file, func(_ int, line []byte) error {
-			x, err := parseAllenAI(line)
-			if err != nil {
-				return nil // told when it is its turn
-			}
-			if !found {
-				found = true
-				m.Layers = x.l
-				if m.TopK == 0 {
-					m.TopK = x.k
-				}
-			}
-			if x.l == m.Layers && x.k == m.TopK {
-				most = max(most, slices.Max(x.experts))
+	s := survey{topK: o.TopK, largest: -1}
+	for _, file := range in.files {
+		err := eachLine(ctx, file, func(l *lineReader) error {
+			if x, err := parseAllenAI(l.Bytes()); err == nil { // errors are reported later
+				s.add(x.experts, x.l, x.k)
 			}
 			return nil
 		})
@@ -96,39 +69,33 @@ func openAllenAI(path string, o Options) (*source, error) {
 			return nil, err
 		}
 	}
-	if !found {
+	if s.layers == 0 {
 		return nil, fmt.Errorf("%s: no line holds input_ids and exp_ids", path)
 	}
-	var notes []string
-	if m.Experts == 0 {
-		m.Experts = max(int(most)+1, m.TopK)
-		notes = append(notes, fmt.Sprintf("%d experts: the largest id and one", m.Experts))
-	}
-	h := header(o, m, nil)
-	h.NoWeights = true
-	notes = append(notes, "no routing weights in this format")
-	return &source{header: h, notes: notes, documents: func(yield func(*trace.Document, error) bool) {
+	h, notes := s.header(o)
+	return &source{header: h, notes: notes, omitted: in.omitted, documents: func(yield func(*trace.Document, error) bool) {
 		stop := errors.New("stop")
-		for _, file := range files {
-			err := lines(file, func(n int, line []byte) error {
-				if len(bytes.TrimSpace(line)) == 0 {
+		for _, file := range in.files {
+			err := eachLine(ctx, file, func(l *lineReader) error {
+				if len(bytes.TrimSpace(l.Bytes())) == 0 {
 					return nil
 				}
-				d, err := allenaiDocument(line, &m)
+				d, err := allenaiDocument(l.Bytes(), &h.Model)
 				if err != nil {
-					err = leftOut{&Error{File: file, Line: n, Err: err}}
+					err = omission{l.place(err)}
 				} else {
-					d.Dataset, d.ID = datasetOr(o, base(file)), strconv.Itoa(n)
+					d.Dataset, d.ID = in.name(o, file, l.n)
 				}
 				if !yield(d, err) {
 					return stop
 				}
 				return nil
 			})
+			if err == stop {
+				return
+			}
 			if err != nil {
-				if err != stop {
-					yield(nil, err)
-				}
+				yield(nil, err)
 				return
 			}
 		}
@@ -155,67 +122,57 @@ func allenaiDocument(line []byte, m *trace.Model) (*trace.Document, error) {
 }
 
 // writeAllenAI writes one JSON-lines file. The format has no place for names,
-// weights, positions and phases; it needs token ids and K experts everywhere.
+// weights, positions and phases; it requires token ids and K experts everywhere.
 func writeAllenAI(ctx context.Context, r *trace.Reader, out string) (*Report, error) {
-	h := r.Header()
-	m := &h.Model
-	var report *Report
-	err := whole(out, func(w *bufio.Writer) (err error) {
-		report, err = each(ctx, r, trace.Filter{NoLogits: true, NoInput: true}, func(d *trace.Document) error {
+	report := &Report{Header: r.Header(),
+		Notes: []string{"not kept: names of data sets and documents, weights, positions, phases, logits"}}
+	return report, writeFile(out, func(w *bufio.Writer) error {
+		return report.each(ctx, routing(r).Documents(), func(d *trace.Document) error {
 			if err := dense(d, true); err != nil {
 				return err
 			}
-			w.WriteString(`{"input_ids": `)
-			writeInts(w, d.Tokens)
-			w.WriteString(`, "exp_ids": [`)
-			column := make([]int32, m.Layers)
-			for t := range d.Len() {
-				if t > 0 {
-					w.WriteString(", ")
-				}
-				w.WriteByte('[')
-				for k := range m.TopK {
-					for l := range column {
-						column[l] = d.ExpertsAt(m, t, l)[k]
-					}
-					if k > 0 {
-						w.WriteString(", ")
-					}
-					writeInts(w, column)
-				}
-				w.WriteByte(']')
-			}
-			_, err := w.WriteString("]}\n")
-			return err
+			return writeAllenAILine(w, d, &report.Header.Model)
 		})
-		return err
 	})
-	if report != nil {
-		report.Notes = []string{"not kept: names of data sets and documents, weights, positions, phases, logits"}
+}
+
+func writeAllenAILine(w *bufio.Writer, d *trace.Document, m *trace.Model) error {
+	w.WriteString(`{"input_ids": `)
+	writeInts(w, d.Tokens)
+	w.WriteString(`, "exp_ids": [`)
+	column := make([]int32, m.Layers)
+	for t := range d.Len() {
+		if t > 0 {
+			w.WriteString(", ")
+		}
+		w.WriteByte('[')
+		for k := range m.TopK {
+			for l := range column {
+				column[l] = d.ExpertsAt(m, t, l)[k]
+			}
+			if k > 0 {
+				w.WriteString(", ")
+			}
+			writeInts(w, column)
+		}
+		w.WriteByte(']')
 	}
-	return report, err
+	_, err := w.WriteString("]}\n")
+	return err
 }
 
 func writeInts(w *bufio.Writer, values []int32) {
 	w.WriteByte('[')
-	var b [12]byte
 	for i, v := range values {
 		if i > 0 {
 			w.WriteString(", ")
 		}
-		w.Write(strconv.AppendInt(b[:0], int64(v), 10))
+		w.Write(strconv.AppendInt(w.AvailableBuffer(), int64(v), 10))
 	}
 	w.WriteByte(']')
 }
 
-// dense checks that a format without gaps can hold a document.
-func dense(d *trace.Document, tokens bool) error {
-	name := fmt.Sprintf("document %q of data set %q", d.ID, d.Dataset)
-	if i := slices.Index(d.Experts, trace.NoExpert); i >= 0 {
-		return leftOut{fmt.Errorf("%s: a token has fewer than top-k experts (choice %d), which the format cannot hold", name, i)}
-	}
-	if i := slices.Index(d.Tokens, trace.NoToken); tokens && i >= 0 {
-		return leftOut{fmt.Errorf("%s: the id of token %d is unknown, which the format cannot hold", name, i)}
-	}
-	return nil
+// routing reads only what formats without logits and inputs hold.
+func routing(r *trace.Reader) *trace.Reader {
+	return r.Select(trace.Filter{NoLogits: true, NoInput: true})
 }

@@ -3,9 +3,11 @@ package convert
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -21,103 +23,64 @@ const (
 
 // bigmoeFile is a route CSV as it is read.
 type bigmoeFile struct {
-	path    string
 	model   trace.Model
 	known   bool              // the model's line was read
-	extra   map[string]string // header lines, kept for writing back
+	extra   map[string]string // header lines, kept for writing
 	columns bool
 	layers  strings.Builder
 	g       *gather
-	bad     map[int32]error // turns that cannot be whole
 	turn    int32
 }
 
-// openBigMoE reads a route CSV of BigMoeOnEdge: a row a choice, a turn a
-// document. Residency and read bytes belong to the run's cache, not to routing,
-// and are left behind. Prompt tokens skip the last layer in some engines: they
-// get no experts there.
-func openBigMoE(file string, o Options) (*source, error) {
-	f := &bigmoeFile{path: file, g: newGather(), extra: map[string]string{}, bad: map[int32]error{}}
-	if err := lines(file, f.line); err != nil {
+// openBigMoE reads a route CSV of BigMoeOnEdge: a row for each choice, a turn is
+// a document. Residency and bytes read belong to the run's cache, not to routing,
+// and are not kept. Prompt tokens skip the last layer in some engines: they have
+// no experts there.
+func openBigMoE(ctx context.Context, file string, o Options) (*source, error) {
+	f := &bigmoeFile{g: newGather(), extra: map[string]string{}}
+	if err := eachLine(ctx, file, f.line); err != nil {
 		return nil, err
 	}
 	if !f.known || !f.columns {
-		return nil, &Error{File: file, Err: errors.New("no route trace: model line or column names are missing")}
+		return nil, &place{file: file, err: errors.New("not a route trace: model line or column names are missing")}
 	}
 	if len(f.g.choices) == 0 {
-		return nil, &Error{File: file, Err: errors.New("no rows")}
+		return nil, &place{file: file, err: errors.New("no rows")}
 	}
-	f.g.sort()
-	blocks := f.g.blocks()
-	m := f.model
-	if last := blocks[len(blocks)-1]; last >= m.Layers {
-		return nil, &Error{File: file, Err: fmt.Errorf("layer %d of n_layer=%d", last, m.Layers)}
-	}
-	m.Layers, m.Stacks = len(blocks), stack(blocks)
-	if o.Experts != 0 {
-		m.Experts = o.Experts
-	}
-	if o.TopK != 0 {
-		m.TopK = o.TopK
+	if last := slices.Max(slices.Collect(maps.Keys(f.g.layers))); int(last) >= f.model.Layers {
+		return nil, &place{file: file, err: fmt.Errorf("layer %d of n_layer=%d", last, f.model.Layers)}
 	}
 	if f.layers.Len() > 0 {
 		f.extra["bigmoe.layers"] = f.layers.String()
 	}
-	return &source{
-		header: header(o, m, f.extra),
-		notes:  []string{"token ids are not in this format", "not kept: residency, expert_bytes of each row"},
-		documents: func(yield func(*trace.Document, error) bool) {
-			for _, turn := range slices.Sorted(mapKeys(f.bad)) {
-				if !yield(nil, leftOut{f.bad[turn]}) {
-					return
-				}
-			}
-			f.g.documents(&m, blocks, func(turn int32, d *trace.Document, err error) bool {
-				if _, bad := f.bad[turn]; bad {
-					return true
-				}
-				if err != nil {
-					err = leftOut{&Error{File: file, Item: fmt.Sprintf("turn %d", turn), Err: err}}
-				} else {
-					d.Dataset = datasetOr(o, strings.TrimSuffix(base(file), ".route"))
-					d.ID = fmt.Sprintf("turn-%d", turn)
-				}
-				return yield(d, err)
-			})
-		},
-	}, nil
+	src := f.g.source(file, o, f.model, func(turn int32) trace.Key {
+		return trace.Key{Dataset: strings.TrimSuffix(base(file), ".route"), Document: fmt.Sprintf("turn-%d", turn)}
+	})
+	src.header.Source.Extra = f.extra
+	src.notes = []string{"token ids are not in this format", "not kept: residency, expert_bytes of each row"}
+	return src, nil
 }
 
-func mapKeys[V any](m map[int32]V) func(func(int32) bool) {
-	return func(yield func(int32) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
-}
-
-func (f *bigmoeFile) line(n int, line []byte) error {
-	fail := func(err error) error { return &Error{File: f.path, Line: n, Err: err} }
+func (f *bigmoeFile) line(l *lineReader) error {
+	line := l.Bytes()
 	switch {
-	case n == 1:
+	case l.n == 1:
 		if string(line) != bigmoeMagic {
-			return fail(fmt.Errorf("no route trace: want %q", bigmoeMagic))
+			return l.place(fmt.Errorf("not a route trace: want %q", bigmoeMagic))
 		}
 	case len(bytes.TrimSpace(line)) == 0:
 	case line[0] == '#':
 		if err := f.comment(string(line[1:])); err != nil {
-			return fail(err)
+			return l.place(err)
 		}
 	case !f.columns:
 		if string(line) != bigmoeHeader {
-			return fail(fmt.Errorf("columns are %q, want %q", line, bigmoeHeader))
+			return l.place(fmt.Errorf("columns are %q, want %q", line, bigmoeHeader))
 		}
 		f.columns = true
 	default:
-		if err := f.row(line); err != nil && f.bad[f.turn] == nil {
-			f.bad[f.turn] = fail(fmt.Errorf("turn %d is left out: %w", f.turn, err))
+		if err := f.row(line); err != nil {
+			f.g.omit(f.turn, l.place(fmt.Errorf("turn %d: %w", f.turn, err)))
 		}
 	}
 	return nil
@@ -163,35 +126,26 @@ func (f *bigmoeFile) comment(text string) error {
 		*dst = v
 	}
 	f.known = true
-	if err := f.model.Validate(); err != nil {
-		return err
-	}
-	return nil
+	return f.model.Validate()
 }
 
+// row takes one choice. It sets f.turn where the row begins with one.
 func (f *bigmoeFile) row(line []byte) error {
-	var fields [9]string
-	n := 0
-	for part := range bytes.SplitSeq(line, []byte(",")) {
-		if n < len(fields) {
-			fields[n] = string(part)
-		}
-		n++
-	}
-	if n != len(fields) {
-		return fmt.Errorf("%d fields, want %d", n, len(fields))
-	}
+	fields := strings.Split(string(line), ",")
 	var v [6]int32
-	for i := range v {
+	for i := range min(len(v), len(fields)) {
 		x, err := strconv.ParseInt(fields[i], 10, 32)
 		if err != nil {
 			return fmt.Errorf("field %d: %w", i+1, err)
 		}
 		v[i] = int32(x)
+		f.turn = v[0]
 	}
-	f.turn = v[0]
+	if len(fields) != 9 {
+		return fmt.Errorf("%d fields, want 9", len(fields))
+	}
 	if v[1] != 0 && v[1] != 1 {
-		return fmt.Errorf("phase %d", v[1])
+		return fmt.Errorf("phase is %d, want 0 or 1", v[1])
 	}
 	w, err := strconv.ParseFloat(fields[6], 32)
 	if err != nil {
@@ -201,38 +155,28 @@ func (f *bigmoeFile) row(line []byte) error {
 		weight: float32(w), token: trace.NoToken})
 }
 
-// writeBigMoE writes a route CSV, each document a turn. Residency and read
-// bytes are of a run's cache: residency is -1 for unknown, bytes are 0.
+// writeBigMoE writes a route CSV, each document a turn. Residency and bytes read
+// belong to a run's cache: residency is -1 for unknown, bytes are 0.
 func writeBigMoE(ctx context.Context, r *trace.Reader, out string) (*Report, error) {
 	h := r.Header()
 	m := &h.Model
 	if h.NoWeights {
-		return nil, errors.New("convert: bigmoe needs routing weights")
+		return nil, errors.New("format bigmoe requires routing weights")
 	}
 	blocks := blockNumbers(m)
 	extra := h.Source.Extra
-	var report *Report
-	err := whole(out, func(w *bufio.Writer) (err error) {
-		name, arch := extra["bigmoe.model"], extra["bigmoe.arch"]
-		if name == "" {
-			name = m.Name
-		}
-		if arch == "" {
-			arch = "unknown"
-		}
-		fmt.Fprintf(w, "%s\n# model=%s arch=%s n_layer=%d n_expert=%d n_expert_used=%d\n%s%s\n", bigmoeMagic, name, arch,
+	report := &Report{Header: h,
+		Notes: []string{"turns are numbered in order; not kept: names, token ids, logits; residency is -1 and expert_bytes 0 for unknown"}}
+	return report, writeFile(out, func(w *bufio.Writer) error {
+		fmt.Fprintf(w, "%s\n# model=%s arch=%s n_layer=%d n_expert=%d n_expert_used=%d\n%s%s\n", bigmoeMagic,
+			strings.NewReplacer("\n", " ", "\r", " ").Replace(cmp.Or(extra["bigmoe.model"], m.Name)), cmp.Or(extra["bigmoe.arch"], "unknown"),
 			blocks[len(blocks)-1]+1, m.Experts, m.TopK, extra["bigmoe.layers"], bigmoeHeader)
 		turn := -1
-		report, err = each(ctx, r, trace.Filter{NoLogits: true, NoInput: true}, func(d *trace.Document) error {
+		return report.each(ctx, routing(r).Documents(), func(d *trace.Document) error {
 			turn++
 			return writeTurn(w, d, m, turn, blocks)
 		})
-		return err
 	})
-	if report != nil {
-		report.Notes = []string{"turns are numbered in order; not kept: names, token ids, logits; residency is -1 and expert_bytes 0 for unknown"}
-	}
-	return report, err
 }
 
 func writeTurn(w *bufio.Writer, d *trace.Document, m *trace.Model, turn int, blocks []int) error {

@@ -1,11 +1,12 @@
 // Package convert reads the routing traces of other programs into trace files,
 // and writes trace files in their formats where these can hold them.
 //
-// A format's reader never guesses in silence: what the source does not say
-// (top-k, the number of experts) is inferred from all of the data or taken from
-// Options, and Report.Notes says so. A line or document that is malformed is
-// left out and named with its place; the rest is converted. Memory is bounded by
-// the largest document, or by the file where a format cannot be read in parts.
+// Nothing is guessed silently. What the source does not state (top-k, the number
+// of experts) is inferred from all of the data or taken from Options, and
+// Report.Notes says which. A malformed line or document is omitted and reported
+// with its place; the rest is converted. Memory is bounded by the largest
+// document, or by the file where a format cannot be read in parts (bigmoe,
+// specmoe) or written in parts (vllm as one safetensors file).
 package convert
 
 import (
@@ -20,72 +21,72 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// Options tells a reader what its format does not say. Zero values are taken
-// from the source or inferred.
+// Options states what a format does not. Zero values are taken from the source
+// or inferred.
 type Options struct {
 	Name       string // of the model; "": the source's, or "unknown"
-	Dataset    string // of the documents; "": the source's, or the file's name
+	Dataset    string // of all documents; "": the source's, or the file's name
 	Experts    int    // E; 0: the source's, or the largest id + 1
-	TopK       int    // K; 0: the source's
+	TopK       int    // K; 0: the source's, or inferred
 	Vocabulary int    // V; 0: unknown
-	Seed       int64  // kept in the trace's source
-	// Program is recorded as the program that made the trace; "": the format.
-	Program string
 }
 
-// Validate checks that no number is negative.
+// Validate returns an error if a number is negative.
 func (o *Options) Validate() error {
 	if o.Experts < 0 || o.TopK < 0 || o.Vocabulary < 0 {
-		return errors.New("convert: experts, top-k and vocabulary cannot be negative")
+		return errors.New("experts, top-k and vocabulary cannot be negative")
 	}
 	return nil
 }
 
-// Error is an error with its place in a source.
-type Error struct {
-	File string
-	Line int    // 1-based; 0: none
-	Item string // document, tensor or field; "": none
-	Err  error
+// place is an error with its place in a source.
+type place struct {
+	file string
+	line int    // 1-based; 0: none
+	item string // document, tensor or field; "": none
+	err  error
 }
 
-func (e *Error) Error() string {
+func (e *place) Error() string {
 	var b strings.Builder
-	b.WriteString(e.File)
-	if e.Line > 0 {
-		fmt.Fprintf(&b, ":%d", e.Line)
+	b.WriteString(e.file)
+	if e.line > 0 {
+		fmt.Fprintf(&b, ":%d", e.line)
 	}
-	if e.Item != "" {
-		fmt.Fprintf(&b, ": %s", e.Item)
+	if e.item != "" {
+		fmt.Fprintf(&b, ": %s", e.item)
 	}
-	return b.String() + ": " + e.Err.Error()
+	return b.String() + ": " + e.err.Error()
 }
 
-func (e *Error) Unwrap() error { return e.Err }
+func (e *place) Unwrap() error { return e.err }
 
-// leftOut marks an error about one document: the reader goes on after it.
-type leftOut struct{ error }
+// omission is an error about one document, after which the conversion continues.
+type omission struct{ err error }
 
-func (e leftOut) Unwrap() error { return e.error }
+func (e omission) Error() string { return e.err.Error() }
+func (e omission) Unwrap() error { return e.err }
 
 // source is an opened foreign trace.
 type source struct {
-	header trace.Header
-	notes  []string
-	// documents yields each document, or a leftOut error in its place; any
-	// other error ends the sequence.
+	header  trace.Header
+	notes   []string
+	omitted []error // files that were skipped
+	// documents yields each document, or an omission in its place; any other
+	// error ends the sequence.
 	documents iter.Seq2[*trace.Document, error]
 }
 
-// format is one foreign format.
+// format is a foreign format. write creates a file or folder and may leave it
+// incomplete when it fails; nil: the format is read only.
 type format struct {
 	about string
-	open  func(path string, o Options) (*source, error)
-	write func(ctx context.Context, r *trace.Reader, out string) (*Report, error) // nil: cannot
+	open  func(ctx context.Context, path string, o Options) (*source, error)
+	write func(ctx context.Context, r *trace.Reader, out string) (*Report, error)
 }
 
 var formats = map[string]format{
-	"vllm":         {"experts [T,L,K] of vLLM or SGLang: .npy, .safetensors, or a folder of .npy", openVLLM, writeVLLM},
+	"vllm":         {"experts [T,L,K] of vLLM or SGLang: .npy, .safetensors, or a folder of these", openVLLM, writeVLLM},
 	"allenai":      {"JSON lines of OLMoE's analysis: input_ids [T], exp_ids [T,K,L]", openAllenAI, writeAllenAI},
 	"bigmoe":       {"route CSV of BigMoeOnEdge", openBigMoE, writeBigMoE},
 	"esft":         {"folder of expert_weights_N.txt of DeepSeek's ESFT", openESFT, writeESFT},
@@ -93,7 +94,7 @@ var formats = map[string]format{
 	"specmoe":      {"pickle of MixtralGatingDataPoint of specMoE; read only", openSpecMoE, nil},
 }
 
-// Formats returns the names of the formats and what they are, sorted.
+// Formats returns the sorted names of the formats, and a description of each.
 func Formats() (names []string, about map[string]string) {
 	about = map[string]string{}
 	for name, f := range formats {
@@ -106,26 +107,48 @@ func lookup(name string) (format, error) {
 	f, ok := formats[name]
 	if !ok {
 		names, _ := Formats()
-		return f, fmt.Errorf("convert: no format %q; there are %s", name, strings.Join(names, ", "))
+		return f, fmt.Errorf("unknown format %q; must be one of %s", name, strings.Join(names, ", "))
 	}
 	return f, nil
 }
 
-// Report is what a conversion did.
+// Report describes a conversion.
 type Report struct {
 	Header    trace.Header
 	Documents int
 	Tokens    int64
-	// LeftOut holds the errors of the documents that were left out, each with
-	// its place.
-	LeftOut []error
+	// Omitted holds an error, with its place, for each document that was omitted
+	// and each entry of a folder that was skipped because it is not a regular
+	// file.
+	Omitted []error
 	// Notes say what was inferred, and what the other format cannot hold.
 	Notes []string
 }
 
-// Read converts the trace at path from a format into a new trace in dir, after
-// each document calling visit (which may be nil).
-func Read(ctx context.Context, from, path, dir string, o Options, w trace.WriterOptions, visit func(*trace.Document) error) (*Report, error) {
+// each calls f with every document and counts those that are not omitted.
+func (r *Report) each(ctx context.Context, docs iter.Seq2[*trace.Document, error], f func(d *trace.Document) error) error {
+	for d, err := range docs {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil {
+			err = f(d)
+		}
+		if out := (omission{}); errors.As(err, &out) {
+			r.Omitted = append(r.Omitted, out.err)
+		} else if err != nil {
+			return err
+		} else {
+			r.Documents++
+			r.Tokens += int64(d.Len())
+		}
+	}
+	return nil
+}
+
+// Read converts the foreign trace at path into a new trace in dir. The Report is
+// not nil once the source could be opened, also where the conversion fails later.
+func Read(ctx context.Context, from, path, dir string, o Options, w trace.WriterOptions) (*Report, error) {
 	f, err := lookup(from)
 	if err != nil {
 		return nil, err
@@ -133,57 +156,56 @@ func Read(ctx context.Context, from, path, dir string, o Options, w trace.Writer
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	if o.Program == "" {
-		o.Program = from
-	}
-	src, err := f.open(path, o)
+	src, err := f.open(ctx, path, o)
 	if err != nil {
 		return nil, err
 	}
+	src.header.Source.Program = "expertspec convert -from " + from
 	out, err := trace.Create(dir, src.header, w)
 	if err != nil {
 		return nil, err
 	}
 	defer out.Abort()
-	r := &Report{Header: src.header, Notes: src.notes}
-	for d, err := range src.documents {
-		if ctx.Err() != nil {
-			return r, ctx.Err()
+	r := &Report{Header: src.header, Omitted: src.omitted, Notes: src.notes}
+	seen := map[trace.Key]bool{}
+	err = r.each(ctx, src.documents, func(d *trace.Document) error {
+		err := d.Validate(&src.header)
+		if key := d.Key(); err == nil && seen[key] {
+			err = fmt.Errorf("document %q of data set %q occurs twice", d.ID, d.Dataset)
+		} else {
+			seen[key] = true
 		}
-		if err == nil {
-			if err = d.Validate(&src.header); err != nil {
-				err = leftOut{&Error{File: path, Err: err}}
-			} else if err = out.Write(d); err == nil && visit != nil {
-				err = visit(d)
-			}
+		if err != nil {
+			return omission{&place{file: path, err: err}}
 		}
-		if out := (leftOut{}); errors.As(err, &out) {
-			r.LeftOut = append(r.LeftOut, out.error)
-			continue
-		} else if err != nil {
-			return r, err
-		}
-		r.Documents++
-		r.Tokens += int64(d.Len())
+		return out.Write(d)
+	})
+	if err != nil {
+		return r, err
 	}
 	return r, out.Close()
 }
 
 // Write converts the trace at dir to a format. out is a file or folder, as the
-// format has it; it must not exist.
-func Write(ctx context.Context, to, dir, out string) (*Report, error) {
+// format has it, and must not exist or be an empty folder. It appears complete or
+// not at all.
+func Write(ctx context.Context, to, dir, out string) (report *Report, err error) {
 	f, err := lookup(to)
 	if err != nil {
 		return nil, err
 	}
 	if f.write == nil {
-		return nil, fmt.Errorf("convert: format %q is read only: %s", to, f.about)
+		return nil, fmt.Errorf("format %q is read only", to)
 	}
 	r, err := trace.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	return f.write(ctx, r, out)
+	err = aside(out, func(temp string) error {
+		report, err = f.write(ctx, r, temp)
+		return err
+	})
+	return report, err
 }
 
 // header fills what all formats have in common.
@@ -197,5 +219,37 @@ func header(o Options, m trace.Model, extra map[string]string) trace.Header {
 	if o.Vocabulary != 0 {
 		m.Vocabulary = o.Vocabulary
 	}
-	return trace.Header{Model: m, Source: trace.Source{Program: o.Program, Seed: uint64(o.Seed), Extra: extra}}
+	return trace.Header{Model: m, Source: trace.Source{Extra: extra}}
 }
+
+// survey collects what arrays of experts [T,L,K] say about their model.
+type survey struct {
+	layers, topK int // of the first array
+	largest      int32
+}
+
+func (s *survey) add(experts []int32, layers, topK int) {
+	if s.layers == 0 {
+		s.layers = layers
+		if s.topK == 0 {
+			s.topK = topK
+		}
+	}
+	if layers == s.layers && topK == s.topK {
+		s.largest = max(s.largest, slices.Max(experts))
+	}
+}
+
+// header returns the header of a trace without weights.
+func (s *survey) header(o Options) (h trace.Header, notes []string) {
+	m := trace.Model{Layers: s.layers, TopK: s.topK, Experts: o.Experts}
+	if m.Experts == 0 {
+		m.Experts = max(int(s.largest)+1, m.TopK)
+		notes = append(notes, noteExperts(m.Experts))
+	}
+	h = header(o, m, nil)
+	h.NoWeights = true
+	return h, append(notes, "no routing weights in this format")
+}
+
+func noteExperts(n int) string { return fmt.Sprintf("%d experts: the largest id and one", n) }

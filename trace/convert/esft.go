@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,100 +20,50 @@ import (
 
 var esftName = regexp.MustCompile(`^expert_weights_(\d+)\.txt$`)
 
-// esftLayer is the file of one layer, read line by line in step with the others.
-type esftLayer struct {
-	path  string
-	block int
-	file  *os.File
-	r     *bufio.Reader
-	n     int
-	buf   []byte
-}
-
-func (l *esftLayer) rewind() error {
-	l.n = 0
-	if _, err := l.file.Seek(0, 0); err != nil {
-		return err
-	}
-	l.r = bufio.NewReaderSize(l.file, 1<<16)
-	return nil
-}
-
-// next returns the next line, or false at the end.
-func (l *esftLayer) next() (line []byte, ok bool, err error) {
-	l.n++
-	l.buf = l.buf[:0]
-	for {
-		part, err := l.r.ReadSlice('\n')
-		l.buf = append(l.buf, part...)
-		if errors.Is(err, bufio.ErrBufferFull) && len(l.buf) < maxLine {
-			continue
-		}
-		if err != nil && len(l.buf) == 0 {
-			return nil, false, nil
-		}
-		if len(l.buf) >= maxLine {
-			return nil, false, &Error{File: l.path, Line: l.n, Err: errLongLine}
-		}
-		return trimEnd(l.buf), true, nil
-	}
-}
-
-// esftFolder is an opened folder.
+// esftFolder holds the files of all layers, which are read line by line in step.
 type esftFolder struct {
-	path   string
-	layers []*esftLayer
+	layers []*lineReader
+	blocks []int // transformer block of each layer
 }
 
-func openESFTFolder(path string) (*esftFolder, error) {
+func openESFTFolder(ctx context.Context, path string) (*esftFolder, error) {
 	entries, err := os.ReadDir(path)
 	if err != nil {
 		return nil, err
 	}
-	f := &esftFolder{path: path}
+	files := map[int]string{}
 	for _, e := range entries {
 		name := esftName.FindStringSubmatch(e.Name())
 		if name == nil {
 			continue
 		}
 		block, err := strconv.Atoi(name[1])
+		if err == nil && files[block] != "" {
+			err = fmt.Errorf("layer %d has two files", block)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", filepath.Join(path, e.Name()), err)
 		}
-		l := &esftLayer{path: filepath.Join(path, e.Name()), block: block}
-		if l.file, err = os.Open(l.path); err != nil {
+		files[block] = filepath.Join(path, e.Name())
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%s: no expert_weights_N.txt in the folder", path)
+	}
+	f := &esftFolder{}
+	for _, block := range slices.Sorted(maps.Keys(files)) {
+		l, err := openLines(ctx, files[block])
+		if err != nil {
 			f.close()
 			return nil, err
 		}
-		f.layers = append(f.layers, l)
+		f.layers, f.blocks = append(f.layers, l), append(f.blocks, block)
 	}
-	if len(f.layers) == 0 {
-		return nil, fmt.Errorf("%s: no expert_weights_N.txt in the folder", path)
-	}
-	slices.SortFunc(f.layers, func(a, b *esftLayer) int { return cmp.Compare(a.block, b.block) })
-	for i, l := range f.layers {
-		if i > 0 && l.block == f.layers[i-1].block {
-			f.close()
-			return nil, fmt.Errorf("%s: layer %d has two files", path, l.block)
-		}
-	}
-	return f, f.rewind()
-}
-
-func (f *esftFolder) rewind() error {
-	for _, l := range f.layers {
-		if err := l.rewind(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return f, nil
 }
 
 func (f *esftFolder) close() {
 	for _, l := range f.layers {
-		if l.file != nil {
-			l.file.Close()
-		}
+		l.close()
 	}
 }
 
@@ -120,38 +72,29 @@ func (f *esftFolder) close() {
 // ids, then all their weights, rounded to four places. The choices of a token
 // come in no particular order; the trace has them by falling weight. The weights
 // are the softmax over all experts, as DeepSeek-V2-Lite uses them.
-func openESFT(path string, o Options) (*source, error) {
-	f, err := openESFTFolder(path)
+func openESFT(ctx context.Context, path string, o Options) (*source, error) {
+	guess, err := surveyESFT(ctx, path, o)
 	if err != nil {
 		return nil, err
 	}
-	defer f.close()
-	guess, err := f.survey(o)
-	if err != nil {
-		return nil, err
-	}
-	blocks := make([]int, len(f.layers))
-	for i, l := range f.layers {
-		blocks[i] = l.block
-	}
-	m := trace.Model{Layers: len(blocks), Stacks: stack(blocks), Experts: guess.experts, TopK: guess.topK}
+	m := trace.Model{Layers: len(guess.blocks), Stacks: stack(guess.blocks), Experts: guess.experts, TopK: guess.topK}
 	notes := append(guess.notes, "token ids are not in this format", "choices of a token are sorted by weight")
 	return &source{header: header(o, m, nil), notes: notes, documents: func(yield func(*trace.Document, error) bool) {
-		f, err := openESFTFolder(path)
+		f, err := openESFTFolder(ctx, path)
 		if err != nil {
 			yield(nil, err)
 			return
 		}
 		defer f.close()
 		for n := 1; ; n++ {
-			d, more, err := f.document(&m)
-			if !more && err == nil {
+			d, err := f.document(&m)
+			if err == io.EOF {
 				return
 			}
 			if d != nil {
 				d.Dataset, d.ID = datasetOr(o, filepath.Base(filepath.Clean(path))), strconv.Itoa(n)
 			}
-			if !yield(d, err) || !more {
+			if !yield(d, err) || err != nil && !errors.As(err, new(omission)) {
 				return
 			}
 		}
@@ -164,42 +107,42 @@ type esftChoices struct {
 	weights []float32
 }
 
-// document reads the next line of all layers.
-func (f *esftFolder) document(m *trace.Model) (d *trace.Document, more bool, err error) {
+// document reads the next line of all layers; io.EOF: there is none.
+func (f *esftFolder) document(m *trace.Model) (*trace.Document, error) {
 	var bad error
 	all := make([]esftChoices, len(f.layers))
 	first := f.layers[0]
+	more := first.Scan()
 	for i, l := range f.layers {
-		line, ok, err := l.next()
-		if err != nil {
-			return nil, false, err
+		if i > 0 && l.Scan() != more && l.Err() == nil && first.Err() == nil {
+			return nil, first.place(fmt.Errorf("only one of this file and %s has such a line", l.file.Name()))
 		}
-		if i == 0 {
-			more = ok
-		} else if ok != more {
-			return nil, false, &Error{File: first.path, Line: l.n, Err: fmt.Errorf("only one of this file and %s has such a line", l.path)}
+		if err := l.Err(); err != nil {
+			return nil, err
 		}
-		if !ok || bad != nil {
+		if !more || bad != nil {
 			continue
 		}
-		c, err := esftLine(line)
+		c, err := esftLine(l.Bytes())
 		switch {
 		case err != nil:
 		case len(c.ids)%m.TopK != 0:
-			err = fmt.Errorf("%d experts are no multiple of top-k %d", len(c.ids), m.TopK)
-		case len(c.ids) != len(all[0].ids) && i > 0:
-			err = fmt.Errorf("%d tokens, in %s %d", len(c.ids)/m.TopK, first.path, len(all[0].ids)/m.TopK)
+			err = fmt.Errorf("%d experts are not a multiple of top-k %d", len(c.ids), m.TopK)
+		case i > 0 && len(c.ids) != len(all[0].ids):
+			err = fmt.Errorf("%d tokens, in %s %d", len(c.ids)/m.TopK, first.file.Name(), len(all[0].ids)/m.TopK)
 		}
 		if err != nil {
-			bad = leftOut{&Error{File: l.path, Line: l.n, Err: err}}
-			continue
+			bad = omission{l.place(err)}
 		}
 		all[i] = c
 	}
-	if !more || bad != nil {
-		return nil, more, bad
+	if !more {
+		return nil, io.EOF
 	}
-	return esftDocument(all, m), true, nil
+	if bad != nil {
+		return nil, bad
+	}
+	return esftDocument(all, m), nil
 }
 
 // esftDocument sorts the choices of each token by falling weight.
@@ -227,8 +170,8 @@ func esftDocument(all []esftChoices, m *trace.Model) *trace.Document {
 	return d
 }
 
-// esftLine splits a line into expert ids and weights, as many of each. An empty
-// field stands between them; without one they are halves.
+// esftLine splits a line into expert ids and the same number of weights. They are
+// separated by an empty field, or else are the halves of the line.
 func esftLine(line []byte) (c esftChoices, err error) {
 	fields := bytes.Count(line, []byte("\t")) + 1
 	half := bytes.Index(line, []byte("\t\t"))
@@ -237,7 +180,7 @@ func esftLine(line []byte) (c esftChoices, err error) {
 		left, right = line[:half], line[half+2:]
 	} else {
 		if fields%2 != 0 {
-			return c, fmt.Errorf("%d fields are no two halves", fields)
+			return c, fmt.Errorf("%d fields are not two halves", fields)
 		}
 		n := 0
 		at := 0
@@ -253,7 +196,7 @@ func esftLine(line []byte) (c esftChoices, err error) {
 		column++
 		v, err := strconv.ParseInt(string(part), 10, 32)
 		if err != nil || v < 0 {
-			return c, fmt.Errorf("field %d: %q is no expert", column, clip(part))
+			return c, fmt.Errorf("field %d: %q is not an expert", column, clip(part))
 		}
 		c.ids = append(c.ids, int32(v))
 	}
@@ -261,7 +204,7 @@ func esftLine(line []byte) (c esftChoices, err error) {
 		column++
 		v, err := strconv.ParseFloat(string(part), 32)
 		if err != nil || !(v >= 0) {
-			return c, fmt.Errorf("field %d: %q is no weight", column, clip(part))
+			return c, fmt.Errorf("field %d: %q is not a weight", column, clip(part))
 		}
 		c.weights = append(c.weights, float32(v))
 	}
@@ -274,43 +217,39 @@ func esftLine(line []byte) (c esftChoices, err error) {
 func clip(b []byte) []byte { return b[:min(len(b), 20)] }
 
 // writeESFT writes a folder of expert_weights_N.txt.
-func writeESFT(ctx context.Context, r *trace.Reader, out string) (*Report, error) {
+func writeESFT(ctx context.Context, r *trace.Reader, out string) (report *Report, err error) {
 	h := r.Header()
-	m := &h.Model
 	if h.NoWeights {
-		return nil, errors.New("convert: esft needs routing weights")
+		return nil, errors.New("format esft requires routing weights")
 	}
-	if err := newFolder(out); err != nil {
+	if err := os.Mkdir(out, 0o777); err != nil {
 		return nil, err
 	}
-	blocks := blockNumbers(m)
-	writers := make([]*bufio.Writer, m.Layers)
-	for l := range writers {
-		f, err := os.Create(filepath.Join(out, fmt.Sprintf("expert_weights_%d.txt", blocks[l])))
+	var files []*outFile
+	defer func() {
+		for _, f := range files {
+			err = errors.Join(err, f.close())
+		}
+	}()
+	for _, block := range blockNumbers(&h.Model) {
+		f, err := createFile(filepath.Join(out, fmt.Sprintf("expert_weights_%d.txt", block)))
 		if err != nil {
 			return nil, err
 		}
-		defer f.Close()
-		writers[l] = bufio.NewWriterSize(f, 1<<15)
+		files = append(files, f)
 	}
-	report, err := each(ctx, r, trace.Filter{NoLogits: true, NoInput: true}, func(d *trace.Document) error {
+	report = &Report{Header: h, Notes: []string{"weights are rounded to four places; not kept: names, token ids, positions, phases, logits"}}
+	return report, report.each(ctx, routing(r).Documents(), func(d *trace.Document) error {
 		if err := dense(d, false); err != nil {
 			return err
 		}
-		for l, w := range writers {
-			if err := writeESFTLine(w, d, m, l); err != nil {
+		for l, f := range files {
+			if err := writeESFTLine(f.Writer, d, &h.Model, l); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	for _, w := range writers {
-		err = errors.Join(err, w.Flush())
-	}
-	if report != nil {
-		report.Notes = []string{"weights are rounded to four places; not kept: names, token ids, positions, phases, logits"}
-	}
-	return report, err
 }
 
 func writeESFTLine(w *bufio.Writer, d *trace.Document, m *trace.Model, l int) error {

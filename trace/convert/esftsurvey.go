@@ -1,44 +1,46 @@
 package convert
 
 import (
+	"context"
 	"fmt"
 	"slices"
 )
 
-// esftGuess is what all the lines say about top-k and experts.
+// esftGuess is what all the lines say about the model.
 type esftGuess struct {
+	blocks        []int
 	topK, experts int
 	notes         []string
 }
 
-// survey reads all files once. Where top-k is not given it is the largest number
+// surveyESFT reads all files. Where top-k is not given it is the largest number
 // that divides the experts of every line so that no token has one twice.
-func (f *esftFolder) survey(o Options) (*esftGuess, error) {
-	common, most := 0, int32(-1)
-	lengths := map[int]bool{}
+func surveyESFT(ctx context.Context, path string, o Options) (*esftGuess, error) {
+	g := &esftGuess{topK: o.TopK, experts: o.Experts}
 	visit := func(check func(ids []int32)) error {
-		if err := f.rewind(); err != nil {
+		f, err := openESFTFolder(ctx, path)
+		if err != nil {
 			return err
 		}
+		defer f.close()
+		g.blocks = f.blocks
 		for _, l := range f.layers {
-			for {
-				line, ok, err := l.next()
-				if err != nil {
-					return err
-				}
-				if !ok {
-					break
-				}
-				if c, err := esftLine(line); err == nil {
+			for l.Scan() {
+				if c, err := esftLine(l.Bytes()); err == nil { // errors are reported later
 					check(c.ids)
 				}
+			}
+			if err := l.Err(); err != nil {
+				return err
 			}
 		}
 		return nil
 	}
+	common, largest := 0, int32(-1)
+	lengths := map[int]bool{}
 	err := visit(func(ids []int32) {
 		common = gcd(common, len(ids))
-		most = max(most, slices.Max(ids))
+		largest = max(largest, slices.Max(ids))
 		if len(lengths) < 100 {
 			lengths[len(ids)] = true
 		}
@@ -47,12 +49,11 @@ func (f *esftFolder) survey(o Options) (*esftGuess, error) {
 		return nil, err
 	}
 	if common == 0 {
-		return nil, fmt.Errorf("%s: no line is well-formed", f.path)
+		return nil, fmt.Errorf("%s: no line is well-formed", path)
 	}
-	g := &esftGuess{topK: o.TopK, experts: o.Experts}
 	if g.experts == 0 {
-		g.experts = int(most) + 1
-		g.notes = append(g.notes, fmt.Sprintf("%d experts: the largest id and one", g.experts))
+		g.experts = int(largest) + 1
+		g.notes = append(g.notes, noteExperts(g.experts))
 	}
 	if g.topK != 0 {
 		return g, nil
@@ -69,14 +70,14 @@ func (f *esftFolder) survey(o Options) (*esftGuess, error) {
 		return nil, err
 	}
 	if ruledOut == 0 && len(lengths) < 3 {
-		return nil, fmt.Errorf("%s: too few lines tell top-k: give it (%d fits)", f.path, candidates[0])
+		return nil, fmt.Errorf("%s: too few lines to infer top-k; it must be given (%d fits)", path, candidates[0])
 	}
 	g.topK = candidates[0]
 	g.notes = append(g.notes, fmt.Sprintf("top-k %d: the largest with which no token has an expert twice", g.topK))
 	return g, nil
 }
 
-// repeats says whether a group of k ids has one twice.
+// repeats reports whether a group of k ids has one twice.
 func repeats(ids []int32, k int) bool {
 	for at := 0; at+k <= len(ids); at += k {
 		for i, v := range ids[at : at+k] {
@@ -95,7 +96,7 @@ func gcd(a, b int) int {
 	return a
 }
 
-// divisors returns the divisors of n up to limit, falling.
+// divisors returns the divisors of n up to limit, the largest first.
 func divisors(n, limit int) []int {
 	var d []int
 	for k := min(n, limit); k >= 1; k-- {

@@ -20,7 +20,7 @@ func ExampleRead() {
 	defer os.RemoveAll(dir)
 	out := filepath.Join(dir, "gptoss")
 	report, err := convert.Read(context.Background(), "bigmoe", "../../testdata/traces/bigmoeonedge/gptoss-cut.route.csv",
-		out, convert.Options{}, trace.WriterOptions{}, nil)
+		out, convert.Options{}, trace.WriterOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}

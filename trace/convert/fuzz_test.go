@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 // fuzzFormats are the formats by number, and how bytes become a path.
@@ -19,20 +21,13 @@ func FuzzRead(f *testing.F) {
 			continue
 		}
 		b, err := os.ReadFile(dir + name)
-		if err != nil {
-			f.Fatal(err)
-		}
+		require.NoError(f, err)
 		f.Add(uint8(i), b[:min(len(b), 4000)])
 	}
 	f.Add(uint8(3), []byte("# route_trace v1\n# model=m arch=a n_layer=2 n_expert=4 n_expert_used=2\n"+bigmoeHeader+
 		"\n0,0,0,0,0,3,0.75,0,10\n0,0,0,0,1,1,0.25,1,0\n0,1,1,1,0,2,0.5,0,10\n"))
 	f.Add(uint8(4), []byte("0\t1\t2\t0\t\t.5\t.5\t.5\t.5\n3\t1\t\t.2\t.8\n"))
-	if b, err := os.ReadFile(dir + "specmoe-4.pkl"); err != nil {
-		f.Fatal(err)
-	} else { // one data point
-		end := bytes.Index(b, []byte("squad_0_seq_0"))
-		f.Add(uint8(6), append(append([]byte{}, b[:end+13]...), 0x94, 'u', 'b', 'e', '.'))
-	}
+	f.Add(uint8(6), onePoint(f))
 	folder := f.TempDir()
 	f.Fuzz(func(t *testing.T, kind uint8, b []byte) {
 		kind %= uint8(len(fuzzFormats))
@@ -44,17 +39,13 @@ func FuzzRead(f *testing.F) {
 		case 1:
 			path += ".safetensors"
 		case 4:
-			if err := os.MkdirAll(path, 0o700); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.MkdirAll(path, 0o700))
 			half := len(b)
 			if i := bytes.IndexByte(b, 0); i >= 0 {
 				half = i
 			}
 			second := filepath.Join(path, "expert_weights_2.txt")
-			if err := os.WriteFile(second, b[min(half+1, len(b)):], 0o600); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.WriteFile(second, b[min(half+1, len(b)):], 0o600))
 			if half == len(b) {
 				os.Remove(second)
 			}
@@ -66,15 +57,13 @@ func FuzzRead(f *testing.F) {
 		if kind == 4 {
 			file = filepath.Join(path, "expert_weights_1.txt")
 		}
-		if err := os.WriteFile(file, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(file, b, 0o600))
 		fuzzRead(t, name, path)
 	})
 }
 
 func fuzzRead(t *testing.T, name, path string) {
-	src, err := formats[name].open(path, Options{})
+	src, err := formats[name].open(t.Context(), path, Options{})
 	if err != nil {
 		return
 	}
@@ -87,23 +76,11 @@ func fuzzRead(t *testing.T, name, path string) {
 		}
 		h := &src.header
 		m := &h.Model
-		if n := d.Len() * m.Layers * m.TopK; len(d.Experts) != n || !h.NoWeights && len(d.Weights) != n {
-			t.Errorf("%d experts, %d weights for %d tokens", len(d.Experts), len(d.Weights), d.Len())
+		n := d.Len() * m.Layers * m.TopK
+		require.Len(t, d.Experts, n)
+		if !h.NoWeights {
+			require.Len(t, d.Weights, n)
 		}
 		_ = d.Validate(h)
 	}
-}
-
-// FuzzPickle runs any bytes as a pickle of data points.
-func FuzzPickle(f *testing.F) {
-	b, err := os.ReadFile("../../testdata/traces/specmoe-4.pkl")
-	if err != nil {
-		f.Fatal(err)
-	}
-	end := bytes.Index(b, []byte("squad_0_seq_0"))
-	f.Add(append(append([]byte{}, b[:end+13]...), 0x94, 'u', 'b', 'e', '.'))
-	f.Add([]byte("cos\nsystem\n(S'id'\ntR."))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		_, _ = readSpecMoE(b)
-	})
 }

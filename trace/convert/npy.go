@@ -2,10 +2,11 @@ package convert
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -13,10 +14,9 @@ import (
 
 // npyHeader is the header of a NumPy array file (NEP 1, versions 1 to 3).
 type npyHeader struct {
-	kind  byte // 'i', 'u'
-	size  int  // bytes of a value
-	big   bool // big-endian
-	shape []int
+	intType
+	shape  []int
+	offset int64 // of the data
 }
 
 var (
@@ -27,54 +27,55 @@ var (
 
 const maxNpyHeader = 1 << 16
 
-func parseNpy(r io.Reader) (*npyHeader, int64, error) {
+func parseNpy(r io.Reader) (*npyHeader, error) {
 	var head [12]byte
 	if _, err := io.ReadFull(r, head[:10]); err != nil {
-		return nil, 0, fmt.Errorf("no NumPy file: %w", err)
+		return nil, fmt.Errorf("not a NumPy file: %w", err)
 	}
 	if string(head[:6]) != "\x93NUMPY" {
-		return nil, 0, fmt.Errorf("no NumPy file: it begins with %q", head[:6])
+		return nil, fmt.Errorf("not a NumPy file: it begins with %q", head[:6])
 	}
 	offset, length := int64(10), int(binary.LittleEndian.Uint16(head[8:]))
 	if head[6] > 1 {
 		if _, err := io.ReadFull(r, head[10:12]); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		offset, length = 12, int(binary.LittleEndian.Uint32(head[8:]))
 	}
 	if head[6] < 1 || head[6] > 3 || length > maxNpyHeader {
-		return nil, 0, fmt.Errorf("NumPy file of version %d with a header of %d bytes", head[6], length)
+		return nil, fmt.Errorf("NumPy file of version %d with a header of %d bytes", head[6], length)
 	}
 	b := make([]byte, length)
 	if _, err := io.ReadFull(r, b); err != nil {
-		return nil, 0, fmt.Errorf("header: %w", err)
+		return nil, fmt.Errorf("header: %w", err)
 	}
 	descr, order, shape := npyDescr.FindSubmatch(b), npyOrder.FindSubmatch(b), npyShape.FindSubmatch(b)
 	if descr == nil || order == nil || shape == nil {
-		return nil, 0, fmt.Errorf("header %q is not of a plain array", strings.TrimSpace(string(b)))
+		return nil, fmt.Errorf("header %q is not of a plain array", strings.TrimSpace(string(b[:min(length, 200)])))
 	}
 	if string(order[1]) == "True" {
-		return nil, 0, fmt.Errorf("array is in Fortran order")
+		return nil, errors.New("array is in Fortran order")
 	}
-	h := &npyHeader{kind: descr[2][0], big: descr[1][0] == '>'}
-	h.size, _ = strconv.Atoi(string(descr[3]))
-	if h.kind != 'i' && h.kind != 'u' || h.size != 1 && h.size != 2 && h.size != 4 && h.size != 8 {
-		return nil, 0, fmt.Errorf("values of type %s%s are not integers", descr[2], descr[3])
+	size, ok := map[string]int{"1": 1, "2": 2, "4": 4, "8": 8}[string(descr[3])]
+	kind := descr[2][0]
+	if kind != 'i' && kind != 'u' || !ok {
+		return nil, fmt.Errorf("values of type %s%.9s are not integers", descr[2], descr[3])
 	}
-	for _, n := range strings.Split(string(shape[1]), ",") {
+	h := &npyHeader{intType: intType{size: size, signed: kind == 'i', big: descr[1][0] == '>'}, offset: offset + int64(length)}
+	for n := range strings.SplitSeq(string(shape[1]), ",") {
 		if n = strings.TrimSpace(n); n == "" {
 			continue
 		}
 		d, err := strconv.Atoi(n)
 		if err != nil {
-			return nil, 0, fmt.Errorf("shape (%s): %w", shape[1], err)
+			return nil, fmt.Errorf("shape: %w", err)
 		}
 		h.shape = append(h.shape, d)
 	}
-	return h, offset + int64(length), nil
+	return h, nil
 }
 
-// elements returns the product of a shape, or an error if it overflows limit.
+// elements returns the product of a shape, or an error if it exceeds limit.
 func elements(shape []int, limit int64) (int, error) {
 	n := int64(1)
 	for _, d := range shape {
@@ -87,8 +88,8 @@ func elements(shape []int, limit int64) (int, error) {
 }
 
 // readNpy reads an integer array file as 32-bit integers.
-func readNpy(path string) (values []int32, shape []int, err error) {
-	f, err := os.Open(path)
+func readNpy(ctx context.Context, path string) (values []int32, shape []int, err error) {
+	f, err := openFile(ctx, path)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -98,14 +99,11 @@ func readNpy(path string) (values []int32, shape []int, err error) {
 		return nil, nil, err
 	}
 	values, shape, err = decodeNpy(bufio.NewReaderSize(f, 1<<16), info.Size())
-	if err != nil {
-		return nil, nil, &Error{File: path, Err: err}
-	}
-	return values, shape, nil
+	return values, shape, located(path, "", err)
 }
 
 func decodeNpy(r io.Reader, size int64) ([]int32, []int, error) {
-	h, offset, err := parseNpy(r)
+	h, err := parseNpy(r)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -113,46 +111,18 @@ func decodeNpy(r io.Reader, size int64) ([]int32, []int, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if have := size - offset; have != int64(n)*int64(h.size) {
-		return nil, nil, fmt.Errorf("%d bytes of data, shape %v needs %d", have, h.shape, int64(n)*int64(h.size))
+	if have, want := size-h.offset, int64(n)*int64(h.size); have != want {
+		return nil, nil, fmt.Errorf("%d bytes of data, shape %v requires %d", have, h.shape, want)
 	}
 	values := make([]int32, n)
-	buf := make([]byte, 4096*h.size)
-	for i := 0; i < n; {
-		k := min(n-i, 4096)
-		if _, err := io.ReadFull(r, buf[:k*h.size]); err != nil {
-			return nil, nil, fmt.Errorf("value %d: %w", i, err)
-		}
-		for j := range k {
-			v := h.value(buf[j*h.size : (j+1)*h.size])
-			if v != int64(int32(v)) {
-				return nil, nil, fmt.Errorf("value %d is %d, which does not fit 32 bits", i+j, v)
-			}
-			values[i+j] = int32(v)
-		}
-		i += k
-	}
-	return values, h.shape, nil
+	err = h.decode(values, func(p []byte) error {
+		_, err := io.ReadFull(r, p)
+		return err
+	})
+	return values, h.shape, err
 }
 
-// value decodes one integer; unsigned ones beyond int64 become negative.
-func (h *npyHeader) value(b []byte) int64 {
-	var x uint64
-	for i := range b {
-		c := b[i]
-		if h.big {
-			c = b[len(b)-1-i]
-		}
-		x |= uint64(c) << (8 * i)
-	}
-	if h.kind == 'i' {
-		shift := 64 - 8*len(b)
-		return int64(x<<shift) >> shift
-	}
-	return int64(x)
-}
-
-// appendNpy appends an int32 array file.
+// writeNpy writes an int32 array file.
 func writeNpy(w *bufio.Writer, values []int32, shape ...int) error {
 	var dims strings.Builder
 	for _, d := range shape {

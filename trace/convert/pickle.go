@@ -1,166 +1,328 @@
 package convert
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
-	"strconv"
-	"strings"
 )
 
-// A pickle is a program for a small stack machine (Python's pickletools.py
-// documents its instructions). unpickler runs only those that build data. What
-// it may name and call is decided by its resolver, which knows a short list;
-// nothing is looked up or run otherwise. Extension codes, and instructions of
-// protocols 0 and 1 that make instances, are errors.
-type unpickler struct {
-	b       []byte
-	at      int
-	stack   []any
-	marks   []int
-	memo    map[uint64]any
-	budget  int // bytes of values that may still be made
-	resolve resolver
-}
+// Values are nil, bool, int64, string, []byte (a part of the input), []any for a
+// tuple, *list, dict, function, and what an environment makes.
+type (
+	list     struct{ items []any }
+	dict     map[string]any
+	function func(args []any) (any, error)
+)
 
-// resolver gives meaning to names and calls.
-type resolver interface {
-	// call is REDUCE and NEWOBJ: a named callable and its arguments.
-	call(f global, args []any) (any, error)
-	// build is BUILD: gives an object that call made its state.
+// environment gives meaning to the names, objects and ids of a pickle. Nothing
+// else is looked up or called.
+type environment interface {
+	// global returns what a name such as torch._utils._rebuild_tensor_v2 stands
+	// for. Only a function can be called.
+	global(module, name string) (any, error)
+	// build sets the state of an object.
 	build(object, state any) error
-	// persistent is BINPERSID.
 	persistent(id any) (any, error)
 }
 
-// global is a name, such as torch._utils._rebuild_tensor_v2.
-type global struct{ module, name string }
-
-func (g global) String() string { return g.module + "." + g.name }
-
-// Values are nil, bool, int64, float64, string, []byte (a part of the input),
-// []any for a tuple, *list, *dict, global, and what the resolver makes.
-type list struct{ items []any }
-
-type dict struct{ keys, values []any }
-
-// get returns the value of a string key.
-func (d *dict) get(key string) (any, bool) {
-	for i, k := range d.keys {
-		if s, ok := k.(string); ok && s == key {
-			return d.values[i], true
-		}
-	}
-	return nil, false
-}
-
-func newUnpickler(b []byte, budget int, r resolver) *unpickler {
-	return &unpickler{b: b, memo: map[uint64]any{}, budget: budget, resolve: r}
-}
+// Costs, in bytes of memory that a step may take. Copies of strings and of parts
+// of the stack cost their size in addition.
+const (
+	costStep   = 32
+	costObject = 128 // list, dict
+	costEntry  = 96  // of a dict
+	costMemo   = 64
+	costCall   = 320
+)
 
 var (
-	errPickleEnd   = errors.New("pickle ends early")
-	errPickleStack = errors.New("pickle takes from an empty stack")
-	errPickleSize  = errors.New("pickle makes more values than its size justifies")
+	errPickleEnd    = errors.New("pickle ends early")
+	errPickleStack  = errors.New("pickle takes from an empty stack")
+	errPickleBudget = errors.New("pickle makes more values than its size justifies")
 )
 
-// load runs one pickle to its STOP and returns its value. What follows in the
-// input stays.
+// budget is what may still be spent on an input and what is nested in it. It
+// depends only on the size of the file, and nothing is given back, so it bounds
+// time as well as memory.
+type budget int
+
+func (b *budget) charge(n int) error {
+	if *b -= budget(n); *b < 0 {
+		return errPickleBudget
+	}
+	return nil
+}
+
+// unpickler runs a pickle, a program for a small stack machine whose instructions
+// Python's pickletools.py documents. It knows those that specMoE's pickles of
+// protocols 2 to 5, and torch's storages in them, consist of: they build data.
+// Methods set err, and then return zero values until load returns it.
+type unpickler struct {
+	b      []byte
+	at     int
+	stack  []any
+	marks  []int
+	memo   map[uint64]any
+	budget *budget
+	env    environment
+	err    error
+}
+
+// load runs the next pickle of the input and returns its value.
 func (u *unpickler) load() (any, error) {
-	u.stack, u.marks = u.stack[:0], u.marks[:0]
+	u.stack, u.marks, u.memo = u.stack[:0], u.marks[:0], map[uint64]any{}
 	for {
 		at := u.at
-		op, err := u.byte()
-		if err != nil {
-			return nil, err
-		}
-		if op == '.' {
-			v, err := u.pop()
-			if err != nil {
-				return nil, fmt.Errorf("byte %d: %w", at, err)
-			}
+		op := byte(u.number(1))
+		if op != '.' { // STOP
+			u.step(op)
+		} else if v := u.pop(1)[0]; u.err == nil {
 			return v, nil
 		}
-		if err := u.step(op); err != nil {
-			return nil, fmt.Errorf("byte %d: %w", at, err)
+		if u.err != nil {
+			return nil, fmt.Errorf("byte %d: %w", at, u.err)
 		}
 	}
 }
 
-func (u *unpickler) byte() (byte, error) {
-	if u.at >= len(u.b) {
-		return 0, errPickleEnd
+func (u *unpickler) fail(err error) {
+	if u.err == nil {
+		u.err = err
 	}
-	u.at++
-	return u.b[u.at-1], nil
 }
 
-// take returns the next n bytes.
-func (u *unpickler) take(n uint64) ([]byte, error) {
-	if n > uint64(len(u.b)-u.at) {
-		return nil, errPickleEnd
+// charge reports whether the budget allows n more bytes.
+func (u *unpickler) charge(n int) bool {
+	if err := u.budget.charge(n); err != nil {
+		u.fail(err)
 	}
-	b := u.b[u.at : u.at+int(n) : u.at+int(n)]
-	u.at += int(n)
-	return b, nil
+	return u.err == nil
 }
 
-// number reads an unsigned little-endian number of n bytes.
-func (u *unpickler) number(n int) (uint64, error) {
-	b, err := u.take(uint64(n))
-	if err != nil {
-		return 0, err
+func (u *unpickler) step(op byte) {
+	if !u.charge(costStep) {
+		return
 	}
-	var x uint64
-	for i, c := range b {
-		x |= uint64(c) << (8 * i)
-	}
-	return x, nil
-}
-
-// text reads to the end of a line.
-func (u *unpickler) text() (string, error) {
-	n := bytes.IndexByte(u.b[u.at:], '\n')
-	if n < 0 {
-		return "", errPickleEnd
-	}
-	s := string(u.b[u.at : u.at+n])
-	u.at += n + 1
-	return s, nil
-}
-
-// Bytes that values are taken to cost, their part of the stack included.
-const (
-	costValue  = 24
-	costObject = 64
-	costMemo   = 48
-)
-
-func (u *unpickler) charge(bytes int) error {
-	if u.budget -= bytes; u.budget < 0 {
-		return errPickleSize
-	}
-	return nil
-}
-
-func (u *unpickler) push(v any) error {
-	cost := costValue
-	switch v := v.(type) {
-	case nil, bool, int64, float64:
-	case string:
-		cost += len(v)
+	switch op {
+	case 0x80: // PROTO
+		if v := u.number(1); v < 2 || v > 5 {
+			u.fail(fmt.Errorf("pickle of protocol %d; must be 2 to 5", v))
+		}
+	case 0x95: // FRAME
+		u.take(8)
+	case '(': // MARK
+		u.marks = append(u.marks, len(u.stack))
+	case 'N': // NONE
+		u.push(nil)
+	case 0x88, 0x89: // NEWTRUE, NEWFALSE
+		u.push(op == 0x88)
+	case 'K': // BININT1
+		u.push(int64(u.number(1)))
+	case 'M': // BININT2
+		u.push(int64(u.number(2)))
+	case 'J': // BININT
+		u.push(int64(int32(u.number(4))))
+	case 0x8a: // LONG1
+		u.push(long(u.take(u.number(1))))
+	case 0x8c: // SHORT_BINUNICODE
+		u.push(u.text(1))
+	case 'X': // BINUNICODE
+		u.push(u.text(4))
+	case 'C': // SHORT_BINBYTES
+		u.push(u.take(u.number(1)))
+	case 'B': // BINBYTES
+		u.push(u.take(u.number(4)))
+	case 'c', 0x93: // GLOBAL, STACK_GLOBAL
+		u.push(u.global(op))
+	case 'R', 0x81: // REDUCE, NEWOBJ
+		u.push(u.call())
+	case 'b': // BUILD
+		if v := u.pop(1); u.err == nil {
+			u.fail(u.env.build(u.top(), v[0]))
+		}
+	case 'Q': // BINPERSID
+		if v := u.pop(1); u.err == nil {
+			id, err := u.env.persistent(v[0])
+			u.fail(err)
+			u.push(id)
+		}
 	default:
-		cost = costObject
+		if !u.container(op) && !u.remember(op) {
+			u.fail(fmt.Errorf("instruction %#02x is not allowed", op))
+		}
 	}
-	if err := u.charge(cost); err != nil {
-		return err
-	}
-	u.stack = append(u.stack, v)
-	return nil
 }
 
+// container runs the instructions of tuples, lists and dictionaries.
+func (u *unpickler) container(op byte) bool {
+	switch op {
+	case ')': // EMPTY_TUPLE
+		u.push([]any{})
+	case 't': // TUPLE
+		u.push(u.popMark())
+	case 0x85, 0x86, 0x87: // TUPLE1, TUPLE2, TUPLE3
+		u.push(u.pop(int(op) - 0x84))
+	case ']': // EMPTY_LIST
+		u.charge(costObject)
+		u.push(&list{})
+	case '}': // EMPTY_DICT
+		u.charge(costObject)
+		u.push(dict{})
+	case 'a': // APPEND
+		u.append(u.pop(1))
+	case 'e': // APPENDS
+		u.append(u.popMark())
+	case 's': // SETITEM
+		u.set(u.pop(2))
+	case 'u': // SETITEMS
+		u.set(u.popMark())
+	default:
+		return false
+	}
+	return true
+}
+
+// remember runs the instructions of the memo.
+func (u *unpickler) remember(op byte) bool {
+	switch op {
+	case 0x94: // MEMOIZE
+		u.put(uint64(len(u.memo)))
+	case 'q': // BINPUT
+		u.put(u.number(1))
+	case 'r': // LONG_BINPUT
+		u.put(u.number(4))
+	case 'h': // BINGET
+		u.get(u.number(1))
+	case 'j': // LONG_BINGET
+		u.get(u.number(4))
+	default:
+		return false
+	}
+	return true
+}
+
+func (u *unpickler) put(key uint64) {
+	if v := u.top(); u.charge(costMemo) {
+		u.memo[key] = v
+	}
+}
+
+func (u *unpickler) get(key uint64) {
+	v, ok := u.memo[key]
+	if !ok {
+		u.fail(fmt.Errorf("no memo %d", key))
+	}
+	u.push(v)
+}
+
+// global resolves a name in the input, or on the stack.
+func (u *unpickler) global(op byte) any {
+	var name [2]string
+	if op == 'c' {
+		for i := range name {
+			name[i] = u.line()
+		}
+	} else if parts := u.pop(2); u.err == nil {
+		var ok [2]bool
+		for i, v := range parts {
+			name[i], ok[i] = v.(string)
+		}
+		if !ok[0] || !ok[1] {
+			u.fail(errors.New("a name is not a string"))
+		}
+	}
+	if u.err != nil {
+		return nil
+	}
+	v, err := u.env.global(name[0], name[1])
+	u.fail(err)
+	return v
+}
+
+func (u *unpickler) call() any {
+	parts := u.pop(2)
+	if !u.charge(costCall) {
+		return nil
+	}
+	f, ok1 := parts[0].(function)
+	args, ok2 := parts[1].([]any)
+	if !ok1 || !ok2 {
+		u.fail(fmt.Errorf("call of %s with %s", kind(parts[0]), kind(parts[1])))
+		return nil
+	}
+	v, err := f(args)
+	u.fail(err)
+	return v
+}
+
+// append adds values to the list on top of the stack.
+func (u *unpickler) append(values []any) {
+	l, ok := u.top().(*list)
+	if !ok {
+		u.fail(fmt.Errorf("items for %s; must be a list", kind(u.top())))
+	} else if u.charge(2 * costStep * len(values)) { // a growing list is copied
+		l.items = append(l.items, values...)
+	}
+}
+
+// set adds keys and values to the dictionary on top of the stack.
+func (u *unpickler) set(values []any) {
+	d, ok := u.top().(dict)
+	if !ok || len(values)%2 != 0 {
+		u.fail(fmt.Errorf("%d keys and values for %s; must be pairs for a dict", len(values), kind(u.top())))
+		return
+	}
+	for ; len(values) > 0 && u.charge(costEntry); values = values[2:] {
+		key, ok := values[0].(string)
+		if !ok {
+			u.fail(fmt.Errorf("key of a dict is %s; must be str", kind(values[0])))
+			return
+		}
+		if u.charge(len(key)) { // the time to hash it
+			d[key] = values[1]
+		}
+	}
+}
+
+func (u *unpickler) push(v any) {
+	if u.err == nil {
+		u.stack = append(u.stack, v)
+	}
+}
+
+// pop returns the top n values in the order in which they were pushed.
+func (u *unpickler) pop(n int) []any {
+	values := make([]any, n)
+	at := len(u.stack) - n
+	if at < u.floor() {
+		u.fail(errPickleStack)
+	} else if u.charge(costStep * n) {
+		copy(values, u.stack[at:])
+		clear(u.stack[at:])
+		u.stack = u.stack[:at]
+	}
+	return values
+}
+
+// popMark returns the values above the last mark, which is removed.
+func (u *unpickler) popMark() []any {
+	if len(u.marks) == 0 {
+		u.fail(errors.New("pickle has no mark"))
+		return nil
+	}
+	values := u.pop(len(u.stack) - u.floor())
+	u.marks = u.marks[:len(u.marks)-1]
+	return values
+}
+
+func (u *unpickler) top() any {
+	if len(u.stack) <= u.floor() {
+		u.fail(errPickleStack)
+		return nil
+	}
+	return u.stack[len(u.stack)-1]
+}
+
+// floor is the length of the stack at the last mark.
 func (u *unpickler) floor() int {
 	if n := len(u.marks); n > 0 {
 		return u.marks[n-1]
@@ -168,176 +330,78 @@ func (u *unpickler) floor() int {
 	return 0
 }
 
-func (u *unpickler) pop() (any, error) {
-	n := len(u.stack)
-	if n <= u.floor() {
-		return nil, errPickleStack
+// take returns the next n bytes.
+func (u *unpickler) take(n uint64) []byte {
+	if n > uint64(len(u.b)-u.at) {
+		u.fail(errPickleEnd)
 	}
-	v := u.stack[n-1]
-	u.stack[n-1] = nil
-	u.stack = u.stack[:n-1]
-	return v, nil
+	if u.err != nil {
+		return nil
+	}
+	u.at += int(n)
+	return u.b[u.at-int(n) : u.at : u.at]
 }
 
-func (u *unpickler) top() (any, error) {
-	if len(u.stack) <= u.floor() {
-		return nil, errPickleStack
-	}
-	return u.stack[len(u.stack)-1], nil
-}
-
-// popMark returns the values above the last mark, which is removed.
-func (u *unpickler) popMark() ([]any, error) {
-	n := len(u.marks)
-	if n == 0 {
-		return nil, errors.New("pickle has no mark")
-	}
-	from := u.marks[n-1]
-	u.marks = u.marks[:n-1]
-	values := append([]any(nil), u.stack[from:]...)
-	clear(u.stack[from:])
-	u.stack = u.stack[:from]
-	return values, nil
-}
-
-// step runs one instruction.
-func (u *unpickler) step(op byte) error {
-	switch op {
-	case 0x80: // PROTO
-		v, err := u.byte()
-		if err == nil && v > 5 {
-			err = fmt.Errorf("pickle of protocol %d", v)
-		}
-		return err
-	case 0x95: // FRAME
-		_, err := u.number(8)
-		return err
-	case '(': // MARK
-		u.marks = append(u.marks, len(u.stack))
-		return u.charge(costValue)
-	case '0': // POP
-		if n := len(u.marks); n > 0 && u.marks[n-1] == len(u.stack) {
-			u.marks = u.marks[:n-1]
-			return nil
-		}
-		_, err := u.pop()
-		return err
-	case '1': // POP_MARK
-		_, err := u.popMark()
-		return err
-	case '2': // DUP
-		v, err := u.top()
-		if err != nil {
-			return err
-		}
-		return u.push(v)
-	}
-	if done, err := u.scalar(op); done {
-		return err
-	}
-	if done, err := u.container(op); done {
-		return err
-	}
-	if done, err := u.remember(op); done {
-		return err
-	}
-	return u.object(op)
-}
-
-// scalar runs instructions that push one number or string.
-func (u *unpickler) scalar(op byte) (bool, error) {
-	var v any
-	var err error
-	switch op {
-	case 'N':
-	case 0x88:
-		v = true
-	case 0x89:
-		v = false
-	case 'K', 'M', 'J': // BININT1, BININT2, BININT
-		size := map[byte]int{'K': 1, 'M': 2, 'J': 4}[op]
-		var x uint64
-		x, err = u.number(size)
-		v = int64(x)
-		if op == 'J' {
-			v = int64(int32(x))
-		}
-	case 0x8a, 0x8b: // LONG1, LONG4
-		v, err = u.long(op == 0x8b)
-	case 'I', 'L':
-		v, err = u.decimal()
-	case 'G': // BINFLOAT
-		var b []byte
-		if b, err = u.take(8); err == nil {
-			v = math.Float64frombits(binary.BigEndian.Uint64(b))
-		}
-	case 'F':
-		var s string
-		if s, err = u.text(); err == nil {
-			v, err = strconv.ParseFloat(s, 64)
-		}
-	case 0x8c, 'X', 0x8d: // SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
-		var b []byte
-		b, err = u.sized(map[byte]int{0x8c: 1, 'X': 4, 0x8d: 8}[op])
-		v = string(b)
-	case 'U', 'T': // SHORT_BINSTRING, BINSTRING
-		var b []byte
-		b, err = u.sized(map[byte]int{'U': 1, 'T': 4}[op])
-		v = string(b)
-	case 'V': // UNICODE: escapes are left as they are, none of our strings has any
-		v, err = u.text()
-	case 'C', 'B', 0x8e, 0x96: // SHORT_BINBYTES, BINBYTES, BINBYTES8, BYTEARRAY8
-		v, err = u.sized(map[byte]int{'C': 1, 'B': 4, 0x8e: 8, 0x96: 8}[op])
-	default:
-		return false, nil
-	}
-	if err != nil {
-		return true, err
-	}
-	return true, u.push(v)
-}
-
-// sized reads bytes after their length, which takes n bytes.
-func (u *unpickler) sized(n int) ([]byte, error) {
-	x, err := u.number(n)
-	if err != nil {
-		return nil, err
-	}
-	return u.take(x)
-}
-
-// long reads an integer of any length. Those beyond 64 bits are kept as bytes.
-func (u *unpickler) long(wide bool) (any, error) {
-	size := 1
-	if wide {
-		size = 4
-	}
-	b, err := u.sized(size)
-	if err != nil || len(b) > 8 {
-		return b, err
-	}
+// number reads an unsigned little-endian number of n bytes.
+func (u *unpickler) number(n int) uint64 {
 	var x uint64
-	for i, c := range b {
+	for i, c := range u.take(uint64(n)) {
 		x |= uint64(c) << (8 * i)
 	}
-	if len(b) == 0 {
-		return int64(0), nil
-	}
-	shift := 64 - 8*len(b)
-	return int64(x<<shift) >> shift, nil
+	return x
 }
 
-// decimal reads INT and LONG of protocol 0.
-func (u *unpickler) decimal() (any, error) {
-	s, err := u.text()
-	if err != nil {
-		return nil, err
+// text reads a string after its length, which takes n bytes.
+func (u *unpickler) text(n int) string {
+	b := u.take(u.number(n))
+	u.charge(len(b))
+	return string(b)
+}
+
+// line reads a name to the end of its line.
+func (u *unpickler) line() string {
+	const longest = 200
+	for n, c := range u.b[u.at:min(len(u.b), u.at+longest)] {
+		if c == '\n' {
+			s := string(u.take(uint64(n)))
+			u.at++
+			return s
+		}
 	}
-	switch s {
-	case "00":
-		return false, nil
-	case "01":
-		return true, nil
+	u.fail(fmt.Errorf("name does not end within %d bytes", longest))
+	return ""
+}
+
+// long decodes a signed integer. One beyond 64 bits stays bytes, as torch's
+// magic number does.
+func long(b []byte) any {
+	if len(b) > 8 {
+		return b
 	}
-	return strconv.ParseInt(strings.TrimSuffix(s, "L"), 10, 64)
+	v, _ := intType{size: len(b), signed: true}.value(b)
+	return v
+}
+
+// kind names the type of a value. Messages never print the value itself, which
+// may be nested without end.
+func kind(v any) string {
+	switch v.(type) {
+	case nil:
+		return "None"
+	case int64:
+		return "int"
+	case string:
+		return "str"
+	case []byte:
+		return "bytes"
+	case []any:
+		return "tuple"
+	case *list:
+		return "list"
+	case dict:
+		return "dict"
+	case function:
+		return "function"
+	}
+	return fmt.Sprintf("%T", v) // bool, *tensor, *storage, *point
 }

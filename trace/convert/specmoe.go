@@ -1,11 +1,9 @@
 package convert
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"os"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -15,17 +13,15 @@ import (
 // point is a MixtralGatingDataPoint as it is unpickled.
 type point struct{ built bool }
 
-var sampleName = regexp.MustCompile(`^(.*)_seq_(\d+)$`)
-
 // specmoe collects the points of a pickle as they are built, so that the
-// tensors that are not kept go away.
+// tensors that are not kept can be freed.
 type specmoe struct {
 	g       *gather
 	samples map[trace.Key]int32
-	keys    []trace.Key
+	keys    []trace.Key // of the samples
 	experts int
-	bad     map[int32]error
 	points  int
+	budget  budget
 }
 
 // openSpecMoE reads the pickle of specMoE's collect_mixtral_traces.py: a list of
@@ -35,111 +31,97 @@ type specmoe struct {
 // weights are target_routing (the softmax over all experts) at the chosen
 // experts, divided by their sum: the softmax over the selected ones. The file is
 // held in memory.
-func openSpecMoE(path string, o Options) (*source, error) {
-	b, err := os.ReadFile(path)
+func openSpecMoE(ctx context.Context, path string, o Options) (*source, error) {
+	b, err := readAll(ctx, path)
 	if err != nil {
 		return nil, err
 	}
 	s, err := readSpecMoE(b)
 	if err != nil {
-		return nil, &Error{File: path, Err: err}
+		return nil, &place{file: path, err: err}
 	}
-	b = nil
 	if len(s.g.choices) == 0 {
-		for _, err := range s.bad {
-			return nil, &Error{File: path, Err: err}
+		for _, err := range s.g.bad {
+			return nil, &place{file: path, err: err}
 		}
-		return nil, &Error{File: path, Err: errors.New("no data points")}
+		return nil, &place{file: path, err: errors.New("no data points")}
 	}
-	s.g.sort()
-	blocks := s.g.blocks()
-	m := trace.Model{Layers: len(blocks), Stacks: stack(blocks), Experts: s.experts, TopK: int(s.g.topK)}
-	if o.Experts != 0 {
-		m.Experts = o.Experts
-	}
-	if o.TopK != 0 {
-		m.TopK = o.TopK
-	}
-	notes := []string{"weights are target_routing divided by its sum over the chosen experts",
+	src := s.g.source(path, o, trace.Model{Experts: s.experts, TopK: s.g.topK}, func(sample int32) trace.Key { return s.keys[sample] })
+	src.notes = []string{"weights are target_routing divided by its sum over the chosen experts",
 		"not kept: hidden_states (of the block's input, not the router's), input_embeddings, prev_layer_gates"}
-	return &source{header: header(o, m, nil), notes: notes, documents: func(yield func(*trace.Document, error) bool) {
-		for _, sample := range slices.Sorted(mapKeys(s.bad)) {
-			if !yield(nil, leftOut{&Error{File: path, Item: fmt.Sprintf("sample %q", s.keys[sample].Document), Err: s.bad[sample]}}) {
-				return
-			}
-		}
-		s.g.documents(&m, blocks, func(sample int32, d *trace.Document, err error) bool {
-			if s.bad[sample] != nil {
-				return true
-			}
-			key := s.keys[sample]
-			if err != nil {
-				err = leftOut{&Error{File: path, Item: fmt.Sprintf("sample %q", key.Document), Err: err}}
-			} else {
-				d.Dataset, d.ID = datasetOr(o, key.Dataset), key.Document
-			}
-			return yield(d, err)
-		})
-	}}, nil
+	return src, nil
 }
 
+// pickleBudget is what an unpickled file may cost. A file of the smallest tensors
+// costs about 20 times its size, one of large tensors less than twice.
+func pickleBudget(size int) budget { return budget(1<<20 + 48*size) }
+
+// longestName bounds the names of a data set and a sample, in bytes.
+const longestName = 1 << 10
+
 func readSpecMoE(b []byte) (*specmoe, error) {
-	// A byte of a pickle can make a value of many bytes. An honest file, most of
-	// which is tensors, stays far below this.
-	const free = 256 << 20
-	s := &specmoe{g: newGather(), samples: map[trace.Key]int32{}, bad: map[int32]error{}}
-	u := newUnpickler(b, free+2*len(b), s)
+	s := &specmoe{g: newGather(), samples: map[trace.Key]int32{}, budget: pickleBudget(len(b))}
+	u := &unpickler{b: b, budget: &s.budget, env: s}
 	v, err := u.load()
 	if err != nil {
 		return nil, err
 	}
 	l, ok := v.(*list)
 	if !ok {
-		return nil, fmt.Errorf("pickle holds %T, want a list of MixtralGatingDataPoint", v)
+		return nil, fmt.Errorf("pickle holds %s, want a list of MixtralGatingDataPoint", kind(v))
 	}
 	for i, item := range l.items {
 		if p, ok := item.(*point); !ok || !p.built {
-			return nil, fmt.Errorf("item %d is %T, want MixtralGatingDataPoint", i, item)
+			return nil, fmt.Errorf("item %d is %s, want MixtralGatingDataPoint", i, kind(item))
 		}
 	}
 	return s, nil
 }
 
-// call makes the objects that the pickle may name.
-func (s *specmoe) call(f global, args []any) (any, error) {
+// global returns the functions that the pickle may call.
+func (s *specmoe) global(module, name string) (any, error) {
 	switch {
-	case f.name == "MixtralGatingDataPoint" && len(args) == 0:
-		return &point{}, nil
-	case f == global{"torch._utils", "_rebuild_tensor_v2"}:
-		return newTensor(args)
-	case f == global{"torch.storage", "_load_from_bytes"}:
-		if len(args) == 1 {
-			if b, ok := args[0].([]byte); ok {
-				return loadStorage(b, 1<<16+2*len(b))
-			}
-		}
-		return nil, errors.New("storage that is no bytes")
-	case f == global{"collections", "OrderedDict"} && len(args) == 0:
-		return &dict{}, nil
-	case f == global{"copyreg", "_reconstructor"} || f == global{"copy_reg", "_reconstructor"}: // protocols 0 and 1
-		if len(args) == 3 && args[2] == nil {
-			if class, ok := args[0].(global); ok && class.name == "MixtralGatingDataPoint" {
-				return &point{}, nil
-			}
-		}
-	case f == global{"_codecs", "encode"}: // bytes in protocols below 3
-		if len(args) == 2 && args[1] == "latin1" {
-			if text, ok := args[0].(string); ok {
-				return latin1(text)
-			}
-		}
+	case name == "MixtralGatingDataPoint": // of __main__ or wherever it was defined
+		return function(func([]any) (any, error) { return &point{}, nil }), nil
+	case module == "torch._utils" && name == "_rebuild_tensor_v2":
+		return function(newTensor), nil
+	case module == "torch.storage" && name == "_load_from_bytes":
+		return function(s.storage), nil
+	case module == "collections" && name == "OrderedDict": // hooks of a tensor
+		return function(func([]any) (any, error) { return dict{}, nil }), nil
+	case module == "_codecs" && name == "encode": // bytes in protocol 2
+		return function(s.latin1), nil
 	}
-	return nil, fmt.Errorf("%s is not allowed", f)
+	return nil, errGlobal(module, name)
 }
 
-func latin1(s string) ([]byte, error) {
-	b := make([]byte, 0, len(s))
-	for _, r := range s {
+func (s *specmoe) storage(args []any) (any, error) {
+	if len(args) == 1 {
+		if b, ok := args[0].([]byte); ok {
+			v, err := loadStorage(b, &s.budget)
+			if err != nil {
+				err = fmt.Errorf("storage: %w", err)
+			}
+			return v, err
+		}
+	}
+	return nil, errors.New("storage is not bytes")
+}
+
+// latin1 is _codecs.encode(text, "latin1").
+func (s *specmoe) latin1(args []any) (any, error) {
+	if len(args) != 2 || args[1] != "latin1" {
+		return nil, errors.New("encoding other than latin1")
+	}
+	text, ok := args[0].(string)
+	if !ok {
+		return nil, fmt.Errorf("encoding of %s", kind(args[0]))
+	}
+	if err := s.budget.charge(len(text)); err != nil {
+		return nil, err
+	}
+	b := make([]byte, 0, len(text))
+	for _, r := range text {
 		if r > 255 {
 			return nil, errors.New("bytes beyond latin1")
 		}
@@ -156,55 +138,70 @@ func (s *specmoe) persistent(any) (any, error) {
 func (s *specmoe) build(object, state any) error {
 	p, ok := object.(*point)
 	if !ok {
-		return fmt.Errorf("state for %T", object)
+		return fmt.Errorf("state for %s", kind(object))
 	}
-	fields, ok := state.(*dict)
+	fields, ok := state.(dict)
 	if !ok || p.built {
-		return fmt.Errorf("data point %d: state is %T", s.points, state)
+		return fmt.Errorf("data point %d: state is %s", s.points, kind(state))
 	}
 	p.built = true
+	err := s.point(fields)
+	if err != nil {
+		err = fmt.Errorf("data point %d: %w", s.points, err)
+	}
 	s.points++
-	dataset, _ := fields.get("dataset_name")
-	sample, _ := fields.get("sample_id")
-	name, ok1 := sample.(string)
-	set, ok2 := dataset.(string)
-	if !ok1 || !ok2 {
-		return fmt.Errorf("data point %d: no sample_id or dataset_name", s.points-1)
+	clear(fields) // the memo keeps them
+	return err
+}
+
+// point takes one data point. An error in the routing omits the sample, another
+// ends the file.
+func (s *specmoe) point(fields dict) error {
+	name, ok1 := fields["sample_id"].(string)
+	set, ok2 := fields["dataset_name"].(string)
+	if !ok1 || !ok2 || len(name) > longestName || len(set) > longestName {
+		return fmt.Errorf("no sample_id and dataset_name of at most %d bytes", longestName)
 	}
-	part := sampleName.FindStringSubmatch(name)
-	if part == nil {
-		return fmt.Errorf("data point %d: sample_id %q does not end in _seq_N", s.points-1, clip([]byte(name)))
+	at := strings.LastIndex(name, "_seq_")
+	if at < 0 {
+		return errors.New("sample_id does not end in _seq_N")
 	}
-	key := trace.Key{Dataset: strings.Clone(set), Document: strings.Clone(part[1])}
+	position, err := strconv.ParseUint(name[at+len("_seq_"):], 10, 31)
+	if err != nil {
+		return errors.New("sample_id does not end in _seq_N")
+	}
+	if err := s.budget.charge(len(name) + len(set)); err != nil {
+		return err
+	}
+	key := trace.Key{Dataset: set, Document: name[:at]}
 	id, ok := s.samples[key]
 	if !ok {
 		id = int32(len(s.keys))
 		s.samples[key] = id
 		s.keys = append(s.keys, key)
 	}
-	if err := s.add(id, part[2], fields); err != nil && s.bad[id] == nil {
-		s.bad[id] = fmt.Errorf("data point %d: %w", s.points-1, err)
+	err = s.add(choice{doc: id, position: int32(position)}, fields)
+	if errors.Is(err, errPickleBudget) {
+		return err
 	}
-	fields.keys, fields.values = nil, nil // the memo would keep them
+	if err != nil {
+		s.g.omit(id, fmt.Errorf("data point %d: %w", s.points, err))
+	}
 	return nil
 }
 
-// add takes the choices of one token at one layer.
-func (s *specmoe) add(id int32, position string, fields *dict) error {
-	at, err := strconv.ParseInt(position, 10, 32)
-	if err != nil {
-		return err
-	}
-	value, _ := fields.get("layer_id")
-	layer, ok := value.(int64)
+// costChoice is the memory that a choice takes while the list of them grows.
+const costChoice = 192
+
+// add takes the choices of one token at one layer, which are like c.
+func (s *specmoe) add(c choice, fields dict) error {
+	layer, ok := fields["layer_id"].(int64)
 	if !ok || layer < 0 || layer >= trace.MaxLayers {
-		return fmt.Errorf("layer_id is %v", value)
+		return fmt.Errorf("layer_id is not an integer in 0..%d", trace.MaxLayers-1)
 	}
-	value, _ = fields.get("target_top_k")
-	chosen, ok1 := value.(*tensor)
-	value, _ = fields.get("target_routing")
-	routing, ok2 := value.(*tensor)
-	if !ok1 || !ok2 || chosen == nil || routing == nil {
+	chosen, ok1 := fields["target_top_k"].(*tensor)
+	routing, ok2 := fields["target_routing"].(*tensor)
+	if !ok1 || !ok2 {
 		return errors.New("no tensors target_top_k and target_routing")
 	}
 	// One sequence a batch: shapes [1,K] and [1,E], or without the 1.
@@ -212,34 +209,40 @@ func (s *specmoe) add(id int32, position string, fields *dict) error {
 	if !oneRow(chosen) || !oneRow(routing) || k < 1 || k > e {
 		return fmt.Errorf("target_top_k of shape %v, target_routing of %v", chosen.shape, routing.shape)
 	}
-	token := trace.NoToken
-	value, _ = fields.get("token_ids")
-	if ids, ok := value.(*tensor); ok && ids.len() == 1 {
-		if token, err = ids.integer(0); err != nil {
-			return fmt.Errorf("token_ids: %w", err)
-		}
-	}
 	if s.experts == 0 {
 		s.experts = e
 	} else if s.experts != e {
 		return fmt.Errorf("target_routing of %d experts, before %d", e, s.experts)
 	}
+	c.layer, c.token = int32(layer), trace.NoToken
+	var err error
+	if ids, ok := fields["token_ids"].(*tensor); ok && ids.len() == 1 {
+		if c.token, err = ids.integer(0); err != nil {
+			return fmt.Errorf("token_ids: %w", err)
+		}
+	}
+	if err := s.budget.charge(costChoice * k); err != nil {
+		return err
+	}
 	choices := make([]choice, k)
+	weights := make([]float64, k)
 	var sum float64
 	for i := range choices {
-		expert, err := chosen.integer(i)
-		if err != nil || expert < 0 || int(expert) >= e {
-			return fmt.Errorf("expert %g of %d", chosen.at(i), e)
+		c.slot = int32(i)
+		if c.expert, err = chosen.integer(i); err != nil || c.expert < 0 || int(c.expert) >= e {
+			return fmt.Errorf("choice %d is not an expert in 0..%d", i, e-1)
 		}
-		w := routing.at(int(expert))
-		sum += w
-		choices[i] = choice{doc: id, position: int32(at), layer: int32(layer), slot: int32(i), expert: expert, weight: float32(w), token: token}
+		if weights[i], err = routing.at(int(c.expert)); err != nil {
+			return err
+		}
+		sum += weights[i]
+		choices[i] = c
 	}
 	if !(sum > 0) {
-		return fmt.Errorf("target_routing is %g at the chosen experts", sum)
+		return errors.New("target_routing does not add up to a positive number at the chosen experts")
 	}
-	for _, c := range choices {
-		c.weight = float32(float64(c.weight) / sum)
+	for i, c := range choices {
+		c.weight = float32(weights[i] / sum)
 		if err := s.g.add(c); err != nil {
 			return err
 		}
@@ -248,10 +251,6 @@ func (s *specmoe) add(id int32, position string, fields *dict) error {
 }
 
 func oneRow(t *tensor) bool {
-	for _, d := range t.shape[:max(0, len(t.shape)-1)] {
-		if d != 1 {
-			return false
-		}
-	}
-	return len(t.shape) > 0
+	n := len(t.shape)
+	return n > 0 && t.len() == int(t.shape[n-1])
 }

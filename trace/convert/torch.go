@@ -7,19 +7,21 @@ import (
 	"math"
 	"strings"
 
-	"github.com/expertspec/expertspec/trace/internal/floats"
+	"github.com/expertspec/expertspec/trace/safetensors"
 )
 
 // storage is the memory of tensors, a part of the input file.
 type storage struct {
-	kind string // of torch: Float, Half, BFloat16, Double, Long, Int, Short, Char, Byte, Bool
-	size int    // bytes of an element
-	data []byte
+	dtype safetensors.DType
+	data  []byte
 }
 
-// storageKinds gives the bytes of an element of torch's storages.
-var storageKinds = map[string]int{"Float": 4, "Half": 2, "BFloat16": 2, "Double": 8, "Long": 8, "Int": 4, "Short": 2,
-	"Char": 1, "Byte": 1, "Bool": 1}
+// storageTypes are the types of torch's storages by the names of their classes.
+var storageTypes = map[string]safetensors.DType{
+	"FloatStorage": safetensors.F32, "HalfStorage": safetensors.F16, "BFloat16Storage": safetensors.BF16,
+	"DoubleStorage": safetensors.F64, "LongStorage": safetensors.I64, "IntStorage": safetensors.I32,
+	"ShortStorage": safetensors.I16, "CharStorage": safetensors.I8, "ByteStorage": safetensors.U8, "BoolStorage": safetensors.Bool,
+}
 
 // tensor is a view of a storage, as torch._utils._rebuild_tensor_v2 makes it.
 type tensor struct {
@@ -37,8 +39,9 @@ func (t *tensor) len() int {
 	return n
 }
 
-// newTensor checks that a view lies in its storage.
-func newTensor(args []any) (*tensor, error) {
+// newTensor takes storage, offset, shape and strides, and checks that the view
+// lies in its storage.
+func newTensor(args []any) (any, error) {
 	if len(args) < 4 {
 		return nil, errors.New("tensor of too few arguments")
 	}
@@ -51,32 +54,38 @@ func newTensor(args []any) (*tensor, error) {
 	if ok != [4]bool{true, true, true, true} || len(t.shape) != len(t.strides) {
 		return nil, errors.New("tensor of unknown arguments")
 	}
-	have := int64(len(t.storage.data) / t.storage.size)
+	have := int64(len(t.storage.data) / t.storage.dtype.Size())
+	outside := func() error {
+		return fmt.Errorf("tensor of shape %v and strides %v at %d is outside its storage of %d elements", t.shape, t.strides, t.offset, have)
+	}
 	if t.offset < 0 || t.offset > have {
-		return nil, fmt.Errorf("tensor at %d in a storage of %d elements", t.offset, have)
+		return nil, outside()
 	}
 	last, n := t.offset, int64(1)
 	for i, d := range t.shape { // no product can overflow: each factor is checked first
 		if d < 0 || d > have || n*max(d, 1) > have {
-			return nil, fmt.Errorf("tensor of shape %v in a storage of %d elements", t.shape, have)
+			return nil, outside()
 		}
 		n *= d
 		if d > 1 {
 			if t.strides[i] < 0 || t.strides[i] > have/(d-1) {
-				return nil, fmt.Errorf("tensor of strides %v in a storage of %d elements", t.strides, have)
+				return nil, outside()
 			}
 			last += (d - 1) * t.strides[i]
 		}
 	}
 	if n > 0 && last >= have {
-		return nil, fmt.Errorf("tensor of shape %v at %d goes beyond its storage of %d elements", t.shape, t.offset, have)
+		return nil, outside()
 	}
 	return t, nil
 }
 
+// maxAxes bounds the axes of a tensor.
+const maxAxes = 8
+
 func integersOf(v any) ([]int64, bool) {
 	tuple, ok := v.([]any)
-	if !ok || len(tuple) > 16 {
+	if !ok || len(tuple) > maxAxes {
 		return nil, false
 	}
 	out := make([]int64, len(tuple))
@@ -89,121 +98,107 @@ func integersOf(v any) ([]int64, bool) {
 }
 
 // at returns the i-th element in row-major order.
-func (t *tensor) at(i int) float64 {
+func (t *tensor) at(i int) (float64, error) {
 	pos := t.offset
 	for d := len(t.shape) - 1; d >= 0; d-- {
 		pos += int64(i) % t.shape[d] * t.strides[d]
 		i /= int(t.shape[d])
 	}
-	b := t.storage.data[pos*int64(t.storage.size):]
-	le := binary.LittleEndian
-	switch t.storage.kind {
-	case "Float":
-		return float64(math.Float32frombits(le.Uint32(b)))
-	case "Double":
-		return math.Float64frombits(le.Uint64(b))
-	case "Half":
-		return float64(floats.FromHalf(le.Uint16(b)))
-	case "BFloat16":
-		return float64(math.Float32frombits(uint32(le.Uint16(b)) << 16))
-	case "Long":
-		return float64(int64(le.Uint64(b)))
-	case "Int":
-		return float64(int32(le.Uint32(b)))
-	case "Short":
-		return float64(int16(le.Uint16(b)))
-	case "Char":
-		return float64(int8(b[0]))
+	size := t.storage.dtype.Size()
+	b := t.storage.data[int(pos)*size:][:size]
+	if integer, ok := intTypeOf(t.storage.dtype); ok {
+		v, _ := integer.value(b) // torch has no unsigned type of 64 bits
+		return float64(v), nil
 	}
-	return float64(b[0]) // Byte, Bool
+	var wide [4]byte
+	err := safetensors.Convert(wide[:], safetensors.F32, b, t.storage.dtype)
+	return float64(math.Float32frombits(binary.LittleEndian.Uint32(wide[:]))), err
 }
 
-// integer returns an element that must be a small integer.
+// integer returns an element that must be an integer of 32 bits.
 func (t *tensor) integer(i int) (int32, error) {
-	v := t.at(i)
-	if v != math.Trunc(v) || math.Abs(v) > math.MaxInt32 {
-		return 0, fmt.Errorf("%g is no 32-bit integer", v)
+	v, err := t.at(i)
+	if err == nil && (v != math.Trunc(v) || math.Abs(v) > math.MaxInt32) {
+		err = errors.New("not a 32-bit integer")
 	}
-	return int32(v), nil
+	return int32(v), err
 }
 
 // torchMagic and torchProtocol begin what torch.save wrote before it made zip
 // files; a storage inside a pickle is still written so.
-const torchProtocol = 1001
+const (
+	torchMagic    = "\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+	torchProtocol = int64(1001)
+)
 
-var torchMagic = [10]byte{0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19}
-
-// loadStorage reads torch.storage._load_from_bytes: five pickles (magic number,
-// protocol, system, storage, keys), then the storage's elements and their bytes.
-func loadStorage(b []byte, budget int) (*storage, error) {
-	r := &torchResolver{}
-	u := newUnpickler(b, budget, r)
+// loadStorage reads what torch.storage._load_from_bytes does: five pickles
+// (magic number, protocol, system, storage, keys), then the number of elements
+// and their bytes.
+func loadStorage(b []byte, limit *budget) (*storage, error) {
+	env := &torchPickle{}
+	u := &unpickler{b: b, budget: limit, env: env}
 	var values [5]any
 	for i := range values {
-		v, err := u.load()
-		if err != nil {
-			return nil, fmt.Errorf("storage: %w", err)
+		var err error
+		if values[i], err = u.load(); err != nil {
+			return nil, err
 		}
-		u.memo = map[uint64]any{}
-		values[i] = v
 	}
-	if magic, ok := values[0].([]byte); !ok || string(magic) != string(torchMagic[:]) || values[1] != int64(torchProtocol) {
-		return nil, errors.New("storage: not written by torch.save")
+	if magic, ok := values[0].([]byte); !ok || string(magic) != torchMagic || values[1] != torchProtocol {
+		return nil, errors.New("not written by torch.save")
 	}
-	if system, ok := values[2].(*dict); ok {
-		if little, ok := system.get("little_endian"); ok && little != true {
-			return nil, errors.New("storage: big-endian")
-		}
+	if system, ok := values[2].(dict); ok && system["little_endian"] == false {
+		return nil, errors.New("big-endian")
 	}
 	s, ok := values[3].(*storage)
 	keys, isList := values[4].(*list)
-	if !ok || !isList || len(keys.items) != 1 || s != r.storage {
-		return nil, errors.New("storage: not one storage")
+	if !ok || !isList || len(keys.items) != 1 {
+		return nil, errors.New("not one storage")
 	}
-	n, err := u.number(8)
-	if err != nil || n != r.elements {
-		return nil, fmt.Errorf("storage: %d elements, want %d", n, r.elements)
+	n := u.number(8)
+	if u.err == nil && n != env.elements {
+		return nil, fmt.Errorf("%d elements, want %d", n, env.elements)
 	}
-	if n > uint64(len(u.b))/uint64(s.size) {
-		return nil, fmt.Errorf("storage: %w", errPickleEnd)
+	if size := uint64(s.dtype.Size()); n > uint64(len(b))/size {
+		u.fail(errPickleEnd)
+	} else {
+		s.data = u.take(n * size)
 	}
-	if s.data, err = u.take(n * uint64(s.size)); err != nil {
-		return nil, fmt.Errorf("storage: %w", err)
-	}
-	return s, nil
+	return s, u.err
 }
 
-// torchResolver reads the pickles of a storage: its persistent id is
-// ("storage", class, key, location, elements[, view]).
-type torchResolver struct {
+// torchPickle reads the pickles of one storage.
+type torchPickle struct {
 	storage  *storage
 	elements uint64
 }
 
-func (r *torchResolver) call(f global, _ []any) (any, error) {
-	return nil, fmt.Errorf("storage: %s is not allowed", f)
+// global returns the type that a class of storages has.
+func (r *torchPickle) global(module, name string) (any, error) {
+	if t, ok := storageTypes[name]; ok && module == "torch" {
+		return t, nil
+	}
+	return nil, errGlobal(module, name)
 }
 
-func (r *torchResolver) build(any, any) error { return errors.New("storage: object") }
+func (r *torchPickle) build(any, any) error { return errors.New("state of an object is not allowed") }
 
-func (r *torchResolver) persistent(id any) (any, error) {
+// persistent makes the storage. Its id is ("storage", class, key, location,
+// elements[, view]).
+func (r *torchPickle) persistent(id any) (any, error) {
 	tuple, ok := id.([]any)
-	if !ok || len(tuple) < 5 || tuple[0] != "storage" {
-		return nil, errors.New("storage: unknown id")
+	if !ok || len(tuple) < 5 || r.storage != nil {
+		return nil, errors.New("not the id of one storage")
 	}
-	class, ok := tuple[1].(global)
+	t, ok := tuple[1].(safetensors.DType)
 	n, isInt := tuple[4].(int64)
-	if !ok || !isInt || n < 0 || class.module != "torch" {
-		return nil, errors.New("storage: unknown id")
+	if !ok || !isInt || n < 0 || tuple[0] != "storage" {
+		return nil, errors.New("not the id of a storage")
 	}
-	kind := strings.TrimSuffix(class.name, "Storage")
-	size := storageKinds[kind]
-	if size == 0 {
-		return nil, fmt.Errorf("storage: %s is not known", class)
-	}
-	if r.storage != nil {
-		return nil, errors.New("storage: a second one")
-	}
-	r.storage, r.elements = &storage{kind: kind, size: size}, uint64(n)
+	r.storage, r.elements = &storage{dtype: t}, uint64(n)
 	return r.storage, nil
+}
+
+func errGlobal(module, name string) error {
+	return fmt.Errorf("%s is not allowed", strings.ToValidUTF8(module+"."+name, "?"))
 }

@@ -3,6 +3,7 @@ package convert
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,7 +39,7 @@ type logitFile struct {
 	b, t   int
 	e      int
 	topK   string // of the metadata
-	names  [][2]string
+	names  []documentKey
 }
 
 // openTransformers reads what transformers returns with output_router_logits: L
@@ -47,8 +48,12 @@ type logitFile struct {
 // present input_ids [B,T]. Padding is left out. The experts are the top-k of the
 // logits, the weights the softmax over them, as Mixtral has it; the logits are
 // kept.
-func openTransformers(path string, o Options) (*source, error) {
-	files, err := logitFiles(path)
+func openTransformers(ctx context.Context, path string, o Options) (*source, error) {
+	in, err := listInputs(path, ".safetensors")
+	if err != nil {
+		return nil, err
+	}
+	files, err := logitFiles(ctx, in.files)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +65,7 @@ func openTransformers(path string, o Options) (*source, error) {
 	}
 	if m.TopK == 0 && first.topK != "" {
 		if m.TopK, err = strconv.Atoi(first.topK); err != nil {
-			return nil, &Error{File: first.path, Item: "metadata " + metaTopK, Err: err}
+			return nil, &place{file: first.path, item: "metadata " + metaTopK, err: err}
 		}
 	}
 	if m.TopK == 0 {
@@ -68,46 +73,45 @@ func openTransformers(path string, o Options) (*source, error) {
 		notes = append(notes, fmt.Sprintf("top-k %d, as Mixtral; the file does not say", m.TopK))
 	}
 	if o.Experts != 0 && o.Experts != m.Experts {
-		return nil, &Error{File: first.path, Err: fmt.Errorf("logits of %d experts, not %d", m.Experts, o.Experts)}
+		return nil, &place{file: first.path, err: fmt.Errorf("logits of %d experts, want %d", m.Experts, o.Experts)}
 	}
 	notes = append(notes, "weights are the softmax over the chosen experts")
 	h := header(o, m, nil)
 	h.LogitLayers = m.AllLayers()
-	return &source{header: h, notes: notes, documents: func(yield func(*trace.Document, error) bool) {
+	return &source{header: h, notes: notes, omitted: in.omitted, documents: func(yield func(*trace.Document, error) bool) {
 		for _, f := range files {
-			if !f.documents(&m, o, yield) {
+			if !f.documents(&m, func(b int, d *trace.Document, err error) bool {
+				if err != nil {
+					return yield(nil, err)
+				}
+				if f.names != nil {
+					d.Dataset, d.ID = datasetOr(o, f.names[b][0]), f.names[b][1]
+				} else {
+					d.Dataset, d.ID = in.name(o, f.path, b)
+				}
+				return yield(d, nil)
+			}) {
 				return
 			}
 		}
 	}}, nil
 }
 
-func logitFiles(path string) ([]*logitFile, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	paths := []string{path}
-	if info.IsDir() {
-		if paths, err = filepath.Glob(filepath.Join(path, "*.safetensors")); err != nil {
-			return nil, err
-		}
-		slices.Sort(paths)
-	}
-	if len(paths) == 0 {
-		return nil, fmt.Errorf("%s: no .safetensors in the folder", path)
-	}
+func logitFiles(ctx context.Context, paths []string) ([]*logitFile, error) {
 	var files []*logitFile
 	for _, p := range paths {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		f, err := openLogits(p)
 		if err != nil {
-			return nil, placed(p, "", err)
-		}
-		if first := files; len(first) > 0 && (!slices.Equal(first[0].blocks, f.blocks) || first[0].e != f.e) {
-			return nil, &Error{File: p, Err: fmt.Errorf("%d layers of %d experts, in %s %d of %d",
-				len(f.layers), f.e, first[0].path, len(first[0].layers), first[0].e)}
+			return nil, located(p, "", err)
 		}
 		files = append(files, f)
+		if first := files[0]; !slices.Equal(first.blocks, f.blocks) || first.e != f.e {
+			return nil, &place{file: p, err: fmt.Errorf("%d layers of %d experts, in %s %d of %d",
+				len(f.layers), f.e, first.path, len(first.layers), first.e)}
+		}
 	}
 	return files, nil
 }
@@ -200,47 +204,43 @@ func isFloat(t safetensors.DType) bool {
 	return t == safetensors.F32 || t == safetensors.F16 || t == safetensors.BF16 || t == safetensors.F64
 }
 
-// documents yields the sequences of the batch; false: stop.
-func (f *logitFile) documents(m *trace.Model, o Options, yield func(*trace.Document, error) bool) bool {
+// documents calls yield with each sequence of the batch and its number until
+// that returns false, which documents then returns, too.
+func (f *logitFile) documents(m *trace.Model, yield func(b int, d *trace.Document, err error) bool) bool {
 	r, err := openTensors(f.path)
 	if err != nil {
-		return yield(nil, err) && false
+		yield(0, nil, err)
+		return false
 	}
 	defer r.Close()
-	mask := slices.Repeat([]int32{1}, f.b*f.t)
-	if _, ok := r.Info(maskName); ok {
-		if mask, _, err = readInts(r, maskName); err != nil {
-			yield(nil, placed(f.path, maskName, err))
-			return false
+	mask, ids := slices.Repeat([]int32{1}, f.b*f.t), slices.Repeat([]int32{trace.NoToken}, f.b*f.t)
+	for name, dst := range map[string]*[]int32{maskName: &mask, idsName: &ids} {
+		info, ok := r.Info(name)
+		if !ok {
+			continue
 		}
-	}
-	var ids []int32
-	if info, ok := r.Info(idsName); ok {
-		if ids, _, err = readInts(r, idsName); err == nil && len(ids) != len(mask) {
-			err = fmt.Errorf("shape %v for logits of %d rows", info.Shape, len(mask))
+		*dst, err = readInts(r, name)
+		if err == nil && len(*dst) != f.b*f.t {
+			err = fmt.Errorf("shape %v for logits of %d rows", info.Shape, f.b*f.t)
 		}
 		if err != nil {
-			yield(nil, placed(f.path, idsName, err))
+			yield(0, nil, located(f.path, name, err))
 			return false
 		}
 	}
 	for b := range f.b {
-		d, err := f.document(r, m, b, mask[b*f.t:(b+1)*f.t])
-		if err == nil && ids != nil {
-			for i, keep := range mask[b*f.t : (b+1)*f.t] {
-				if keep != 0 {
-					d.Tokens = append(d.Tokens, ids[b*f.t+i])
+		row, end := b*f.t, (b+1)*f.t
+		d, err := f.document(r, m, b, mask[row:end])
+		if err != nil {
+			err = omission{located(f.path, fmt.Sprintf("sequence %d", b), err)}
+		} else {
+			for i := row; i < end; i++ {
+				if mask[i] != 0 {
+					d.Tokens = append(d.Tokens, ids[i])
 				}
 			}
-		} else if err == nil {
-			d.Tokens = slices.Repeat([]int32{trace.NoToken}, len(d.RouterLogits)/(m.Layers*m.Experts))
 		}
-		if err != nil {
-			err = leftOut{placed(f.path, fmt.Sprintf("sequence %d", b), err)}
-		} else if d.Dataset, d.ID = datasetOr(o, base(f.path)), strconv.Itoa(b); f.names != nil {
-			d.Dataset, d.ID = datasetOr(o, f.names[b][0]), f.names[b][1]
-		}
-		if !yield(d, err) {
+		if !yield(b, d, err) {
 			return false
 		}
 	}
@@ -257,7 +257,7 @@ func (f *logitFile) document(r *safetensors.Reader, m *trace.Model, b int, mask 
 		tokens += int(v)
 	}
 	if tokens == 0 {
-		return nil, errors.New("attention mask leaves no token")
+		return nil, errors.New("attention mask selects no token")
 	}
 	size := f.dtype.Size()
 	raw := make([]byte, f.t*f.e*size)
@@ -275,12 +275,12 @@ func (f *logitFile) document(r *safetensors.Reader, m *trace.Model, b int, mask 
 			if err := safetensors.Convert(row, safetensors.F32, raw[i*f.e*size:(i+1)*f.e*size], f.dtype); err != nil {
 				return nil, err
 			}
-			dst := d.RouterLogits[(t*m.Layers+l)*f.e:]
-			for e := range f.e {
-				dst[e] = float32At(row, e)
-				if x := float64(dst[e]); math.IsNaN(x) || math.IsInf(x, 0) {
-					return nil, fmt.Errorf("tensor %q, row %d: logit %d is %g", name, b*f.t+i, e, x)
-				}
+			if e := safetensors.FirstNonFinite(row, safetensors.F32); e >= 0 {
+				return nil, fmt.Errorf("tensor %q, row %d: logit %d is not finite", name, b*f.t+i, e)
+			}
+			dst := d.RouterLogits[(t*m.Layers+l)*f.e:][:f.e]
+			for e := range dst {
+				dst[e] = math.Float32frombits(binary.LittleEndian.Uint32(row[4*e:]))
 			}
 			t++
 		}
@@ -290,10 +290,6 @@ func (f *logitFile) document(r *safetensors.Reader, m *trace.Model, b int, mask 
 		d.Experts, d.Weights = append(d.Experts, e...), append(d.Weights, w...)
 	}
 	return d, nil
-}
-
-func float32At(b []byte, i int) float32 {
-	return math.Float32frombits(uint32(b[4*i]) | uint32(b[4*i+1])<<8 | uint32(b[4*i+2])<<16 | uint32(b[4*i+3])<<24)
 }
 
 // route returns the k experts of the largest logits, largest first (of equal
@@ -332,44 +328,39 @@ func writeTransformers(ctx context.Context, r *trace.Reader, out string) (*Repor
 	h := r.Header()
 	m := &h.Model
 	if len(h.LogitLayers) != m.Layers {
-		return nil, fmt.Errorf("convert: transformers needs the router logits of all %d layers, the trace has %d", m.Layers, len(h.LogitLayers))
+		return nil, fmt.Errorf("format transformers requires the router logits of all %d layers; the trace has %d", m.Layers, len(h.LogitLayers))
 	}
-	if err := newFolder(out); err != nil {
+	if err := os.Mkdir(out, 0o777); err != nil {
 		return nil, err
 	}
 	var batch []*trace.Document
 	n := 0
 	flush := func() error {
-		if len(batch) == 0 {
-			return nil
-		}
 		path := filepath.Join(out, fmt.Sprintf("batch-%05d.safetensors", n))
 		n++
 		err := writeBatch(path, batch, m)
 		batch = batch[:0]
 		return err
 	}
-	report, err := each(ctx, r, trace.Filter{NoInput: true}, func(d *trace.Document) error {
+	report := &Report{Header: h, Notes: []string{"not kept: weights and choices other than the top-k of the logits, positions, phases"}}
+	err := report.each(ctx, r.Select(trace.Filter{NoInput: true}).Documents(), func(d *trace.Document) error {
 		if batch = append(batch, d); len(batch) == batchDocuments {
 			return flush()
 		}
 		return nil
 	})
-	if err == nil {
+	if err == nil && len(batch) > 0 {
 		err = flush()
-	}
-	if report != nil {
-		report.Notes = []string{"not kept: weights and choices other than the top-k of the logits, positions, phases"}
 	}
 	return report, err
 }
 
 func writeBatch(path string, batch []*trace.Document, m *trace.Model) error {
 	width := 0
-	var names [][2]string
+	var names []documentKey
 	for _, d := range batch {
 		width = max(width, d.Len())
-		names = append(names, [2]string{d.Dataset, d.ID})
+		names = append(names, documentKey{d.Dataset, d.ID})
 	}
 	mask, ids := make([]int64, len(batch)*width), make([]int64, len(batch)*width)
 	known := true

@@ -3,6 +3,7 @@ package convert
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,66 +19,70 @@ import (
 // array is one [T,L,K] array of experts, with the token ids of the same name
 // where there are any.
 type array struct {
-	place  func(error) error // puts file and tensor before an error
-	id     string
-	read   func() (values []int32, shape []int, err error)
-	tokens func() (values []int32, shape []int, err error) // nil: unknown
+	file     string
+	tensor   string       // of a safetensors file; "": file is .npy
+	ids      string       // .npy file or tensor of token ids; "": unknown
+	stem     string       // the name without suffixes
+	document *documentKey // nil: stem is the id
 }
 
-// suffixes of names in a file or folder that hold token ids or experts.
+// Suffixes of names in a file or folder that hold token ids or experts.
 const (
 	idsSuffix     = ".input_ids"
 	expertsSuffix = ".experts"
 )
 
+// keysFile is a file in a folder of arrays that holds the data set and the id of
+// each document by its name, which may be shortened, as a JSON object. In a
+// safetensors file they are the metadata of metaDocument.
+const keysFile = "documents.json"
+
 // openVLLM reads the routed experts that vLLM and SGLang return: integers
 // [T,L,K], one document each, as .npy files or tensors of safetensors files. A
-// tensor NAME or NAME.experts may stand beside NAME.input_ids [T], as may a file
-// NAME.npy beside NAME.input_ids.npy. There are no routing weights.
-func openVLLM(path string, o Options) (*source, error) {
-	arrays, err := vllmArrays(path)
+// tensor NAME or NAME.experts may have token ids NAME.input_ids [T], and a file
+// NAME.npy may have NAME.input_ids.npy. There are no routing weights.
+func openVLLM(ctx context.Context, path string, o Options) (*source, error) {
+	in, err := listInputs(path, ".npy", ".safetensors")
 	if err != nil {
 		return nil, err
 	}
-	m := trace.Model{Experts: o.Experts}
-	most := int32(-1)
+	arrays, err := vllmArrays(ctx, path, in)
+	if err != nil {
+		return nil, err
+	}
+	s := survey{topK: o.TopK, largest: -1}
+	var first error
+	reader := &arrayReader{ctx: ctx}
+	defer reader.close()
 	for _, a := range arrays {
-		values, shape, err := a.read()
-		if err != nil || len(shape) != 3 || len(values) == 0 {
-			continue // told when it is its turn
+		values, shape, err := reader.read(a.file, a.tensor)
+		if err == nil && (len(shape) != 3 || len(values) == 0) {
+			err = a.located(fmt.Errorf("shape %v is not [T,L,K]", shape))
 		}
-		if m.Layers == 0 {
-			m.Layers, m.TopK = shape[1], shape[2]
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
-		if shape[1] == m.Layers && shape[2] == m.TopK {
-			most = max(most, slices.Max(values))
+		if err == nil { // errors are reported later
+			s.add(values, shape[1], shape[2])
+		} else if first == nil {
+			first = err
 		}
 	}
-	if m.Layers == 0 {
-		if len(arrays) > 0 {
-			_, shape, err := arrays[0].read()
-			if err == nil {
-				err = fmt.Errorf("shape %v is not [T,L,K]", shape)
-			}
-			return nil, arrays[0].place(err)
-		}
-		return nil, fmt.Errorf("%s: no array of experts [T,L,K]", path)
+	if s.layers == 0 {
+		return nil, first
 	}
-	var notes []string
-	if m.Experts == 0 {
-		m.Experts = max(int(most)+1, m.TopK)
-		notes = append(notes, fmt.Sprintf("%d experts: the largest id and one", m.Experts))
-	}
-	h := header(o, m, nil)
-	h.NoWeights = true
-	notes = append(notes, "no routing weights in this format")
-	return &source{header: h, notes: notes, documents: func(yield func(*trace.Document, error) bool) {
+	h, notes := s.header(o)
+	return &source{header: h, notes: notes, omitted: in.omitted, documents: func(yield func(*trace.Document, error) bool) {
+		reader := &arrayReader{ctx: ctx}
+		defer reader.close()
 		for _, a := range arrays {
-			d, err := vllmDocument(&a, &m)
+			d, err := reader.document(a, &h.Model)
 			if err != nil {
-				err = leftOut{a.place(err)}
+				err = omission{a.located(err)}
+			} else if a.document != nil {
+				d.Dataset, d.ID = datasetOr(o, a.document[0]), a.document[1]
 			} else {
-				d.Dataset = datasetOr(o, base(path))
+				d.Dataset, d.ID = datasetOr(o, base(path)), a.stem
 			}
 			if !yield(d, err) {
 				return
@@ -86,223 +91,233 @@ func openVLLM(path string, o Options) (*source, error) {
 	}}, nil
 }
 
-func vllmDocument(a *array, m *trace.Model) (*trace.Document, error) {
-	values, shape, err := a.read()
-	if err != nil {
-		return nil, err
+func (a *array) located(err error) error {
+	item := ""
+	if a.tensor != "" {
+		item = fmt.Sprintf("tensor %q", a.tensor)
 	}
-	if len(shape) != 3 || shape[1] != m.Layers || shape[2] != m.TopK {
-		return nil, fmt.Errorf("shape %v, want [T,%d,%d]", shape, m.Layers, m.TopK)
-	}
-	d := &trace.Document{ID: a.id, Experts: values, Tokens: slices.Repeat([]int32{trace.NoToken}, shape[0])}
-	if a.tokens != nil {
-		ids, size, err := a.tokens()
-		if err != nil {
-			return nil, err
-		}
-		if len(size) != 1 || size[0] != shape[0] {
-			return nil, fmt.Errorf("%v token ids for %d tokens", size, shape[0])
-		}
-		d.Tokens = ids
-	}
-	return d, nil
+	return located(a.file, item, err)
 }
 
-// vllmArrays lists the arrays of a file, or of the files of a folder.
-func vllmArrays(path string) ([]array, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.IsDir() {
-		if strings.HasSuffix(path, ".safetensors") {
-			return tensorArrays(path)
+// vllmArrays lists the arrays of the files of path.
+func vllmArrays(ctx context.Context, path string, in *inputs) ([]*array, error) {
+	var keys map[string]documentKey
+	if in.folder {
+		var err error
+		if keys, err = readKeys(ctx, filepath.Join(path, keysFile)); err != nil {
+			return nil, err
 		}
-		return []array{npyArray(path)}, nil
 	}
-	entries, err := os.ReadDir(path)
-	if err != nil {
-		return nil, err
-	}
-	var arrays []array
-	for _, e := range entries {
-		name := filepath.Join(path, e.Name())
-		switch {
-		case e.IsDir() || strings.HasPrefix(e.Name(), "."):
-		case strings.HasSuffix(name, ".safetensors"):
-			more, err := tensorArrays(name)
+	var arrays []*array
+	for _, file := range in.files {
+		if filepath.Ext(file) == ".safetensors" {
+			more, err := tensorArrays(file)
 			if err != nil {
 				return nil, err
 			}
 			arrays = append(arrays, more...)
-		case strings.HasSuffix(name, ".npy") && !strings.HasSuffix(name, idsSuffix+".npy"):
-			arrays = append(arrays, npyArray(name))
+			continue
 		}
+		stem := strings.TrimSuffix(file, ".npy")
+		if in.folder && strings.HasSuffix(stem, idsSuffix) {
+			continue
+		}
+		stem = strings.TrimSuffix(stem, expertsSuffix)
+		a := &array{file: file, stem: filepath.Base(stem)}
+		if key, ok := keys[a.stem]; ok {
+			a.document = &key
+		}
+		if ids := stem + idsSuffix + ".npy"; regular(ids) == nil {
+			a.ids = ids
+		}
+		arrays = append(arrays, a)
 	}
 	if len(arrays) == 0 {
-		return nil, fmt.Errorf("%s: no .npy or .safetensors in the folder", path)
+		return nil, fmt.Errorf("%s: no array of experts [T,L,K]", path)
 	}
 	return arrays, nil
 }
 
-func npyArray(path string) array {
-	stem := strings.TrimSuffix(path, ".npy")
-	a := array{
-		id:    strings.TrimSuffix(filepath.Base(stem), expertsSuffix),
-		place: func(err error) error { return placed(path, "", err) },
-		read:  func() ([]int32, []int, error) { return readNpy(path) },
+// readKeys reads a keysFile, which may not exist.
+func readKeys(ctx context.Context, path string) (keys map[string]documentKey, err error) {
+	text, err := readAll(ctx, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	ids := strings.TrimSuffix(stem, expertsSuffix) + idsSuffix + ".npy"
-	if _, err := os.Stat(ids); err == nil {
-		a.tokens = func() ([]int32, []int, error) { return readNpy(ids) }
+	if err == nil {
+		err = located(path, "", json.Unmarshal(text, &keys))
 	}
-	return a
+	return keys, err
 }
 
-// placed puts file and item before an error that has no place yet.
-func placed(path, item string, err error) error {
-	var mine *Error
-	var theirs *safetensors.Error
-	var file *fs.PathError
-	if errors.As(err, &mine) || errors.As(err, &theirs) || errors.As(err, &file) {
-		return err
-	}
-	return &Error{File: path, Item: item, Err: err}
-}
-
-func tensorArrays(path string) ([]array, error) {
+func tensorArrays(path string) ([]*array, error) {
 	f, err := openTensors(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	var arrays []array
+	var arrays []*array
 	for _, name := range f.Names() {
 		info, _ := f.Info(name)
-		if _, ok := integerSize(info.DType); !ok || len(info.Shape) != 3 {
+		if _, ok := intTypeOf(info.DType); !ok || len(info.Shape) != 3 {
 			continue
 		}
-		id := strings.TrimSuffix(name, expertsSuffix)
-		a := array{
-			id:    id,
-			place: func(err error) error { return placed(path, fmt.Sprintf("tensor %q", name), err) },
-			read:  func() ([]int32, []int, error) { return tensorInts(path, name) },
-		}
-		if _, ok := f.Info(id + idsSuffix); ok {
-			a.tokens = func() ([]int32, []int, error) { return tensorInts(path, id+idsSuffix) }
+		a := &array{file: path, tensor: name, stem: strings.TrimSuffix(name, expertsSuffix)}
+		if _, ok := f.Info(a.stem + idsSuffix); ok {
+			a.ids = a.stem + idsSuffix
 		}
 		arrays = append(arrays, a)
 	}
 	if len(arrays) == 0 {
 		return nil, fmt.Errorf("%s: no tensor of integers [T,L,K]", path)
 	}
+	if text := f.Metadata()[metaDocument]; text != "" {
+		var keys map[string]documentKey
+		if err := json.Unmarshal([]byte(text), &keys); err != nil {
+			return nil, &place{file: path, item: "metadata " + metaDocument, err: err}
+		}
+		for _, a := range arrays {
+			if key, ok := keys[a.stem]; ok {
+				a.document = &key
+			}
+		}
+	}
 	return arrays, nil
 }
 
 func openTensors(path string) (*safetensors.Reader, error) {
+	if err := regular(path); err != nil {
+		return nil, err
+	}
 	return safetensors.Open(os.DirFS(filepath.Dir(path)), filepath.Base(path))
 }
 
-// integerSize returns the bytes of an integer type.
-func integerSize(t safetensors.DType) (int, bool) {
-	switch t {
-	case safetensors.U8, safetensors.I8, safetensors.Bool, safetensors.U16, safetensors.I16,
-		safetensors.U32, safetensors.I32, safetensors.U64, safetensors.I64:
-		return t.Size(), true
-	}
-	return 0, false
+// arrayReader reads integer arrays, and keeps the last safetensors file open.
+type arrayReader struct {
+	ctx  context.Context
+	path string
+	file *safetensors.Reader
 }
 
-// tensorInts reads an integer tensor as 32-bit integers.
-func tensorInts(path, name string) ([]int32, []int, error) {
-	f, err := openTensors(path)
-	if err != nil {
-		return nil, nil, err
+func (r *arrayReader) close() {
+	if r.file != nil {
+		r.file.Close()
 	}
-	defer f.Close()
-	values, shape, err := readInts(f, name)
-	if err != nil {
-		return nil, nil, placed(path, fmt.Sprintf("tensor %q", name), err)
-	}
-	return values, shape, nil
 }
 
-func readInts(f *safetensors.Reader, name string) ([]int32, []int, error) {
-	info, _ := f.Info(name)
-	size, ok := integerSize(info.DType)
-	if !ok {
-		return nil, nil, fmt.Errorf("%s values are not integers", info.DType)
+// read returns the values of a .npy file, or of a tensor, and their shape.
+func (r *arrayReader) read(path, tensor string) (values []int32, shape []int, err error) {
+	if tensor == "" {
+		return readNpy(r.ctx, path)
 	}
-	if info.DType == safetensors.I32 {
-		values, err := f.Int32s(name)
-		return values, info.Shape, err
-	}
-	h := npyHeader{kind: 'u', size: size}
-	if info.DType[0] == 'I' {
-		h.kind = 'i'
-	}
-	values := make([]int32, info.Len())
-	buf := make([]byte, 4096*size)
-	for i := 0; i < len(values); {
-		k := min(len(values)-i, 4096)
-		if err := f.ReadAt(name, buf[:k*size], int64(i*size)); err != nil {
+	if r.path != path || r.file == nil {
+		r.close()
+		if r.file, err = openTensors(path); err != nil {
 			return nil, nil, err
 		}
-		for j := range k {
-			v := h.value(buf[j*size : (j+1)*size])
-			if v != int64(int32(v)) {
-				return nil, nil, fmt.Errorf("value %d is %d, which does not fit 32 bits", i+j, v)
-			}
-			values[i+j] = int32(v)
-		}
-		i += k
+		r.path = path
 	}
-	return values, info.Shape, nil
+	info, _ := r.file.Info(tensor)
+	values, err = readInts(r.file, tensor)
+	return values, info.Shape, located(path, fmt.Sprintf("tensor %q", tensor), err)
 }
 
-// writeVLLM writes a safetensors file, where out ends so, or else a folder of
-// .npy files: experts [T,L,K] int32 (-1 where a token has fewer than K) and
-// input_ids [T].
-func writeVLLM(ctx context.Context, r *trace.Reader, out string) (*Report, error) {
-	h := r.Header()
-	m := &h.Model
-	filter := trace.Filter{NoLogits: true, NoInput: true}
-	notes := []string{"not kept: weights, positions, phases, logits"}
-	if strings.HasSuffix(out, ".safetensors") {
-		if _, err := os.Lstat(out); !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s: %w", out, fs.ErrExist)
-		}
-		var tensors []safetensors.Tensor
-		report, err := each(ctx, r, filter, func(d *trace.Document) error {
-			name := d.Dataset + "." + d.ID
-			tensors = append(tensors, safetensors.Int32s(name+expertsSuffix, []int{d.Len(), m.Layers, m.TopK}, d.Experts))
-			if !slices.Contains(d.Tokens, trace.NoToken) {
-				tensors = append(tensors, safetensors.Int32s(name+idsSuffix, []int{d.Len()}, d.Tokens))
-			}
-			return nil
-		})
-		if err != nil {
-			return report, err
-		}
-		report.Notes = notes
-		return report, safetensors.WriteFile(out, tensors, map[string]string{"format": "expertspec"})
-	}
-	if err := newFolder(out); err != nil {
+func (r *arrayReader) document(a *array, m *trace.Model) (*trace.Document, error) {
+	values, shape, err := r.read(a.file, a.tensor)
+	if err != nil {
 		return nil, err
 	}
-	report, err := each(ctx, r, filter, func(d *trace.Document) error {
-		stem := filepath.Join(out, fileName(d))
-		if !slices.Contains(d.Tokens, trace.NoToken) {
-			if err := whole(stem+idsSuffix+".npy", func(w *bufio.Writer) error { return writeNpy(w, d.Tokens, d.Len()) }); err != nil {
-				return err
-			}
-		}
-		return whole(stem+".npy", func(w *bufio.Writer) error {
+	if len(shape) != 3 || shape[1] != m.Layers || shape[2] != m.TopK {
+		return nil, fmt.Errorf("shape %v, want [T,%d,%d]", shape, m.Layers, m.TopK)
+	}
+	d := &trace.Document{Experts: values, Tokens: slices.Repeat([]int32{trace.NoToken}, shape[0])}
+	if a.ids == "" {
+		return d, nil
+	}
+	file, tensor := a.ids, ""
+	if a.tensor != "" {
+		file, tensor = a.file, a.ids
+	}
+	ids, size, err := r.read(file, tensor)
+	if err == nil && (len(size) != 1 || size[0] != shape[0]) {
+		err = fmt.Errorf("token ids of shape %v for %d tokens", size, shape[0])
+	}
+	d.Tokens = ids
+	return d, err
+}
+
+// readInts reads an integer tensor as 32-bit integers.
+func readInts(f *safetensors.Reader, name string) ([]int32, error) {
+	info, _ := f.Info(name)
+	t, ok := intTypeOf(info.DType)
+	if !ok {
+		return nil, fmt.Errorf("%s values are not integers", info.DType)
+	}
+	values, at := make([]int32, info.Len()), int64(0)
+	return values, t.decode(values, func(p []byte) error {
+		err := f.ReadAt(name, p, at)
+		at += int64(len(p))
+		return err
+	})
+}
+
+// maxStem leaves room for the longest suffix in a file name of 255 bytes.
+const maxStem = 255 - len(idsSuffix+".npy")
+
+// writeVLLM writes a safetensors file, where out ends so, or else a folder of
+// .npy files and a keysFile: experts [T,L,K] int32 (-1 where a token has fewer
+// than K) and input_ids [T].
+func writeVLLM(ctx context.Context, r *trace.Reader, out string) (*Report, error) {
+	report := &Report{Header: r.Header(), Notes: []string{"not kept: weights, positions, phases, logits"}}
+	if filepath.Ext(out) == ".safetensors" {
+		return report, writeTensors(ctx, r, report, out)
+	}
+	if err := os.Mkdir(out, 0o777); err != nil {
+		return nil, err
+	}
+	m := &report.Header.Model
+	names := newNames()
+	err := report.each(ctx, routing(r).Documents(), func(d *trace.Document) error {
+		stem := filepath.Join(out, names.add(d, fileStem(d), maxStem))
+		err := writeFile(stem+".npy", func(w *bufio.Writer) error {
 			return writeNpy(w, d.Experts, d.Len(), m.Layers, m.TopK)
 		})
+		if err != nil || slices.Contains(d.Tokens, trace.NoToken) {
+			return err
+		}
+		return writeFile(stem+idsSuffix+".npy", func(w *bufio.Writer) error { return writeNpy(w, d.Tokens, d.Len()) })
 	})
-	if report != nil {
-		report.Notes = notes
+	if err != nil {
+		return report, err
 	}
-	return report, err
+	return report, writeFile(filepath.Join(out, keysFile), func(w *bufio.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "\t")
+		return e.Encode(names.keys)
+	})
 }
+
+func writeTensors(ctx context.Context, r *trace.Reader, report *Report, out string) error {
+	m := &report.Header.Model
+	names := newNames()
+	var tensors []safetensors.Tensor
+	err := report.each(ctx, routing(r).Documents(), func(d *trace.Document) error {
+		name := names.add(d, d.Dataset+"."+d.ID, maxTensorName)
+		tensors = append(tensors, safetensors.Int32s(name+expertsSuffix, []int{d.Len(), m.Layers, m.TopK}, d.Experts))
+		if !slices.Contains(d.Tokens, trace.NoToken) {
+			tensors = append(tensors, safetensors.Int32s(name+idsSuffix, []int{d.Len()}, d.Tokens))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	keys, err := json.Marshal(names.keys)
+	if err != nil {
+		return err
+	}
+	return safetensors.WriteFile(out, tensors, map[string]string{"format": "expertspec", metaDocument: string(keys)})
+}
+
+// maxTensorName bounds names, which are in the header of a file.
+const maxTensorName = 1 << 10

@@ -8,11 +8,11 @@ import (
 	"github.com/expertspec/expertspec/trace/internal/floats"
 )
 
-// Convert turns n elements of src, of type from, into type to, both
-// little-endian. The types are F16, BF16, F32 and F64, and to is none wider than
-// F32; equal types are copied. Narrowing rounds to nearest, ties to even, and
-// what is too large becomes infinite. len(dst)/to.Size() must be
-// len(src)/from.Size().
+// Convert converts the elements of src from one type to another, both
+// little-endian. The types are F16, BF16, F32 and F64, except that F64 is not
+// converted to; equal types are copied. Narrowing rounds to nearest, ties to
+// even, and what is too large becomes infinite. dst must have room for exactly
+// the elements of src.
 func Convert(dst []byte, to DType, src []byte, from DType) error {
 	if from.Size() == 0 || to.Size() == 0 || len(src)%from.Size() != 0 || len(dst)%to.Size() != 0 ||
 		len(src)/from.Size() != len(dst)/to.Size() {
@@ -53,7 +53,7 @@ func Convert(dst []byte, to DType, src []byte, from DType) error {
 }
 
 // widenBF16 writes each bfloat16 as the upper half of a float32. Blocks of fixed
-// size, here as below, let the compiler drop all bounds checks within them.
+// size let the compiler omit bounds checks within them.
 func widenBF16(dst, src []byte) {
 	for len(src) >= 32 && len(dst) >= 64 {
 		s, d := (*[32]byte)(src), (*[64]byte)(dst)
@@ -96,9 +96,9 @@ func roundBF16(x uint32) uint16 {
 // roundF16 rounds a float32, as bits, to half precision.
 func roundF16(x uint32) uint16 { return floats.ToHalf(math.Float32frombits(x)) }
 
-// FirstNonFinite gives the index of the first NaN or infinite element of src,
-// which holds little-endian numbers of type F16, BF16, F32 or F64, or -1 where
-// there is none (and for types that have neither).
+// FirstNonFinite returns the index of the first NaN or infinite element of src,
+// little-endian numbers of type F16, BF16, F32 or F64. It returns -1 if there is
+// none, and for types that have neither.
 func FirstNonFinite(src []byte, dtype DType) int {
 	var exponent, one uint64 // a lane's exponent bits, and the lowest of them
 	switch dtype {
@@ -144,7 +144,7 @@ func FirstNonFinite(src []byte, dtype DType) int {
 	return -1
 }
 
-// lane is one little-endian element of width bytes.
+// lane returns one little-endian element of width bytes.
 func lane(p []byte, width int) uint64 {
 	switch width {
 	case 2:

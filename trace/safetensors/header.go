@@ -2,6 +2,7 @@ package safetensors
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,11 +14,11 @@ import (
 	"unicode/utf8"
 )
 
-// MaxHeaderLen is the longest header that is read, in bytes: the limit of the
-// format's own implementation.
-const MaxHeaderLen = 100_000_000
+// maxHeaderLen is the maximum length of a header in bytes, as in the format's own
+// implementation.
+const maxHeaderLen = 100_000_000
 
-// metadataKey is the header's one key that is not a tensor.
+// metadataKey is the key of the header that is not a tensor.
 const metadataKey = "__metadata__"
 
 // Error is an error about a file or about one tensor of it.
@@ -27,7 +28,7 @@ type Error struct {
 	Err    error
 }
 
-// Error gives file, tensor and cause, in this order.
+// Error returns file, tensor and cause, in this order.
 func (e *Error) Error() string {
 	if e.Tensor == "" {
 		return fmt.Sprintf("%s: %v", e.File, e.Err)
@@ -50,7 +51,7 @@ type Info struct {
 	Size int64
 }
 
-// Len is the number of elements.
+// Len returns the number of elements.
 func (t Info) Len() int { return int(t.Size / int64(t.DType.Size())) }
 
 // header is the parsed header: tensors in the order of their data.
@@ -60,7 +61,7 @@ type header struct {
 }
 
 // parseHeader reads the JSON of a header whose data begins at dataStart and is
-// dataLen bytes long. A tensorError names the tensor at fault.
+// dataLen bytes long.
 func parseHeader(text []byte, dataStart, dataLen int64) (*header, error) {
 	text = bytes.TrimRight(text, " ") // the format pads with spaces, and with nothing else
 	if len(text) == 0 || text[0] != '{' || text[len(text)-1] != '}' {
@@ -90,16 +91,10 @@ func parseHeader(text []byte, dataStart, dataLen int64) (*header, error) {
 }
 
 // layOut sorts the tensors by their data, checks that they cover dataLen bytes
-// with neither holes nor overlap, and makes their offsets those in the file.
+// with neither holes nor overlap, and changes their offsets to those in the file.
 func (h *header) layOut(dataStart, dataLen int64) error {
 	slices.SortFunc(h.tensors, func(a, b Info) int {
-		if a.Offset != b.Offset {
-			return cmpInt64(a.Offset, b.Offset)
-		}
-		if a.Size != b.Size {
-			return cmpInt64(a.Size, b.Size)
-		}
-		return strings.Compare(a.Name, b.Name)
+		return cmp.Or(cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Size, b.Size), strings.Compare(a.Name, b.Name))
 	})
 	var end int64
 	before := "" // the tensor that ends at end
@@ -129,18 +124,11 @@ func (h *header) layOut(dataStart, dataLen int64) error {
 	return nil
 }
 
-func cmpInt64(a, b int64) int {
-	if a < b {
-		return -1
-	}
-	return 1
-}
-
-// eachField calls f for each field of a JSON object, in order, and refuses a key
-// that comes twice: encoding/json alone would keep the last one silently.
+// eachField calls f for each field of a JSON object in order. A duplicate key is
+// an error; encoding/json alone would silently keep the last one.
 func eachField(object []byte, f func(key string, value json.RawMessage) error) error {
 	if !json.Valid(object) {
-		// Unmarshal's error says where; Valid is what bounds the nesting.
+		// Unmarshal's error has the position; Valid bounds the nesting.
 		var v json.RawMessage
 		return fmt.Errorf("bad JSON: %w", json.Unmarshal(object, &v))
 	}
@@ -163,7 +151,7 @@ func eachField(object []byte, f func(key string, value json.RawMessage) error) e
 			return fmt.Errorf("bad JSON: %w", err)
 		}
 		if seen[key] {
-			return fmt.Errorf("key %q comes twice", key)
+			return fmt.Errorf("duplicate key %q", key)
 		}
 		seen[key] = true
 		if err := f(key, value); err != nil {
@@ -264,7 +252,7 @@ func parseSizes(value json.RawMessage) ([]int64, error) {
 	return sizes, nil
 }
 
-// byteSize is the size in bytes of a tensor, checked against overflow.
+// byteSize returns the size in bytes of a tensor, checked against overflow.
 func byteSize(shape []int, dtype DType) (int64, error) {
 	size := uint64(dtype.Size())
 	for _, n := range shape {

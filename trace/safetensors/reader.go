@@ -13,7 +13,7 @@ import (
 )
 
 // Reader reads the tensors of one file. Its methods may be called from several
-// goroutines at once, Close excepted.
+// goroutines at once, except Close.
 type Reader struct {
 	name   string
 	r      io.ReaderAt
@@ -24,9 +24,9 @@ type Reader struct {
 	close  func() error
 }
 
-// NewReader reads the header of a file of size bytes. The name stands for the
-// file in errors. Errors are of type *Error.
-func NewReader(r io.ReaderAt, size int64, name string) (*Reader, error) {
+// newReader reads the header of a file of size bytes. Errors are of type *Error
+// and have the name.
+func newReader(r io.ReaderAt, size int64, name string) (*Reader, error) {
 	f := &Reader{name: name, r: r, size: size}
 	if err := f.readHeader(); err != nil {
 		return nil, f.error(err)
@@ -38,15 +38,15 @@ func NewReader(r io.ReaderAt, size int64, name string) (*Reader, error) {
 	return f, nil
 }
 
-// Open opens a file of a file system. A file that offers no ReadAt is read by
-// Seek, and one that offers neither by reading on or again from its beginning:
-// right but slow out of order. Close the Reader after use.
+// Open opens a file of a file system. A file without ReadAt is read by Seek, and
+// one with neither by reading forward or again from its beginning, which is slow
+// out of order. The caller must close the Reader after use.
 func Open(fsys fs.FS, name string) (*Reader, error) {
 	r, size, closer, err := openReaderAt(fsys, name)
 	if err != nil {
 		return nil, &Error{File: name, Err: cause(err)}
 	}
-	f, err := NewReader(r, size, name)
+	f, err := newReader(r, size, name)
 	if err != nil {
 		return nil, errors.Join(err, closer())
 	}
@@ -54,7 +54,7 @@ func Open(fsys fs.FS, name string) (*Reader, error) {
 	return f, nil
 }
 
-// cause takes off what fs.PathError repeats of the file's name.
+// cause removes the file's name that fs.PathError repeats.
 func cause(err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -75,10 +75,10 @@ func (f *Reader) readHeader() error {
 	if n > uint64(f.size-8) {
 		return fmt.Errorf("header length %d goes beyond the file of %d bytes", n, f.size)
 	}
-	if n > MaxHeaderLen {
-		return fmt.Errorf("header length %d is above the limit of %d", n, MaxHeaderLen)
+	if n > maxHeaderLen {
+		return fmt.Errorf("header length %d is above the limit of %d", n, maxHeaderLen)
 	}
-	// The buffer grows with what is really read: size may be wrong too.
+	// The buffer grows with the bytes that are read, because size may be wrong too.
 	var text bytes.Buffer
 	if got, err := io.Copy(&text, io.NewSectionReader(f.r, 8, int64(n))); err != nil {
 		return fmt.Errorf("reading the header: %w", err)
@@ -91,7 +91,7 @@ func (f *Reader) readHeader() error {
 	return err
 }
 
-// error gives err the file's name.
+// error adds the file's name to err.
 func (f *Reader) error(err error) error {
 	if e, ok := err.(*Error); ok {
 		e.File = f.name
@@ -104,20 +104,20 @@ func (f *Reader) tensorError(name string, format string, args ...any) error {
 	return &Error{File: f.name, Tensor: name, Err: fmt.Errorf(format, args...)}
 }
 
-// Name is the file's name, as it was opened.
+// Name returns the file's name, as it was opened.
 func (f *Reader) Name() string { return f.name }
 
-// Size is the file's length in bytes.
+// Size returns the file's length in bytes.
 func (f *Reader) Size() int64 { return f.size }
 
-// DataOffset is where the tensors' data begin, in bytes from the file's
-// beginning: the length of the header and of its prefix.
+// DataOffset returns the length of the header with its prefix in bytes, which is
+// where the tensors' data begin.
 func (f *Reader) DataOffset() int64 { return f.data }
 
-// File gives the whole file's bytes, header included.
+// File returns the bytes of the whole file, header included.
 func (f *Reader) File() *io.SectionReader { return io.NewSectionReader(f.r, 0, f.size) }
 
-// Close closes the file that Open opened; after NewReader it does nothing.
+// Close closes the file.
 func (f *Reader) Close() error {
 	if f.close == nil {
 		return nil
@@ -125,17 +125,17 @@ func (f *Reader) Close() error {
 	return f.close()
 }
 
-// Tensors describes all tensors, in the order of their data. The caller must not
-// change the shapes.
+// Tensors returns descriptions of all tensors, in the order of their data. The
+// caller must not change the shapes.
 func (f *Reader) Tensors() []Info { return slices.Clone(f.header.tensors) }
 
-// Names gives the tensors' names, sorted.
+// Names returns the tensors' names, sorted.
 func (f *Reader) Names() []string { return slices.Sorted(maps.Keys(f.index)) }
 
-// Metadata is a copy of the header's __metadata__; nil: it has none.
+// Metadata returns a copy of the header's __metadata__, nil if it has none.
 func (f *Reader) Metadata() map[string]string { return maps.Clone(f.header.metadata) }
 
-// Info describes one tensor, and says whether the file has it.
+// Info returns the description of a tensor and reports whether the file has it.
 func (f *Reader) Info(name string) (Info, bool) {
 	i, ok := f.index[name]
 	if !ok {
@@ -144,7 +144,7 @@ func (f *Reader) Info(name string) (Info, bool) {
 	return f.header.tensors[i], true
 }
 
-// info is Info with an error for a tensor that the file does not have.
+// info is Info with an error for a tensor that does not exist.
 func (f *Reader) info(name string) (Info, error) {
 	t, ok := f.Info(name)
 	if !ok {
@@ -166,7 +166,7 @@ func (f *Reader) Read(name string, dst []byte) error {
 	return f.ReadAt(name, dst, 0)
 }
 
-// ReadAt fills dst with a tensor's bytes from offset on, in bytes from the
+// ReadAt fills dst with a tensor's bytes from an offset, in bytes from the
 // tensor's beginning.
 func (f *Reader) ReadAt(name string, dst []byte, offset int64) error {
 	t, err := f.info(name)
@@ -174,7 +174,7 @@ func (f *Reader) ReadAt(name string, dst []byte, offset int64) error {
 		return err
 	}
 	if offset < 0 || offset > t.Size || int64(len(dst)) > t.Size-offset {
-		return f.tensorError(name, "%d bytes at offset %d go beyond its %d", len(dst), offset, t.Size)
+		return f.tensorError(name, "%d bytes at offset %d exceed its %d", len(dst), offset, t.Size)
 	}
 	if err := readFull(f.r, dst, t.Offset+offset); err != nil {
 		return f.tensorError(name, "reading %d bytes at %d of the file: %w", len(dst), t.Offset+offset, err)
@@ -182,8 +182,7 @@ func (f *Reader) ReadAt(name string, dst []byte, offset int64) error {
 	return nil
 }
 
-// readFull reads len(dst) bytes at offset. io.EOF with all bytes is no error;
-// with fewer it is io.ErrUnexpectedEOF.
+// readFull reads len(dst) bytes at offset, or returns an error.
 func readFull(r io.ReaderAt, dst []byte, offset int64) error {
 	n, err := r.ReadAt(dst, offset)
 	switch {
@@ -195,7 +194,7 @@ func readFull(r io.ReaderAt, dst []byte, offset int64) error {
 	return err
 }
 
-// openReaderAt opens a file for reading at offsets, by the best means it has.
+// openReaderAt opens a file for reading at offsets, by the best method it has.
 func openReaderAt(fsys fs.FS, name string) (io.ReaderAt, int64, func() error, error) {
 	file, err := fsys.Open(name)
 	if err != nil {
@@ -225,7 +224,6 @@ type streamReaderAt struct {
 	pos  int64 // of file; -1: unknown
 }
 
-// ReadAt implements io.ReaderAt.
 func (s *streamReaderAt) ReadAt(p []byte, offset int64) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -266,7 +264,6 @@ func (s *streamReaderAt) moveTo(offset int64) error {
 	return err
 }
 
-// Close closes the file.
 func (s *streamReaderAt) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -28,7 +28,7 @@ func file(header string, data []byte) []byte {
 }
 
 func open(b []byte) (*Reader, error) {
-	return NewReader(bytes.NewReader(b), int64(len(b)), "x.safetensors")
+	return newReader(bytes.NewReader(b), int64(len(b)), "x.safetensors")
 }
 
 // A file that Python's safetensors wrote has all types, a scalar and an empty
@@ -40,7 +40,7 @@ func TestPythonFile(t *testing.T) {
 	got, want := f.Metadata(), map[string]string{"made by": `safetensors.torch, <schön> "quoted" \ &`}
 	assert.Equal(t, want, got)
 	// t.<type> holds -3, -2, ... in shape [2,3,i+1].
-	types := []DType{Bool, U8, I8, U16, I16, U32, I32, U64, I64, F16, BF16, F32, F64, C64, F8E4M3, F8E5M2}
+	types := []DType{Bool, U8, I8, U16, I16, U32, I32, U64, I64, F16, BF16, F32, F64, c64, f8E4M3, f8E5M2}
 	for i, dtype := range types {
 		info, ok := f.Info("t." + strings.ToLower(string(dtype)))
 		require.True(t, ok, "%s: %+v, %v", dtype, info, ok)
@@ -122,10 +122,10 @@ var corrupt = []struct {
 	{"bad JSON", `{"a":}`, 0, "bad JSON"},
 	{"invalid UTF-8", "{\"\xff\":{}}", 0, "not valid UTF-8"},
 	{"deep", `{"a":` + strings.Repeat("[", 100000) + strings.Repeat("]", 100000) + `}`, 0, "bad JSON"},
-	{"duplicate", `{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}`, 2, `"a" comes twice`},
-	{"duplicate by escape", `{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"\u0061":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}`, 2, `"a" comes twice`},
-	{"duplicate metadata", `{"__metadata__":{},"__metadata__":{}}`, 0, `"__metadata__" comes twice`},
-	{"duplicate field", `{"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}}`, 1, `tensor "a": key "dtype" comes twice`},
+	{"duplicate", `{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}`, 2, `duplicate key "a"`},
+	{"duplicate by escape", `{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"\u0061":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}`, 2, `duplicate key "a"`},
+	{"duplicate metadata", `{"__metadata__":{},"__metadata__":{}}`, 0, `duplicate key "__metadata__"`},
+	{"duplicate field", `{"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}}`, 1, `tensor "a": duplicate key "dtype"`},
 	{"metadata not strings", `{"__metadata__":{"a":1}}`, 0, `__metadata__: value of "a" is not a string`},
 	{"metadata not an object", `{"__metadata__":7}`, 0, `__metadata__: not a JSON object`},
 	{"tensor not an object", `{"a":3}`, 0, `tensor "a": not a JSON object`},
@@ -195,22 +195,22 @@ func TestLyingLength(t *testing.T) {
 	_, err := open(append(huge, "{}"...))
 	wantError(t, err, "header length 4611686018427387904 goes beyond the file of 10 bytes")
 
-	_, err = NewReader(lyingFile{bytes.NewReader(append(huge, "{}"...))}, math.MaxInt64, "liar")
+	_, err = newReader(lyingFile{bytes.NewReader(append(huge, "{}"...))}, math.MaxInt64, "liar")
 	wantError(t, err, "liar: header length", "above the limit of 100000000")
 
 	// A header within the limit, in a file that says it is long enough: no memory
 	// may be taken on its word.
-	long := binary.LittleEndian.AppendUint64(nil, MaxHeaderLen)
+	long := binary.LittleEndian.AppendUint64(nil, maxHeaderLen)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	_, err = NewReader(lyingFile{bytes.NewReader(append(long, "{}"...))}, 1<<40, "liar")
+	_, err = newReader(lyingFile{bytes.NewReader(append(long, "{}"...))}, 1<<40, "liar")
 	runtime.ReadMemStats(&after)
 	wantError(t, err, "liar: truncated: 2 of the header's 100000000 bytes")
 	assert.LessOrEqual(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20))
 
 	// The data that the size promises are not there when they are read.
 	b := file(`{"a":{"dtype":"U8","shape":[1000],"data_offsets":[0,1000]}}`, make([]byte, 10))
-	f, err := NewReader(bytes.NewReader(b), int64(len(b)+990), "liar")
+	f, err := newReader(bytes.NewReader(b), int64(len(b)+990), "liar")
 	require.NoError(t, err)
 	err = f.Read("a", make([]byte, 1000))
 	wantError(t, err, `liar: tensor "a": reading 1000 bytes`)
@@ -222,7 +222,7 @@ func TestReadErrors(t *testing.T) {
 	require.NoError(t, err)
 	wantError(t, f.Read("b", nil), `x.safetensors: tensor "b": no such tensor`)
 	wantError(t, f.Read("a", make([]byte, 7)), `tensor "a": destination of 7 bytes for 8`)
-	wantError(t, f.ReadAt("a", make([]byte, 7), 2), `tensor "a": 7 bytes at offset 2 go beyond its 8`)
+	wantError(t, f.ReadAt("a", make([]byte, 7), 2), `tensor "a": 7 bytes at offset 2 exceed its 8`)
 	wantError(t, f.ReadAt("a", nil, -1), `tensor "a"`)
 	wantError(t, f.ReadAt("a", make([]byte, 1), math.MaxInt64), `tensor "a"`)
 	_, err = f.Int32s("a")
@@ -266,9 +266,8 @@ func TestOpenFileSystems(t *testing.T) {
 	z := zip.NewWriter(&zipped)
 	w, err := z.Create(name)
 	require.NoError(t, err)
-	if _, err := w.Write(b); err != nil {
-		t.Fatal(err)
-	}
+	_, err = w.Write(b)
+	require.NoError(t, err)
 	require.NoError(t, z.Close())
 	archive, err := zip.NewReader(bytes.NewReader(zipped.Bytes()), int64(zipped.Len()))
 	require.NoError(t, err)
@@ -347,7 +346,7 @@ func ExampleReader() {
 	header := `{"router":{"dtype":"BF16","shape":[2,2],"data_offsets":[0,8]}}`
 	data := []byte{0x80, 0x3f, 0x00, 0x40, 0x40, 0x40, 0x80, 0xc0}
 	b := file(header, data)
-	f, err := NewReader(bytes.NewReader(b), int64(len(b)), "example.safetensors")
+	f, err := newReader(bytes.NewReader(b), int64(len(b)), "example.safetensors")
 	if err != nil {
 		fmt.Println(err)
 		return

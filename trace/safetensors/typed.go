@@ -5,7 +5,7 @@ import (
 	"math"
 )
 
-// typedChunk is the scratch of the typed readers, in bytes of the file.
+// typedChunk is the number of bytes that the typed readers read at a time.
 const typedChunk = 64 << 10
 
 // Float32s reads a tensor of type F32, F16, BF16 or F64 (rounded) as float32,
@@ -63,7 +63,7 @@ func integers[T any](f *Reader, name string, want DType, decode func([]byte) T) 
 	return dst, err
 }
 
-// chunks reads a tensor piece by piece, each of whole elements.
+// chunks calls use with the tensor's bytes in pieces of whole elements.
 func (f *Reader) chunks(t Info, use func(chunk []byte) error) error {
 	buffer := make([]byte, min(int64(typedChunk), t.Size))
 	for offset := int64(0); offset < t.Size; offset += typedChunk {

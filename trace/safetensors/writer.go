@@ -23,12 +23,12 @@ type Tensor struct {
 	Name  string
 	DType DType
 	Shape []int // row-major; empty: a scalar
-	// Data writes the tensor's bytes, little-endian and row-major, exactly as
-	// many as type and shape say. It is called once, when their turn comes.
+	// Data writes the tensor's bytes, little-endian and row-major. Their number
+	// must be that of type and shape. Data is called once.
 	Data func(w io.Writer) error
 }
 
-// Bytes is a tensor whose bytes are in memory, little-endian and row-major.
+// Bytes returns a tensor whose bytes are in memory, little-endian and row-major.
 func Bytes(name string, dtype DType, shape []int, data []byte) Tensor {
 	return Tensor{Name: name, DType: dtype, Shape: shape, Data: func(w io.Writer) error {
 		_, err := w.Write(data)
@@ -36,21 +36,21 @@ func Bytes(name string, dtype DType, shape []int, data []byte) Tensor {
 	}}
 }
 
-// Float32s is a tensor of type F32.
+// Float32s returns a tensor of type F32.
 func Float32s(name string, shape []int, data []float32) Tensor {
 	return numbers(name, F32, shape, data, func(p []byte, v float32) {
 		binary.LittleEndian.PutUint32(p, math.Float32bits(v))
 	})
 }
 
-// Int32s is a tensor of type I32.
+// Int32s returns a tensor of type I32.
 func Int32s(name string, shape []int, data []int32) Tensor {
 	return numbers(name, I32, shape, data, func(p []byte, v int32) {
 		binary.LittleEndian.PutUint32(p, uint32(v))
 	})
 }
 
-// Int64s is a tensor of type I64.
+// Int64s returns a tensor of type I64.
 func Int64s(name string, shape []int, data []int64) Tensor {
 	return numbers(name, I64, shape, data, func(p []byte, v int64) {
 		binary.LittleEndian.PutUint64(p, uint64(v))
@@ -75,11 +75,11 @@ func numbers[T any](name string, dtype DType, shape []int, data []T, put func([]
 	}}
 }
 
-// Write writes a whole file to w: the header, then each tensor's data. The order
-// is that of the format's own implementation, wider types first, then by name, so
-// that each tensor is aligned to its type. The tensors' and the metadata's
-// order makes no difference to what is written. A nil metadata writes none.
-// Errors about a tensor are of type *Error, with an empty File.
+// Write writes a whole file to w: the header, then each tensor's data. As in the
+// format's own implementation, wider types come first, then tensors are sorted
+// by name, so that each is aligned to its type; the order of the arguments does
+// not matter. Without metadata, nil, the header has none. Errors about a tensor
+// are of type *Error, with an empty File.
 func Write(w io.Writer, tensors []Tensor, metadata map[string]string) error {
 	tensors = slices.Clone(tensors)
 	slices.SortStableFunc(tensors, func(a, b Tensor) int {
@@ -102,7 +102,7 @@ func Write(w io.Writer, tensors []Tensor, metadata map[string]string) error {
 		counted := &exactWriter{w: w, left: sizes[i]}
 		err := t.Data(counted)
 		if err == nil && counted.left != 0 {
-			err = fmt.Errorf("its data are %d bytes short of %d", counted.left, sizes[i])
+			err = fmt.Errorf("data is %d bytes short of %d", counted.left, sizes[i])
 		}
 		if err != nil {
 			return &Error{Tensor: t.Name, Err: err}
@@ -111,7 +111,7 @@ func Write(w io.Writer, tensors []Tensor, metadata map[string]string) error {
 	return nil
 }
 
-// checkTensors checks names, types and shapes, and gives the sizes in bytes.
+// checkTensors checks names, types and shapes, and returns the sizes in bytes.
 func checkTensors(tensors []Tensor) ([]int64, error) {
 	sizes := make([]int64, len(tensors))
 	seen := map[string]bool{}
@@ -121,13 +121,13 @@ func checkTensors(tensors []Tensor) ([]int64, error) {
 		switch {
 		case err != nil:
 		case t.Name == "" || t.Name == metadataKey || !utf8.ValidString(t.Name):
-			err = errors.New("is no name for a tensor")
+			err = errors.New("invalid name")
 		case seen[t.Name]:
-			err = errors.New("comes twice")
+			err = errors.New("duplicate name")
 		case t.DType.Size() == 0:
 			err = fmt.Errorf("unknown dtype %q", t.DType)
 		case t.Data == nil:
-			err = errors.New("has no data")
+			err = errors.New("no data")
 		case size > math.MaxInt64-total:
 			err = errors.New("the file's size overflows")
 		}
@@ -141,7 +141,7 @@ func checkTensors(tensors []Tensor) ([]int64, error) {
 	return sizes, nil
 }
 
-// encodeHeader gives the length prefix and the header, padded so that the data
+// encodeHeader returns the length prefix and the header, padded so that the data
 // begin at a multiple of eight bytes.
 func encodeHeader(tensors []Tensor, sizes []int64, metadata map[string]string) ([]byte, error) {
 	var b bytes.Buffer
@@ -178,14 +178,14 @@ func encodeHeader(tensors []Tensor, sizes []int64, metadata map[string]string) (
 		b.WriteByte(' ')
 	}
 	head := b.Bytes()
-	if len(head)-8 > MaxHeaderLen {
-		return nil, fmt.Errorf("header of %d bytes is above the limit of %d", len(head)-8, MaxHeaderLen)
+	if len(head)-8 > maxHeaderLen {
+		return nil, fmt.Errorf("header of %d bytes is above the limit of %d", len(head)-8, maxHeaderLen)
 	}
 	binary.LittleEndian.PutUint64(head, uint64(len(head)-8))
 	return head, nil
 }
 
-// encodeField appends one field of the header's object; maps come out sorted.
+// encodeField appends one field of the header's object; maps are sorted.
 func encodeField(b *bytes.Buffer, key string, value any) error {
 	if b.Len() > len("{")+8 {
 		b.WriteByte(',')
@@ -204,7 +204,7 @@ func encodeField(b *bytes.Buffer, key string, value any) error {
 	return nil
 }
 
-// exactWriter lets through no more than a tensor's bytes.
+// exactWriter writes no more than a tensor's bytes.
 type exactWriter struct {
 	w    io.Writer
 	left int64
@@ -212,16 +212,16 @@ type exactWriter struct {
 
 func (e *exactWriter) Write(p []byte) (int, error) {
 	if int64(len(p)) > e.left {
-		return 0, fmt.Errorf("its data are at least %d bytes too long", int64(len(p))-e.left)
+		return 0, fmt.Errorf("data is at least %d bytes too long", int64(len(p))-e.left)
 	}
 	n, err := e.w.Write(p)
 	e.left -= int64(n)
 	return n, err
 }
 
-// WriteFile writes a file as Write does, beside its place under a temporary
-// name, syncs it and renames it: path then holds the whole new file, or what it
-// held before. Errors are of type *Error and name path.
+// WriteFile writes a file as Write does, to a temporary name in the same
+// directory, syncs it and renames it. After an error path holds what it held
+// before. Errors are of type *Error and name path.
 func WriteFile(path string, tensors []Tensor, metadata map[string]string) error {
 	err := writeAside(path, func(w io.Writer) error { return Write(w, tensors, metadata) })
 	if err == nil {
@@ -266,8 +266,8 @@ func writeAside(path string, write func(io.Writer) error) (err error) {
 	return syncDir(filepath.Dir(path))
 }
 
-// syncDir makes a rename last. Where a directory cannot be synced (Windows, some
-// network file systems) the rename stands all the same.
+// syncDir makes a rename durable, except where a directory cannot be synced
+// (Windows, some network file systems).
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

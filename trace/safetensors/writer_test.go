@@ -37,12 +37,12 @@ func TestWriteRoundTrip(t *testing.T) {
 	v, err := f.Float32s("b")
 	require.NoError(t, err)
 	assert.Equal(t, []float32{1, 2, 3, 4}, v)
-	if v, err := f.Int32s("c.ids"); err != nil || !slices.Equal(v, []int32{7, -8, 9}) {
-		t.Errorf("c.ids: %v, %v", v, err)
-	}
-	if v, err := f.Int64s("a"); err != nil || !slices.Equal(v, []int64{-1 << 40}) {
-		t.Errorf("a: %v, %v", v, err)
-	}
+	ids, err := f.Int32s("c.ids")
+	require.NoError(t, err)
+	assert.Equal(t, []int32{7, -8, 9}, ids)
+	long, err := f.Int64s("a")
+	require.NoError(t, err)
+	assert.Equal(t, []int64{-1 << 40}, long)
 	m := f.Metadata()
 	require.Len(t, m, 3)
 	assert.Equal(t, "1", m["z"])
@@ -75,17 +75,17 @@ func TestWriteErrors(t *testing.T) {
 		want    string
 		tensors []Tensor
 	}{
-		{`tensor "a": comes twice`, []Tensor{Bytes("a", U8, nil, []byte{1}), Bytes("a", I8, nil, []byte{1})}},
-		{`tensor "__metadata__": is no name`, []Tensor{Bytes("__metadata__", U8, nil, []byte{1})}},
-		{`is no name`, []Tensor{Bytes("\xff", U8, nil, []byte{1})}},
+		{`tensor "a": duplicate name`, []Tensor{Bytes("a", U8, nil, []byte{1}), Bytes("a", I8, nil, []byte{1})}},
+		{`tensor "__metadata__": invalid name`, []Tensor{Bytes("__metadata__", U8, nil, []byte{1})}},
+		{`invalid name`, []Tensor{Bytes("\xff", U8, nil, []byte{1})}},
 		{`tensor "a": unknown dtype "F4"`, []Tensor{Bytes("a", "F4", nil, nil)}},
 		{`tensor "a": shape [-1] has a negative axis`, []Tensor{Bytes("a", U8, []int{-1}, nil)}},
 		{`tensor "a": shape [4611686018427387904 2] overflows`, []Tensor{Bytes("a", U8, []int{1 << 62, 2}, nil)}},
 		{`tensor "a": the file's size overflows`, []Tensor{Bytes("a", U8, []int{1 << 62}, nil), Bytes("b", U8, []int{1 << 62}, nil), Bytes("c", U8, []int{1 << 62}, nil)}},
-		{`tensor "a": has no data`, []Tensor{{Name: "a", DType: U8}}},
-		{`tensor "a": its data are 3 bytes short of 4`, []Tensor{Bytes("a", U8, []int{4}, []byte{1})}},
-		{`tensor "a": its data are 4 bytes short of 4`, []Tensor{{Name: "a", DType: F32, Data: nothing}}},
-		{`tensor "a": its data are at least 1 bytes too long`, []Tensor{Bytes("a", U8, []int{4}, make([]byte, 5))}},
+		{`tensor "a": no data`, []Tensor{{Name: "a", DType: U8}}},
+		{`tensor "a": data is 3 bytes short of 4`, []Tensor{Bytes("a", U8, []int{4}, []byte{1})}},
+		{`tensor "a": data is 4 bytes short of 4`, []Tensor{{Name: "a", DType: F32, Data: nothing}}},
+		{`tensor "a": data is at least 1 bytes too long`, []Tensor{Bytes("a", U8, []int{4}, make([]byte, 5))}},
 		{`tensor "a": no more data`, []Tensor{{Name: "a", DType: F32, Data: func(io.Writer) error { return failing }}}},
 	} {
 		err := Write(io.Discard, c.tensors, nil)
@@ -108,10 +108,10 @@ func TestWriteFile(t *testing.T) {
 	require.NoError(t, err)
 	bad := append(some(), Bytes("bad", U8, []int{4}, []byte{1}))
 	err = WriteFile(path, bad, nil)
-	wantError(t, err, path+`: tensor "bad": its data`)
-	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, good) {
-		t.Errorf("the old file changed: %v", err)
-	}
+	wantError(t, err, path+`: tensor "bad": data`)
+	now, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, good, now, "the old file changed")
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	assert.Len(t, entries, 1)

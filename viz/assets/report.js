@@ -16,25 +16,25 @@ const draw = (tag, attrs = {}, text) => {
   if (text !== undefined) el.textContent = text;
   return el;
 };
-const show = v => v === null ? "absent" : typeof v === "number" ? String(+v.toPrecision(4)) : String(v);
+const show = v => v === null ? "no value" : typeof v === "number" ? String(+v.toPrecision(4)) : String(v);
 
 // Theme.
 const themes = ["system", "light", "dark"];
 const themeButton = $("#theme");
 let theme = "system";
-try { theme = localStorage.getItem("expertspec-theme") || "system"; } catch { /* not allowed here */ }
+try { theme = localStorage.getItem("expertspec-theme") || "system"; } catch { /* no storage */ }
 const setTheme = t => {
   theme = themes.includes(t) ? t : "system";
   if (theme === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
   themeButton.textContent = "Theme: " + theme;
-  try { localStorage.setItem("expertspec-theme", theme); } catch { /* not allowed here */ }
+  try { localStorage.setItem("expertspec-theme", theme); } catch { /* no storage */ }
 };
 themeButton.hidden = false;
 themeButton.addEventListener("click", () => setTheme(themes[(themes.indexOf(theme) + 1) % 3]));
 setTheme(theme);
 
-// The value that pointer or keyboard is at.
+// The value under the pointer or the keyboard cursor.
 const tip = $("#tip");
 const showTip = (text, x, y) => {
   if (tip.textContent !== text) tip.textContent = text;
@@ -88,7 +88,7 @@ const buildTable = (t, name) => {
   sortable(table);
   const out = document.createDocumentFragment();
   out.append(box);
-  if (t.rows.length > 2000) out.append(make("p", {class: "caption"}, `The first 2,000 of ${t.rows.length.toLocaleString("en")} rows; CSV and JSON hold all.`));
+  if (t.rows.length > 2000) out.append(make("p", {class: "caption"}, `The first 2,000 of ${t.rows.length.toLocaleString("en")} rows. CSV and JSON have all.`));
   return out;
 };
 function sortable(table) {
@@ -156,7 +156,7 @@ $$("[data-tools]").forEach(p => {
   });
 });
 
-// Figures of which one is shown.
+// Choices of a figure.
 $$("[data-pick]").forEach(sel => {
   const figs = $$(`[data-of="${sel.dataset.pick}"]`);
   const pick = () => figs.forEach(f => { f.hidden = f.id !== "fig-" + sel.value; });
@@ -220,7 +220,7 @@ $$(".plot").forEach(plot => {
       const c = fig.cells[cur.cell], i = cur.i + dy, j = cur.j + dx;
       if (i >= 0 && j >= 0 && i < c.rows.length && j < c.cols.length) return {cell: cur.cell, i, j};
     }
-    // Out of the grid or among points: the nearest in that direction.
+    // Outside a grid: the nearest value in that direction.
     const side = view().side, p = place(cur, side), px = p.x + p.w / 2, py = p.y + p.h / 2;
     let best = null, near = Infinity;
     const consider = (x, y, c) => {

@@ -25,39 +25,25 @@ func BackendFlag(f *flag.FlagSet, backend *string) {
 type Model struct {
 	Folder    string // a checkpoint's, or "mini"
 	Backend   string
-	Executor  string
-	dtype     string
+	Executor  mixtral.Executor
 	Tokenizer string // a file; "": tokenizer.json in Folder
+	dtype     dtypes.DType
 }
 
 // Flags defines -model, -backend, -executor and -dtype.
 func (m *Model) Flags(f *flag.FlagSet) {
 	f.StringVar(&m.Folder, "model", "mini", "`folder` of a checkpoint (config.json, safetensors, tokenizer.json), or mini for the embedded model")
-	f.StringVar(&m.Executor, "executor", "auto", "`executor`: stepped, whole, or auto for the faster one")
-	f.StringVar(&m.dtype, "dtype", "float32", "`type` of weights and products: float32 or bfloat16")
+	f.TextVar(&m.Executor, "executor", mixtral.Auto, "`executor`: stepped, whole, or auto for the faster one")
+	f.Func("dtype", "`type` of weights and products: float32 or bfloat16 (default float32)", func(name string) error {
+		types := map[string]dtypes.DType{"float32": dtypes.Float32, "bfloat16": dtypes.BFloat16}
+		dtype, ok := types[name]
+		if !ok {
+			return errors.New("must be float32 or bfloat16")
+		}
+		m.dtype = dtype
+		return nil
+	})
 	BackendFlag(f, &m.Backend)
-}
-
-// options returns what the flags say of loading.
-func (m *Model) options() (o mixtral.Options, err error) {
-	if err := o.Executor.UnmarshalText([]byte(m.Executor)); err != nil {
-		return o, fmt.Errorf("-executor: %w", err)
-	}
-	switch m.dtype {
-	case "float32":
-		o.DType = dtypes.Float32
-	case "bfloat16":
-		o.DType = dtypes.BFloat16
-	default:
-		return o, fmt.Errorf("-dtype is %q; must be float32 or bfloat16", m.dtype)
-	}
-	return o, nil
-}
-
-// Check reports flags that cannot be used.
-func (m *Model) Check() error {
-	_, err := m.options()
-	return err
 }
 
 // Name returns a name of the model for traces.
@@ -118,18 +104,16 @@ func (m *Model) Load(ctx context.Context) (model *mixtral.Model, free func(), er
 	if err != nil {
 		return nil, nil, err
 	}
-	o, err := m.options()
+	backend, err := mixtral.OpenBackend(m.Backend)
 	if err != nil {
 		return nil, nil, err
 	}
-	if o.Backend, err = mixtral.OpenBackend(m.Backend); err != nil {
-		return nil, nil, err
-	}
+	o := mixtral.Options{Backend: backend, Executor: m.Executor, DType: m.dtype}
 	if model, err = mixtral.Load(ctx, files, o); err != nil {
-		o.Backend.Finalize()
+		backend.Finalize()
 		return nil, nil, err
 	}
-	return model, func() { model.Close(); o.Backend.Finalize() }, nil
+	return model, func() { model.Close(); backend.Finalize() }, nil
 }
 
 // ReadGates reads the routers of a checkpoint; nil for folder "".
