@@ -47,7 +47,7 @@ func (o *options) program() cli.Program {
 		text += fmt.Sprintf("  %-13s %s\n", name, about[name])
 	}
 	return cli.Program{Name: "convert", Help: text, Flags: o.flags, Check: o.check, Run: o.run,
-		Interrupted: func() string { return "the output is incomplete; remove it and run again" }}
+		Interrupted: func() string { return "no output was written; run again" }}
 }
 
 func (o *options) flags(f *flag.FlagSet) {

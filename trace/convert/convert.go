@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -146,9 +147,10 @@ func (r *Report) each(ctx context.Context, docs iter.Seq2[*trace.Document, error
 	return nil
 }
 
-// Read converts the foreign trace at path into a new trace in dir. The Report is
-// not nil once the source could be opened, also where the conversion fails later.
-func Read(ctx context.Context, from, path, dir string, o Options, w trace.WriterOptions) (*Report, error) {
+// Read converts the foreign trace at path into a new trace in dir. If that fails,
+// or ctx is cancelled, no shard of it is left. The Report is not nil once the
+// source could be opened, also where the conversion fails later.
+func Read(ctx context.Context, from, path, dir string, o Options, w trace.WriterOptions) (report *Report, err error) {
 	f, err := lookup(from)
 	if err != nil {
 		return nil, err
@@ -161,29 +163,43 @@ func Read(ctx context.Context, from, path, dir string, o Options, w trace.Writer
 		return nil, err
 	}
 	src.header.Source.Program = "expertspec convert -from " + from
+	var shards []string
+	onShard := w.OnShard
+	w.OnShard = func(path string, documents int) {
+		shards = append(shards, path)
+		if onShard != nil {
+			onShard(path, documents)
+		}
+	}
 	out, err := trace.Create(dir, src.header, w)
 	if err != nil {
 		return nil, err
 	}
-	defer out.Abort()
-	r := &Report{Header: src.header, Omitted: src.omitted, Notes: src.notes}
+	defer func() {
+		out.Abort()
+		if err != nil {
+			for _, path := range shards {
+				err = errors.Join(err, os.Remove(path))
+			}
+		}
+	}()
+	report = &Report{Header: src.header, Omitted: src.omitted, Notes: src.notes}
 	seen := map[trace.Key]bool{}
-	err = r.each(ctx, src.documents, func(d *trace.Document) error {
+	err = report.each(ctx, src.documents, func(d *trace.Document) error {
 		err := d.Validate(&src.header)
-		if key := d.Key(); err == nil && seen[key] {
+		if err == nil && seen[d.Key()] {
 			err = fmt.Errorf("document %q of data set %q occurs twice", d.ID, d.Dataset)
-		} else {
-			seen[key] = true
 		}
 		if err != nil {
 			return omission{&place{file: path, err: err}}
 		}
+		seen[d.Key()] = true
 		return out.Write(d)
 	})
 	if err != nil {
-		return r, err
+		return report, err
 	}
-	return r, out.Close()
+	return report, out.Close()
 }
 
 // Write converts the trace at dir to a format. out is a file or folder, as the

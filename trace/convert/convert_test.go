@@ -313,12 +313,28 @@ func TestCannotHold(t *testing.T) {
 	}
 }
 
-func TestCanceled(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	dir := filepath.Join(t.TempDir(), "trace")
-	_, err := convert.Read(ctx, "allenai", fixtures+"allenai.jsonl", dir, convert.Options{}, trace.WriterOptions{})
-	assert.ErrorIs(t, err, context.Canceled)
-	_, err = trace.Open(dir)
-	assert.Error(t, err, "a canceled conversion leaves a trace")
+// TestCancelled demands that a cancelled conversion leaves no trace, also where
+// shards were finished.
+func TestCancelled(t *testing.T) {
+	lines := filepath.Join(t.TempDir(), "x.jsonl")
+	require.NoError(t, os.WriteFile(lines, []byte(strings.Repeat(good, 40000)), 0o600))
+	for _, shards := range []int{0, 2} {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		if shards == 0 {
+			cancel()
+		}
+		dir, finished := t.TempDir(), 0
+		w := trace.WriterOptions{ShardBytes: 1, GroupTokens: 1, OnShard: func(string, int) {
+			if finished++; finished == shards {
+				cancel()
+			}
+		}}
+		_, err := convert.Read(ctx, "allenai", lines, dir, convert.Options{}, w)
+		assert.ErrorIs(t, err, context.Canceled)
+		assert.Equal(t, shards, finished)
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		assert.Empty(t, entries)
+	}
 }

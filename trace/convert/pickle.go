@@ -3,6 +3,7 @@ package convert
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Values are nil, bool, int64, string, []byte (a part of the input), []any for a
@@ -16,8 +17,8 @@ type (
 // environment gives meaning to the names, objects and ids of a pickle. Nothing
 // else is looked up or called.
 type environment interface {
-	// global returns what a name such as torch._utils._rebuild_tensor_v2 stands
-	// for. Only a function can be called.
+	// global returns the value of a name such as torch._utils._rebuild_tensor_v2.
+	// Only a function can be called.
 	global(module, name string) (any, error)
 	// build sets the state of an object.
 	build(object, state any) error
@@ -402,6 +403,8 @@ func kind(v any) string {
 		return "dict"
 	case function:
 		return "function"
+	case *point:
+		return "MixtralGatingDataPoint"
 	}
-	return fmt.Sprintf("%T", v) // bool, *tensor, *storage, *point
+	return strings.TrimPrefix(fmt.Sprintf("%T", v), "*convert.") // bool, tensor, storage
 }

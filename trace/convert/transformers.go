@@ -45,7 +45,7 @@ type logitFile struct {
 // openTransformers reads what transformers returns with output_router_logits: L
 // tensors [B*T,E] or [B,T,E], with the number of the layer in their names, and
 // the attention_mask [B,T] (without one [B*T,E] is one sequence), and where
-// present input_ids [B,T]. Padding is left out. The experts are the top-k of the
+// present input_ids [B,T]. Padding is omitted. The experts are the top-k of the
 // logits, the weights the softmax over them, as Mixtral has it; the logits are
 // kept.
 func openTransformers(ctx context.Context, path string, o Options) (*source, error) {
