@@ -10,54 +10,54 @@ import (
 
 const (
 	// aheadBytes bounds the documents that are decoded ahead, for each processor.
-	// A row group that may hold more than there is room for is not decoded ahead.
+	// A row group that needs more than the whole budget is not decoded ahead.
 	aheadBytes = 64 << 20
-	// aheadPage is the largest page that is unpacked ahead; our own are smaller.
-	// Files that claim larger ones are read a page at a time.
+	// aheadPage is the maximum size of a page that is unpacked ahead. Those of
+	// Writer are smaller; files with larger ones are read a page at a time.
 	aheadPage = 4 << 20
 )
 
-// ahead decodes row groups beside the consumer, who gets them in order. It is
-// only about speed: a row group that is unusual or broken is left to the
-// consumer, who reads it as if nothing were decoded ahead.
+// ahead decodes row groups concurrently with the consumer, which receives them in
+// order. It only adds speed: a row group that is unusual or corrupt is not decoded
+// ahead, and the consumer reads it as with one processor.
 type ahead struct {
 	r      *Reader
-	ctx    context.Context // done once the consumer stops
+	ctx    context.Context // done when the consumer stops
 	queue  chan *part
-	slots  chan struct{} // one for each row group that may be under way
+	slots  chan struct{} // one for each row group that may be decoded at once
 	budget int64
 	room   *semaphore.Weighted // budget, in bytes
 	work   sync.WaitGroup
 }
 
-// part is a row group on its way to the consumer, or what else he is told of.
+// part is a row group on its way to the consumer, the end of a shard or an error.
 type part struct {
-	err   error // there is nothing more
+	err   error // the last part
 	shard *shard
-	end   bool // of the shard, which is then the consumer's to close
-	skip  bool // the row group holds nothing that is wanted
+	end   bool // of the shard, which the consumer then closes
+	skip  bool // the row group has no selected documents
 	group int
 
 	bytes int64         // of the budget; 0: not decoded ahead
-	done  chan struct{} // closed when the rest is there
+	done  chan struct{} // closed when ok and docs are set
 	ok    bool          // decoded
 	docs  []found
 }
 
-// found is a document, or what of it the row group holds.
+// found is a document, or the part of it that the row group holds.
 type found struct {
 	*Document
 	at place
 }
 
-// readAhead is Documents with row groups decoded by as many goroutines as there
-// are processors. All of them have ended when it returns.
+// readAhead is Documents with one goroutine for each processor to decode row
+// groups. All have ended when it returns.
 func (r *Reader) readAhead(processors int, yield func(*Document, error) bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	a := &ahead{r: r, ctx: ctx, queue: make(chan *part, 2*processors), slots: make(chan struct{}, processors+1),
 		budget: int64(processors) * aheadBytes}
 	a.room = semaphore.NewWeighted(a.budget)
-	// Begin with little, for a consumer who looks at the first documents only.
+	// Begin with few, for a consumer that reads only the first documents.
 	slots := 2
 	for range slots {
 		a.slots <- struct{}{}
@@ -105,7 +105,7 @@ func (r *Reader) readAhead(processors int, yield func(*Document, error) bool) {
 	}
 }
 
-// take hands the documents of a part out. The last one is kept back in c.
+// take visits the documents of a part, except the last, which is kept in c.
 func (a *ahead) take(c *scan, p *part, visit func(*Document, place) bool) (more bool, err error) {
 	if p.end || p.skip {
 		return c.finish(visit), nil
@@ -116,11 +116,11 @@ func (a *ahead) take(c *scan, p *part, visit func(*Document, place) bool) (more 
 	if !p.ok {
 		return c.one(p.group, visit)
 	}
-	// The first document goes on with the one that was kept back, or ends it.
+	// The first document may continue the one that was kept.
 	first := len(p.docs) > 0 && p.docs[0].at.row == 0
 	if first && c.doc != nil && c.doc.Key() == p.docs[0].Key() {
 		if int64(c.doc.Len()+p.docs[0].Len())*c.rowBytes() > c.limit {
-			return c.one(p.group, visit) // which says so
+			return c.one(p.group, visit) // the error
 		}
 		c.doc.join(p.docs[0].Document)
 		p.docs = p.docs[1:]
@@ -137,7 +137,7 @@ func (a *ahead) take(c *scan, p *part, visit func(*Document, place) bool) (more 
 	return true, nil
 }
 
-// produce goes through the shards.
+// produce queues the parts of all shards.
 func (a *ahead) produce() {
 	defer close(a.queue)
 	for _, path := range a.r.paths {
@@ -153,7 +153,7 @@ func (a *ahead) produce() {
 	}
 }
 
-// send queues a part, and says whether the consumer may still want more.
+// send queues a part and reports whether the consumer may accept more.
 func (a *ahead) send(p *part) bool {
 	select {
 	case a.queue <- p:
@@ -163,7 +163,7 @@ func (a *ahead) send(p *part) bool {
 	}
 }
 
-// groups has the row groups of a shard decoded.
+// groups starts the decoding of the row groups of a shard.
 func (a *ahead) groups(s *shard) bool {
 	c := s.scan(&a.r.filter, a.r.limit)
 	for c.group = range s.pq.NumRowGroups() {
@@ -188,10 +188,10 @@ func (a *ahead) groups(s *shard) bool {
 	return true
 }
 
-var errStopped = errors.New("nobody wants it")
+var errStopped = errors.New("reading was stopped")
 
-// decode reads a row group by itself. Whatever fails, panics included, fails
-// again where the consumer reads it.
+// decode reads a row group. Any error or panic is ignored here, and occurs again
+// where the consumer reads the row group.
 func (a *ahead) decode(p *part) {
 	defer close(p.done)
 	defer func() {
@@ -213,10 +213,14 @@ func (a *ahead) decode(p *part) {
 	p.ok = true
 }
 
-// join appends more rows of the same document, whose positions and phases may
-// be nil where they say no more.
+// join appends more rows of the same document, o, whose positions and phases may
+// be nil where they are the defaults.
 func (d *Document) join(o *Document) {
-	d.Positions = append(d.Positions, o.Positions...) // nil where Filter.TokensOnly is set
+	if d.Positions != nil { // nil where Filter.TokensOnly is set
+		for t := range o.Tokens {
+			d.Positions = append(d.Positions, o.Position(t))
+		}
+	}
 	if d.Phases != nil || o.Phases != nil {
 		for t := len(d.Phases); t < d.Len(); t++ {
 			d.Phases = append(d.Phases, Prefill)

@@ -141,6 +141,33 @@ func TestReadAhead(t *testing.T) {
 	}
 }
 
+// TestReadAheadTwice reads a document that follows itself in the next row group,
+// which is invalid, in the same way with one processor and with many.
+func TestReadAheadTwice(t *testing.T) {
+	h := &Header{Model: Model{Name: "cut", Layers: 3, Experts: 5, TopK: 2, Hidden: 7, Vocabulary: 100}, InputLayers: []int{0, 2}}
+	docs := cutDocuments(h, 9)
+	var b bytes.Buffer
+	var keys []pq.KeyValue
+	for _, kv := range h.keys() {
+		keys = append(keys, pq.KeyValue(kv))
+	}
+	w, err := pq.NewWriter(&b, specs(h, Float16, false), keys, "test")
+	require.NoError(t, err)
+	require.NoError(t, appendDocument(w, h, docs[0]))
+	require.NoError(t, w.FlushGroup())
+	require.NoError(t, appendDocument(w, h, docs[0]))
+	require.NoError(t, appendDocument(w, h, docs[1]))
+	require.NoError(t, w.Close())
+	path := filepath.Join(t.TempDir(), "x.parquet")
+	require.NoError(t, os.WriteFile(path, b.Bytes(), 0o666))
+	want, err := readWith(t, path, Filter{}, 0, 1, -1)
+	require.NoError(t, err)
+	require.ErrorContains(t, want[0].Validate(h), "position 0 after")
+	got, err := readWith(t, path, Filter{}, 0, 4, -1)
+	require.NoError(t, err)
+	assert.Equal(t, want, got)
+}
+
 // TestReadAheadCorrupt reads spoilt files: documents before the error, and the
 // error with its place, are those of one processor.
 func TestReadAheadCorrupt(t *testing.T) {

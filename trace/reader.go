@@ -21,7 +21,7 @@ type Error struct {
 	File     string
 	RowGroup int    // -1: of the whole file
 	Row      int64  // within the row group, of the document's first token; -1: unknown
-	Column   string // "": none in particular
+	Column   string // "": unknown
 	Err      error
 }
 
@@ -209,8 +209,8 @@ type Filter struct {
 	// without reading them.
 	NoLogits bool
 	NoInput  bool
-	// TokensOnly leaves all arrays of Document nil, except Tokens, without reading
-	// them. Such documents have no routing and are not valid.
+	// TokensOnly leaves all arrays of Document except Tokens nil without reading
+	// them. Such documents are not valid.
 	TokensOnly bool
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // recovered turns a runtime error in decoding, such as an index out of range,
-// into an error. Any other panic goes through. p is what recover returned.
+// into an error. p is the result of recover; any other panic continues.
 func recovered(p any, err *error) {
 	if p == nil {
 		return
@@ -33,12 +33,12 @@ type scan struct {
 	row    int64
 
 	maxPage int64           // the largest page to unpack; 0: any
-	stop    <-chan struct{} // closed: give up; nil: never
+	stop    <-chan struct{} // ends the scan when closed
 
 	dataset, document               *pq.Cursor
 	position, phase, token, experts *pq.Cursor
 	weights, logits, input          *pq.Cursor // nil: not read
-	column                          string     // last one touched, for errors
+	column                          string     // the last one read, for errors
 }
 
 // place is where a document starts.
@@ -73,12 +73,12 @@ func (c *scan) documents(visit func(*Document, place) bool) (more bool, err erro
 }
 
 // one reads one row group and calls visit with its documents until it returns
-// false, but for the last, which may go on in the next row group.
+// false, except the last, which may continue in the next row group.
 func (c *scan) one(group int, visit func(*Document, place) bool) (more bool, err error) {
 	c.group, c.row, c.column = group, 0, ""
 	stopped, visiting := false, false
 	defer func() {
-		if !visiting { // a panic of the caller's is not ours
+		if !visiting { // not a panic of the caller
 			recovered(recover(), &err)
 		}
 		if err != nil {
@@ -94,7 +94,7 @@ func (c *scan) one(group int, visit func(*Document, place) bool) (more bool, err
 	return !stopped, err
 }
 
-// finish hands out the document that was collected so far, if any.
+// finish visits the document that was collected so far, if any.
 func (c *scan) finish(visit func(*Document, place) bool) bool {
 	d := c.doc
 	c.doc = nil
@@ -105,7 +105,7 @@ func (c *scan) finish(visit func(*Document, place) bool) bool {
 	return visit(d, c.start)
 }
 
-// normalize drops positions and phases that say no more than nil does.
+// normalize drops positions and phases that are the defaults.
 func (d *Document) normalize() {
 	plain := true
 	for t, p := range d.Positions {
@@ -122,8 +122,8 @@ func (d *Document) normalize() {
 	}
 }
 
-// wanted says by the statistics whether the row group may hold a selected
-// document.
+// wanted reports whether the row group may have a selected document by its
+// statistics.
 func (c *scan) wanted() bool {
 	return c.inBounds(colDataset, c.filter.Datasets) && c.inBounds(colDocument, c.filter.Documents)
 }
@@ -139,7 +139,7 @@ func (c *scan) inBounds(column string, names []string) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return low <= n && n <= high })
 }
 
-// selected says whether a document is to be read.
+// selected reports whether a document is to be read.
 func (c *scan) selected(dataset, id string) bool {
 	in := func(names []string, s string) bool { return names == nil || slices.Contains(names, s) }
 	return in(c.filter.Datasets, dataset) && in(c.filter.Documents, id)
@@ -186,15 +186,15 @@ func (c *scan) open() error {
 	return nil
 }
 
-// readGroup reads the documents of the current row group. The last one is kept
-// back, for it may go on in the next.
+// readGroup reads the documents of the current row group. The last one is kept,
+// because it may continue in the next row group.
 func (c *scan) readGroup(visit func(*Document, place) bool) error {
 	if err := c.open(); err != nil {
 		return err
 	}
 	rows := c.pq.NumRows(c.group)
 	var names runs
-	var skipped int64 // rows not yet passed over in the other columns
+	var skipped int64 // rows to skip in the other columns
 	for c.row < rows {
 		select {
 		case <-c.stop:
@@ -229,7 +229,7 @@ func (c *scan) readGroup(visit func(*Document, place) bool) error {
 		c.row += int64(n)
 	}
 	if skipped == rows {
-		return nil // the other columns were not touched
+		return nil // the other columns are not read
 	}
 	if err := c.skip(skipped); err != nil {
 		return err
@@ -237,13 +237,13 @@ func (c *scan) readGroup(visit func(*Document, place) bool) error {
 	return c.done()
 }
 
-// runs walks the data set and document columns in step.
+// runs reads the data set and document columns in step.
 type runs struct {
 	dataset, id       string
 	datasetN, idCount int
 }
 
-// next returns the names of the next n rows, which have the same.
+// next returns the names of the next n rows, which are the same.
 func (r *runs) next(c *scan, left int64) (dataset, id string, n int, err error) {
 	limit := int(min(left, 1<<20))
 	if r.datasetN == 0 {
@@ -289,7 +289,7 @@ func (c *scan) each(f func(*pq.Cursor, int64) error) error {
 	return nil
 }
 
-// skip passes over rows that no selected document has.
+// skip skips rows of documents that are not selected.
 func (c *scan) skip(rows int64) error {
 	if rows == 0 {
 		return nil
@@ -302,8 +302,8 @@ func (c *scan) done() error {
 	return c.each(func(p *pq.Cursor, _ int64) error { return p.Done() })
 }
 
-// read appends n rows to the current document, a part at a time so that memory
-// grows only as values really come.
+// read appends n rows to the current document in parts, so that memory grows only
+// with the values that exist.
 func (c *scan) read(n int) error {
 	const part = 1024
 	for n > 0 {

@@ -39,7 +39,7 @@ func (c *scan) readPart(k, rest int) error {
 	return c.readFloats(c.input, colInput, &d.RouterInput, k, rest, input)
 }
 
-// rowBytes is the memory of a token.
+// rowBytes returns the memory of a token.
 func (c *scan) rowBytes() int64 {
 	if c.filter.TokensOnly {
 		return 4
@@ -55,8 +55,8 @@ func (c *scan) rowBytes() int64 {
 	return int64(n)
 }
 
-// room makes place for k rows of width, and at once for all rest rows unless
-// they are so many that a corrupt file may have made them up.
+// room adds k rows of width to s, with capacity for all rest rows unless they are
+// so many that a corrupt file may claim them.
 func room[T any](s []T, k, rest, width int) []T {
 	if cap(s)-len(s) < k*width {
 		const usual = 1 << 22

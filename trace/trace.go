@@ -1,10 +1,11 @@
-// Package trace holds what a mixture-of-experts model routed: for each token of
-// a document, at each MoE layer, the chosen experts and their routing weights.
+// Package trace records the routing of a mixture-of-experts model: for each token
+// of a document, at each MoE layer, the chosen experts and their routing weights.
 //
-// A trace on disk is a directory of Parquet shards, one row a token, that other
-// programs read as it is; SCHEMA.md describes it field by field. Create writes
+// A trace on disk is a directory of Parquet shards, with one row for each token,
+// that other programs can read too; SCHEMA.md describes it field by field. Create writes
 // one, Open reads it document by document in bounded memory, Validate checks it,
-// NewStatistics measures it in one pass. The subpackage convert reads and writes the formats of other programs.
+// NewStatistics measures it in one pass. Package convert reads and writes the
+// formats of other programs, package tracetest makes traces for tests.
 //
 // Axis letters, used throughout: B batch, T tokens, L MoE layers, E experts,
 // K experts per token, D hidden size, V vocabulary.
