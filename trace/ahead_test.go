@@ -168,7 +168,7 @@ func TestReadAheadTwice(t *testing.T) {
 	assert.Equal(t, want, got)
 }
 
-// TestReadAheadCorrupt reads spoilt files: documents before the error, and the
+// TestReadAheadCorrupt reads corrupt files: documents before the error, and the
 // error with its place, are those of one processor.
 func TestReadAheadCorrupt(t *testing.T) {
 	dir, _ := cutTrace(t)

@@ -48,7 +48,7 @@ func (d *Document) WeightsAt(m *Model, t, layer int) []float32 {
 // Validate checks the document against header h: all arrays have the shapes
 // that Document states; positions are not negative and strictly ascending;
 // phases are known; experts are in 0..E-1 and differ within a token and layer,
-// with NoExpert only after them; there are at most as many as the layer's top-k;
+// with NoExpert only after them; their number is at most the layer's top-k;
 // weights, logits and router input are finite and weights not negative. The
 // error names data set, document, token and layer.
 func (d *Document) Validate(h *Header) error { return d.validate(h, false) }

@@ -81,6 +81,17 @@ func ExampleStatistics() {
 	// repeated 57 %, at random 25 %
 }
 
+// A trace can be read from any file system, for example one that is embedded in
+// the program or in a zip archive.
+func ExampleOpenFS() {
+	r, err := trace.OpenFS(os.DirFS("../testdata/traces/rewritten"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(r.Paths()), "shards,", r.Header().Model.Layers, "layers")
+	// Output: 4 shards, 5 layers
+}
+
 func ExampleValidate() {
 	report, err := trace.Validate("../testdata/traces/rewritten/pyarrow.parquet", trace.ValidateOptions{})
 	if err != nil {

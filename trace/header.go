@@ -122,7 +122,7 @@ func (m *Model) AllLayers() []int {
 // layers, so that their shards can be read as one trace.
 func (h *Header) Equal(o *Header) bool { return h.difference(o) == "" }
 
-// difference describes a difference between two headers; "" if there is none.
+// difference describes a difference between two headers, or returns "".
 func (h *Header) difference(o *Header) string {
 	a, b := h.keys(), o.keys()
 	for i := range a {

@@ -225,8 +225,8 @@ func (r *Reader) Select(f Filter) *Reader {
 	return &s
 }
 
-// narrow returns the names that are in both lists, where nil stands for all
-// names, and so does an empty list of a Filter.
+// narrow returns the names that are in both lists. nil means all names, and so
+// does an empty list of a Filter.
 func narrow(names, filter []string) []string {
 	switch {
 	case len(filter) == 0:
@@ -245,7 +245,7 @@ func narrow(names, filter []string) []string {
 
 // Documents reads the trace in order. An error, which names file, row group and
 // row, ends the iteration. Positions and Phases are nil where they are the
-// defaults that nil stands for.
+// defaults.
 //
 // Where GOMAXPROCS is more than one, row groups are decoded ahead on as many
 // goroutines, which end with the iteration; documents that wait take at most

@@ -23,7 +23,7 @@ func writePlanted(t testing.TB, dir string, docs int, h trace.Header, opts trace
 	require.NoError(t, w.Close())
 }
 
-// TestPlantedRouting writes planted routing and demands it back at the same
+// TestPlantedRouting writes planted routing and expects it back at the same
 // token, layer and expert.
 func TestPlantedRouting(t *testing.T) {
 	for name, opts := range map[string]trace.WriterOptions{

@@ -48,7 +48,7 @@ type place struct {
 }
 
 // scan starts reading the shard. The limit bounds the memory of one document's
-// arrays in bytes; 0 stands for 512 MiB and 64 times the size of the shard, which
+// arrays in bytes; 0 means 512 MiB and 64 times the size of the shard, which
 // only a hostile or very repetitive file exceeds.
 func (s *shard) scan(f *Filter, limit int64) *scan {
 	if limit == 0 {

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestRandomRouter demands the analytic values: 12.5 % and about 46 % repeated
+// TestRandomRouter expects the analytic values: 12.5 % and about 46 % repeated
 // assignments, full entropy, no information between layers.
 func TestRandomRouter(t *testing.T) {
 	h := trace.Header{Model: trace.Model{Layers: 3, Experts: 8, TopK: 2}, LogitLayers: []int{1}}

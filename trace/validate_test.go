@@ -110,7 +110,7 @@ func TestValidate(t *testing.T) {
 	assert.ErrorContains(t, report.Err(), "weights add up to")
 }
 
-// TestWriteRefuses demands that a bad document is left out and the rest is
+// TestWriteRefuses checks that a bad document is omitted and the rest is
 // written.
 func TestWriteRefuses(t *testing.T) {
 	dir := t.TempDir()

@@ -198,7 +198,7 @@ func TestLyingLength(t *testing.T) {
 	_, err = newReader(lyingFile{bytes.NewReader(append(huge, "{}"...))}, math.MaxInt64, "liar")
 	wantError(t, err, "liar: header length", "above the limit of 100000000")
 
-	// A header within the limit, in a file that says it is long enough: no memory
+	// A header within the limit, in a file that claims to be long enough: no memory
 	// may be taken on its word.
 	long := binary.LittleEndian.AppendUint64(nil, maxHeaderLen)
 	var before, after runtime.MemStats

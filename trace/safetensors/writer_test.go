@@ -99,7 +99,7 @@ func TestWriteErrors(t *testing.T) {
 	wantError(t, err, "__metadata__", "not valid UTF-8")
 }
 
-// A file appears whole or not at all, and nothing is left beside it.
+// A file appears whole or not at all, and no temporary file remains.
 func TestWriteFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "out.safetensors")

@@ -1,8 +1,8 @@
 // Package tracetest makes small traces for unit tests: documents whose routing
 // is a known function of token, position and layer, and random documents.
 //
-// A [Router] stands for a model. It has the shape that its Header states, of any
-// size, and a rule in place of weights: [Choose] plants experts, [Linear] applies
+// A [Router] takes the place of a model. It has the shape of its Header, of any
+// size, and a rule instead of weights: [Choose] plants experts, [Linear] applies
 // random gates to hidden states, [Random] draws independently. Everything
 // depends on arguments and seeds alone.
 //

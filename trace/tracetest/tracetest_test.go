@@ -42,7 +42,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestChoose demands the planted experts at their place, in order.
+// TestChoose expects the planted experts at their place, in order.
 func TestChoose(t *testing.T) {
 	h := header()
 	f := func(token int32, position, layer int) []int32 {

@@ -64,7 +64,7 @@ func decompress(dst, src []byte, codec format.CompressionCodec) error {
 		return fmt.Errorf("%w: decompressing a page: %w", ErrCorrupt, err)
 	}
 	if n != len(dst) {
-		return fmt.Errorf("%w: a page holds %d bytes, its header says %d", ErrCorrupt, n, len(dst))
+		return fmt.Errorf("%w: page of %d bytes, %d in its header", ErrCorrupt, n, len(dst))
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ type dictionary struct {
 func (f *File) Cursor(group int, c Column, width int) (*Cursor, error) {
 	m := &f.meta.RowGroups[group].Columns[c.index].MetaData
 	if m.Type != c.Type {
-		return nil, fmt.Errorf("%w: chunk holds %v, the schema says %v", ErrCorrupt, m.Type, c.Type)
+		return nil, fmt.Errorf("%w: chunk of type %v, %v in the schema", ErrCorrupt, m.Type, c.Type)
 	}
 	if c.MaxRep > 1 {
 		return nil, fmt.Errorf("%w: lists of lists", ErrUnsupported)

@@ -151,7 +151,7 @@ func appendDeltaBlock(dst []byte, values []int32) []byte {
 	dst = append(dst, widths[:]...)
 	for m, width := range widths {
 		if m*deltaMini >= n {
-			break // a block's unused miniblocks are left out
+			break // a block's unused miniblocks are omitted
 		}
 		var acc uint64
 		var have uint

@@ -133,10 +133,10 @@ func skipRows(t *testing.T, f *File, rows []foreignRow) {
 		require.Equal(t, want.Count, one[0])
 		rows = rows[1:]
 	}
-	assert.Error(t, list.Done(), "values are left, yet Done does not say so")
+	assert.Error(t, list.Done(), "values are left")
 }
 
-// TestReadRefuses demands errors for data that is no list of equal lengths.
+// TestReadRefuses expects errors for data that are not lists of equal lengths.
 func TestReadRefuses(t *testing.T) {
 	type ragged struct {
 		List []int32 `parquet:"list,list"`

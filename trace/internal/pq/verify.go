@@ -31,7 +31,7 @@ func (f *File) Verify(group int, col Column) error {
 		return fmt.Errorf("%w: pages end %d values early", ErrCorrupt, c.unread)
 	}
 	if unpacked != m.TotalUncompressedSize {
-		return fmt.Errorf("%w: pages of %d bytes unpacked, the footer says %d", ErrCorrupt, unpacked, m.TotalUncompressedSize)
+		return fmt.Errorf("%w: pages of %d bytes unpacked, %d in the footer", ErrCorrupt, unpacked, m.TotalUncompressedSize)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ type Writer struct {
 	offset  int64
 	columns []*ColumnWriter
 	meta    format.FileMetaData
-	slots   chan struct{}  // one for each page that is being encoded; nil: none beside
+	slots   chan struct{}  // one for each page that is being encoded; nil: no goroutines
 	working sync.WaitGroup // pages of the row group
 	err     error
 }
