@@ -63,11 +63,13 @@ func (d *display) progress(p collect.Progress) {
 	}
 }
 
-// describe says it in words.
+// describe returns a line about it.
 func describe(p collect.Progress) string {
 	switch p.Stage {
 	case "choosing":
 		return fmt.Sprintf("choosing: %d documents seen", p.Documents)
+	case "verifying":
+		return fmt.Sprintf("verifying: %d of %d shards", p.Shards, p.ShardsTotal)
 	case "reading":
 		return fmt.Sprintf("reading: %d of %d documents", p.Documents, p.DocumentsTotal)
 	}

@@ -106,9 +106,12 @@ func (o *options) check(fs *flag.FlagSet) (err error) {
 	default:
 		return fmt.Errorf("-float is %q; must be float32 or float16", o.float)
 	}
-	for flag, n := range map[string]int{"-tokens": o.MaxTokens, "-batch": o.BatchTokens, "-at-once": o.Concurrency} {
-		if n < 1 {
-			return fmt.Errorf("%s %d: must be at least 1", flag, n)
+	for _, f := range []struct {
+		name     string
+		n, least int
+	}{{"docs", o.DocumentsPerDataset, 0}, {"tokens", o.MaxTokens, 1}, {"batch", o.BatchTokens, 1}, {"shard", o.DocumentsPerShard, 0}, {"at-once", o.Concurrency, 1}} {
+		if f.n < f.least {
+			return fmt.Errorf("-%s is %d; must be at least %d", f.name, f.n, f.least)
 		}
 	}
 	if o.LogitLayers, err = layers(o.logitLayers); err != nil {
@@ -137,15 +140,18 @@ func (o *options) check(fs *flag.FlagSet) (err error) {
 	if o.sets == "all" {
 		o.sets = strings.Join(hub.Names(), ",")
 	}
-	for _, name := range strings.Split(o.sets, ",") {
-		if o.sets != "" && !slices.Contains(hub.Names(), name) {
+	for _, name := range cli.List(o.sets) {
+		if !slices.Contains(hub.Names(), name) {
 			return fmt.Errorf("-sets: no data set %q; the sets are %s", name, strings.Join(hub.Names(), ", "))
 		}
 	}
 	if o.hub.Stall <= 0 {
 		return fmt.Errorf("-hub-stall is %v; must be positive", o.hub.Stall)
 	}
-	return errors.Join(o.files.Validate(), o.Options.Validate())
+	if err := o.files.Validate(); err != nil {
+		return fmt.Errorf("-format: %w", err)
+	}
+	return o.Options.Validate()
 }
 
 // layers reads a list of layers.

@@ -31,7 +31,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	report, err := o.collect(ctx, s.Err)
 	if report != nil {
 		o.kept = report.Existing + report.Shards
-		if err == nil || report.Shards > 0 {
+		if err == nil || report.Shards > 0 || len(report.Damaged) > 0 {
 			print(s.Out, o, report)
 		}
 	}
@@ -41,11 +41,16 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	return err
 }
 
-// collect does the work. The model is loaded before any input is read.
+// collect does the work. What is missing is reported before the model, which may
+// be large, is loaded, and the model before any input is read.
 func (o *options) collect(ctx context.Context, errs io.Writer) (*collect.Report, error) {
 	show := newDisplay(errs, o.quiet)
 	defer show.end()
 	tok, err := o.model.LoadTokenizer()
+	if err != nil {
+		return nil, err
+	}
+	sources, err := o.texts(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -54,10 +59,11 @@ func (o *options) collect(ctx context.Context, errs io.Writer) (*collect.Report,
 		return nil, err
 	}
 	defer free()
-	sources, err := o.sources(ctx, show)
+	public, err := o.datasets(ctx, show)
 	if err != nil {
 		return nil, err
 	}
+	sources = append(sources, public...)
 	c := o.Options
 	c.ModelName, c.Program = o.model.Name(), "expertspec collect"
 	c.Extra = map[string]string{"backend": o.backendName(), "executor": o.model.Executor.String()}
@@ -82,7 +88,7 @@ func print(out io.Writer, o *options, r *collect.Report) {
 		fmt.Fprintf(out, "; %d shards existed already", r.Existing)
 	}
 	if len(r.Damaged) > 0 {
-		fmt.Fprintf(out, "; damaged and therefore written anew: %s", strings.Join(r.Damaged, ", "))
+		fmt.Fprintf(out, "; damaged shards, which are rewritten: %s", strings.Join(r.Damaged, ", "))
 	}
 	if o.Parts > 1 {
 		fmt.Fprintf(out, "; part %d of %d", o.Part, o.Parts)

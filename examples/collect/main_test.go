@@ -34,13 +34,14 @@ func TestStatuses(t *testing.T) {
 		{cli.Usage, "-data or -sets is required", []string{"-model", "x", "-out", out}},
 		{cli.Usage, "must be i/n", []string{"-out", out, "-part", "3/2"}},
 		{cli.Usage, "must be i/n", []string{"-out", out, "-part", "1"}},
-		{cli.Usage, "-tokens 0", []string{"-out", out, "-tokens", "0"}},
+		{cli.Usage, "-tokens is 0; must be at least 1", []string{"-out", out, "-tokens", "0"}},
+		{cli.Usage, "-docs is -1; must be at least 0", []string{"-out", out, "-docs", "-1"}},
 		{cli.Usage, "-float", []string{"-out", out, "-float", "float64"}},
 		{cli.Usage, "-dtype", []string{"-out", out, "-dtype", "int8"}},
 		{cli.Usage, "-executor", []string{"-out", out, "-executor", "fast"}},
 		{cli.Usage, "-logit-layers", []string{"-out", out, "-logit-layers", "3,2"}},
 		{cli.Usage, "the sets are", []string{"-out", out, "-sets", "imbd"}},
-		{cli.Usage, "format", []string{"-out", out, "-format", "xml"}},
+		{cli.Usage, "-format: unknown format \"xml\"", []string{"-out", out, "-format", "xml"}},
 		{cli.Usage, "unexpected argument", []string{"-out", out, "data"}},
 		{cli.Usage, "flag provided but not defined", []string{"-nonsense"}},
 		{cli.Failed, "no such file", []string{"-out", out, "-data", filepath.Join(dir, "none.jsonl")}},
@@ -70,8 +71,8 @@ func TestStatuses(t *testing.T) {
 	assert.Equal(t, "mini", h.Model.Name)
 }
 
-// All documents of the user's own files are taken, unless -docs says otherwise;
-// the program reports what it did not take.
+// All documents of the user's own files are chosen unless -docs is given. The
+// program reports how many were not chosen.
 func TestDocs(t *testing.T) {
 	dir := t.TempDir()
 	var text strings.Builder

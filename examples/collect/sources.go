@@ -7,13 +7,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/mixtral/collect"
 	"github.com/expertspec/expertspec/mixtral/mini"
 )
 
-// sources opens what -data and -sets name. A data set that cannot be opened is an
-// error: the others would make another trace.
-func (o *options) sources(ctx context.Context, show *display) ([]collect.Source, error) {
+// texts returns the sources that -data names.
+func (o *options) texts(ctx context.Context) ([]collect.Source, error) {
 	var paths []string
 	var sources []collect.Source
 	for _, p := range o.data {
@@ -28,10 +28,13 @@ func (o *options) sources(ctx context.Context, show *display) ([]collect.Source,
 		sources = append(sources, s)
 	}
 	files, err := collect.Files(ctx, paths, o.files)
-	if err != nil || o.sets == "" {
-		return append(sources, files...), err
-	}
-	sources = append(sources, files...)
+	return append(sources, files...), err
+}
+
+// datasets returns those that -sets names. One that cannot be opened is an error,
+// because the others would make another trace.
+func (o *options) datasets(ctx context.Context, show *display) ([]collect.Source, error) {
+	var sources []collect.Source
 	if o.tokenFile != "" {
 		token, err := os.ReadFile(o.tokenFile)
 		if err != nil {
@@ -40,7 +43,7 @@ func (o *options) sources(ctx context.Context, show *display) ([]collect.Source,
 		o.hub.Token = strings.TrimSpace(string(token))
 	}
 	o.hub.Progress = show.download
-	for _, name := range strings.Split(o.sets, ",") {
+	for _, name := range cli.List(o.sets) {
 		s, err := o.hub.Source(ctx, name)
 		if err != nil && !o.hub.Download {
 			return nil, fmt.Errorf("%w; -download fetches it", err)

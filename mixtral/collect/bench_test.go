@@ -67,8 +67,8 @@ func BenchmarkRun(b *testing.B) {
 }
 
 // BenchmarkCost alternates bare forward passes with collecting and reports how
-// much more processor time collecting takes, of which other programs disturb
-// less than of time on the clock. Tokenizing, and choosing, is part of it.
+// much more processor time collecting takes, including tokenizing and choosing.
+// Other programs affect processor time less than elapsed time.
 func BenchmarkCost(b *testing.B) {
 	docs, ids := benchDocuments()
 	models := map[string]func() (*mixtral.Model, error){"go": model}

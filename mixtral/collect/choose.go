@@ -157,7 +157,7 @@ func (r *run) choose(ctx context.Context) (*choice, error) {
 			return nil
 		}
 		r.report.Found++
-		r.tell(Progress{Stage: "choosing", Documents: r.report.Found})
+		r.show(Progress{Stage: "choosing", Documents: r.report.Found})
 		return nil
 	})
 	if err != nil {

@@ -9,5 +9,5 @@ import (
 
 var started = time.Now()
 
-// processorTime is time on the clock, where the system tells no better.
+// processorTime is elapsed time where the system has nothing better.
 func processorTime(testing.TB) time.Duration { return time.Since(started) }

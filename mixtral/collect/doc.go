@@ -13,7 +13,7 @@
 // A shard appears under its name when it is complete. An interrupted process
 // loses what it computed of at most two shards: while one is computed, the one
 // before may still be on its way to the disk. A resumed run verifies the
-// checksums of the shards that exist and writes damaged ones anew.
+// checksums of the shards that exist and rewrites damaged ones.
 //
 // The first run writes _collect.json beside the shards, with everything that
 // decides their content. A run that would continue with other settings is

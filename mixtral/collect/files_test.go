@@ -184,9 +184,9 @@ func TestParquet(t *testing.T) {
 	// No damaged file causes a panic.
 	data := b.Bytes()
 	for i := 0; i < len(data); i += 41 {
-		spoilt := bytes.Clone(data)
-		spoilt[i] ^= 0x55
-		all(t, from(t, collect.FileOptions{}, write(t, dir, "spoilt.parquet", string(spoilt)))...)
+		damaged := bytes.Clone(data)
+		damaged[i] ^= 0x55
+		all(t, from(t, collect.FileOptions{}, write(t, dir, "damaged.parquet", string(damaged)))...)
 	}
 	for _, n := range []int{0, 3, 11, len(data) / 2, len(data) - 1} {
 		got := all(t, from(t, collect.FileOptions{}, write(t, dir, "cut.parquet", string(data[:n])))...)

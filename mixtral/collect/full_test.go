@@ -29,8 +29,8 @@ func (f *fullDisk) Close() error {
 	return f.shardWriter.Close()
 }
 
-// A shard that the disk has no room for is named with its documents; the others
-// are written, and the next run makes up for it.
+// A shard for which the disk has no room is reported with its documents. The
+// others are written, and the next run adds it.
 func TestFullDisk(t *testing.T) {
 	b, err := mixtral.OpenBackend("go")
 	require.NoError(t, err)
@@ -68,7 +68,8 @@ func TestFullDisk(t *testing.T) {
 	assert.Equal(t, "set", p.Dataset)
 	assert.NotEmpty(t, p.Document)
 	assert.Contains(t, p.Error(), "shard-00001.parquet")
-	// Full for good: it gives up after three, also if more is computed ahead.
+	// The disk stays full: the run ends after three shards, even if more are
+	// computed ahead.
 	o.Concurrency = 4
 	full = map[int]bool{0: true, 1: true, 2: true, 3: true, 4: true, 5: true}
 	n = 0

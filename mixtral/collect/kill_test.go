@@ -17,11 +17,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The kill test runs this test binary as a child that collects, with these
-// environment variables, and kills it.
+// The kill test runs this test binary as a child, with these environment
+// variables, and kills it.
 const (
 	killDir   = "COLLECT_TEST_DIR"
-	killCount = "COLLECT_TEST_KILLS" // kills to make; 4 where not set
+	killCount = "COLLECT_TEST_KILLS" // number of kills; 4 if not set
 )
 
 func TestMain(m *testing.M) {
@@ -42,10 +42,10 @@ func killOptions() collect.Options {
 	return collect.Options{DocumentsPerDataset: 6, MaxTokens: 24, Seed: 2, Logits: true, DocumentsPerShard: 3}
 }
 
-// TestKill kills a run with SIGKILL at random moments and runs it again, until
-// so many kills are made; each time that a run finishes, the folder must hold
-// what an uninterrupted one makes, and the next starts afresh. After each kill
-// only whole shards may be there, each document once.
+// TestKill kills a run with SIGKILL at random moments and runs it again, a number
+// of times. When a run finishes, the folder must have the files of an
+// uninterrupted one, and the next run begins in a new folder. After each kill
+// there may be only complete shards, with each document once.
 func TestKill(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes")
@@ -63,7 +63,7 @@ func TestKill(t *testing.T) {
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
 	dir := filepath.Join(t.TempDir(), "0")
 	longest := time.Since(start) + time.Second
-	finished, resumed, standing := 0, 0, 0
+	finished, resumed, shards := 0, 0, 0
 	for killed := 0; killed < kills; {
 		child := exec.Command(exe)
 		child.Env = append(os.Environ(), killDir+"="+dir)
@@ -83,15 +83,15 @@ func TestKill(t *testing.T) {
 		killed++
 		if n := checkPartial(t, dir); n > 0 {
 			resumed++
-			standing += n
+			shards += n
 		}
 	}
 	run(t, documents(8, 4), dir, o)
 	same(t, files(t, dir), wantFiles)
-	t.Logf("%d kills, %d of them with shards standing (%.1f on average); %d runs came to their end", kills, resumed, float64(standing)/float64(max(1, resumed)), finished)
+	t.Logf("%d kills, %d of them after a shard (%.1f shards on average); %d runs finished", kills, resumed, float64(shards)/float64(max(1, resumed)), finished)
 }
 
-// checkPartial checks what a killed run has left and returns its shards.
+// checkPartial checks what a killed run has left and returns its number of shards.
 func checkPartial(t *testing.T, dir string) int {
 	t.Helper()
 	shards := must(filepath.Glob(filepath.Join(dir, "*.parquet")))

@@ -181,7 +181,7 @@ type Report struct {
 	Documents, Tokens int64
 	Shards, Existing  int
 	// Damaged are the names of shards of an earlier run that were damaged. They are
-	// written anew, and not in Existing.
+	// rewritten, and not in Existing.
 	Damaged []string
 	// Problems are the first 1,000 of ProblemCount.
 	Problems     []Problem

@@ -54,7 +54,7 @@ func (r *run) shards(ctx context.Context) error {
 	return err
 }
 
-// compute has the model compute all passes and returns when none is under way.
+// compute starts all passes and returns when all have ended.
 func (r *run) compute(ctx context.Context, p *pipeline) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -112,7 +112,7 @@ func (r *run) store(ctx context.Context, p *pipeline) error {
 		case p.spare <- x.docs:
 		default:
 		}
-		r.tell(r.collected())
+		r.show(r.collected())
 		if x.last {
 			open = nil
 			if err := r.finish(x.job); err != nil {

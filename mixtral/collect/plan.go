@@ -32,7 +32,7 @@ func (r *run) plan(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		r.tell(Progress{Stage: "verifying", Shards: s, ShardsTotal: total})
+		r.show(Progress{Stage: "verifying", Shards: s, ShardsTotal: total})
 		exists, err := r.exists(s)
 		if err != nil {
 			return err
@@ -110,7 +110,7 @@ func (r *run) read(ctx context.Context) error {
 		}
 		taken[i] = true
 		p.Documents++
-		r.tell(p)
+		r.show(p)
 		return r.take(s, d, specials)
 	})
 	if err != nil {

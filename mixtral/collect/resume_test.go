@@ -56,7 +56,7 @@ func TestRefusesOtherSettings(t *testing.T) {
 	assert.ErrorContains(t, err, "another program")
 }
 
-// A damaged shard is written anew, and the trace is that of an uninterrupted run.
+// A damaged shard is rewritten, and the trace is that of an uninterrupted run.
 func TestDamagedShard(t *testing.T) {
 	want := t.TempDir()
 	docs := documents(3, 2)
@@ -133,12 +133,12 @@ func TestProblems(t *testing.T) {
 			_ = yield(collect.Document{}, errors.New("file.txt: cannot be read")) && yield(collect.Document{ID: "good", Text: "Fine."}, nil)
 		}
 	}}
-	var told []string
-	o := collect.Options{MaxTokens: 12, DocumentsPerShard: 3, Problem: func(p collect.Problem) { told = append(told, p.Error()) }}
+	var reported []string
+	o := collect.Options{MaxTokens: 12, DocumentsPerShard: 3, Problem: func(p collect.Problem) { reported = append(reported, p.Error()) }}
 	dir := t.TempDir()
 	rep, err := tryRun(t.Context(), miniModel(), dir, o, source, broken)
 	require.NoError(t, err)
-	all := strings.Join(told, "\n")
+	all := strings.Join(reported, "\n")
 	for _, want := range []string{
 		"drama: document empty: has no tokens", fmt.Sprintf("%s: document %s: another document of the data set has this id", docs[0].Dataset, docs[0].ID),
 		"file.txt: cannot be read", "name is not UTF-8",
@@ -149,12 +149,12 @@ func TestProblems(t *testing.T) {
 	require.Len(t, rep.Problems, 4)
 	assert.Equal(t, int64(5), rep.Documents)
 	// A run that finds everything done reports it again.
-	first := strings.Join(told, "\n")
-	told = nil
+	first := strings.Join(reported, "\n")
+	reported = nil
 	again, err := tryRun(t.Context(), miniModel(), dir, o, source, broken)
 	require.NoError(t, err)
 	assert.Equal(t, 0, again.Shards)
-	assert.Equal(t, strings.ToValidUTF8(first, "\ufffd"), strings.Join(told, "\n"))
+	assert.Equal(t, strings.ToValidUTF8(first, "\ufffd"), strings.Join(reported, "\n"))
 	valid(t, dir, 5)
 }
 

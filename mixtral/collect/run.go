@@ -20,7 +20,7 @@ type run struct {
 	header  trace.Header
 	report  Report
 	start   time.Time
-	told    time.Time // the last progress
+	shown   time.Time // when Progress was last called
 	collect time.Time // when the model began
 	choice  *choice
 	temp    string // the part's own folder
@@ -37,7 +37,7 @@ type run struct {
 //
 // Documents that cannot be read, have no tokens, or whose routing does not fit
 // the trace are omitted, and so are shards that cannot be written: see
-// Report.Problems. An error ends the whole run; the report says what was done
+// Report.Problems. An error ends the whole run; the report has what was done
 // before it.
 func Run(ctx context.Context, m Model, t Tokenizer, sources []Source, dir string, o Options) (*Report, error) {
 	if err := o.Validate(); err != nil {
@@ -123,18 +123,18 @@ func (r *run) problem(p Problem) {
 	}
 }
 
-// tell reports progress, at most ten times a second.
-func (r *run) tell(p Progress) {
-	if time.Since(r.told) >= 100*time.Millisecond {
-		r.tellNow(p)
+// show reports progress, at most ten times a second.
+func (r *run) show(p Progress) {
+	if time.Since(r.shown) >= 100*time.Millisecond {
+		r.showNow(p)
 	}
 }
 
-func (r *run) tellNow(p Progress) {
+func (r *run) showNow(p Progress) {
 	if r.o.Progress == nil {
 		return
 	}
-	r.told = time.Now()
+	r.shown = time.Now()
 	p.Elapsed = time.Since(r.start)
 	p.Peak = peakMemory()
 	r.o.Progress(p)

@@ -59,7 +59,7 @@ func (r *run) create(j *job) {
 	}
 }
 
-// write writes documents of a batch, of which some were omitted.
+// write writes the documents of a batch, except those omitted.
 func (r *run) write(j *job, docs []*trace.Document, omitted []Problem) {
 	j.problems = append(j.problems, omitted...)
 	for _, d := range docs {
@@ -100,7 +100,7 @@ func (r *run) finish(j *job) error {
 	r.report.Shards++
 	r.now.Shards++
 	r.failedShards = 0
-	r.tellNow(r.collected())
+	r.showNow(r.collected())
 	return nil
 }
 
