@@ -28,7 +28,10 @@ func (o *options) texts(ctx context.Context) ([]collect.Source, error) {
 		sources = append(sources, s)
 	}
 	files, err := collect.Files(ctx, paths, o.files)
-	return append(sources, files...), err
+	if err != nil {
+		return nil, fmt.Errorf("-data: %w", err)
+	}
+	return append(sources, files...), nil
 }
 
 // datasets returns those that -sets names. One that cannot be opened is an error,
