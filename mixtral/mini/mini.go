@@ -1,7 +1,7 @@
 // Package mini is a small trained Mixtral inside the program: a checkpoint, its
 // tokenizer and documents of ten domains that it was not trained on. It is for
-// examples and tests that must run offline and at once, and costs a program that
-// imports it 18 MB.
+// examples and tests that run offline and without delay, and adds 18 MB to a
+// program that imports it.
 //
 // The model has L 16 layers, D 96, F 192, E 8 experts of which K 2 are chosen, H 6
 // heads over 2, V 4096, 8.3 million parameters in bfloat16. NOTICE.md beside this
@@ -30,7 +30,7 @@ var files embed.FS
 var documents []byte
 
 // FS is the checkpoint's folder: config.json, two shards of weights with their
-// index, tokenizer.json, and metrics.json with what training and test gave.
+// index, tokenizer.json, and metrics.json with the results of training and test.
 func FS() fs.FS {
 	dir, err := fs.Sub(files, "checkpoint")
 	if err != nil {
@@ -55,7 +55,7 @@ func Domains() []string {
 		"reasoning", "technical", "legal-de", "poetry-zh"}
 }
 
-// Documents gives the 836 test documents, domain after domain. They are unpacked
+// Documents returns the 836 test documents, domain after domain. They are unpacked
 // once, 2 MB; the slice is the caller's.
 func Documents() ([]Document, error) {
 	docs, err := unpack()

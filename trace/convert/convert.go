@@ -205,6 +205,10 @@ func Read(ctx context.Context, from, path, dir string, o Options, w trace.Writer
 // Write converts the trace at dir to a format. out is a file or folder, as the
 // format has it, and must not exist or be an empty folder. It appears complete or
 // not at all.
+//
+// A folder of vllm also holds documents.json, a JSON object of the data set and
+// id of each document by the name of its arrays, from which Read restores them. A
+// safetensors file holds the same as metadata.
 func Write(ctx context.Context, to, dir, out string) (report *Report, err error) {
 	f, err := lookup(to)
 	if err != nil {

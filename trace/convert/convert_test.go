@@ -294,7 +294,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestCannotHold demands that what a format cannot hold is refused or named.
+// TestCannotHold checks that what a format cannot hold is refused or named.
 func TestCannotHold(t *testing.T) {
 	h := trace.Header{Model: trace.Model{Name: "m", Layers: 1, Experts: 4, TopK: 2}, NoWeights: true}
 	docs := []*trace.Document{
@@ -313,7 +313,7 @@ func TestCannotHold(t *testing.T) {
 	}
 }
 
-// TestCancelled demands that a cancelled conversion leaves no trace, also where
+// TestCancelled checks that a cancelled conversion leaves no trace, also where
 // shards were finished.
 func TestCancelled(t *testing.T) {
 	lines := filepath.Join(t.TempDir(), "x.jsonl")

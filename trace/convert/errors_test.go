@@ -26,7 +26,7 @@ func try(t *testing.T, from, name string, files map[string]string, o convert.Opt
 	return convert.Read(t.Context(), from, filepath.Join(dir, name), filepath.Join(dir, "out"), o, trace.WriterOptions{})
 }
 
-// omits converts as try does, and demands that some documents are converted and
+// omits converts as try does, and checks that some documents are converted and
 // one is omitted with an error.
 func omits(t *testing.T, from, name string, files map[string]string, o convert.Options, documents int, want string) {
 	t.Helper()
@@ -39,7 +39,7 @@ func omits(t *testing.T, from, name string, files map[string]string, o convert.O
 
 const good = `{"input_ids": [5, 6], "exp_ids": [[[0, 1, 2], [3, 2, 1]], [[1, 0, 3], [0, 1, 2]]]}` + "\n"
 
-// TestBadLines demands that a bad line is named by its place and that the rest
+// TestBadLines checks that a bad line is named by its place and that the rest
 // is converted.
 func TestBadLines(t *testing.T) {
 	for want, line := range map[string]string{

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestFIFO demands that a FIFO, which blocks who opens it, is an error where it
-// is named and is omitted and reported in a folder.
+// TestFIFO checks that a FIFO, which blocks its opener, is an error where it is
+// named, and is omitted and reported where it is in a folder.
 func TestFIFO(t *testing.T) {
 	array := npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 1, 2)}", 0, 1)
 	logits, err := os.ReadFile(fixtures + "transformers.safetensors")

@@ -63,7 +63,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestNothingHalfWritten demands that a conversion that fails or is cancelled
+// TestNothingHalfWritten checks that a conversion that fails or is cancelled
 // leaves nothing behind, wherever it writes.
 func TestNothingHalfWritten(t *testing.T) {
 	dir := t.TempDir()

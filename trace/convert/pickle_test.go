@@ -23,7 +23,7 @@ func onePoint(tb testing.TB) []byte {
 	return append(b[:end+13:end+13], "\x94ube."...)
 }
 
-// readPickle converts a pickle, and demands that the error names the file.
+// readPickle converts a pickle, and checks that the error names the file.
 func readPickle(t *testing.T, text string) (*Report, error) {
 	t.Helper()
 	dir := t.TempDir()
@@ -36,8 +36,8 @@ func readPickle(t *testing.T, text string) (*Report, error) {
 	return r, err
 }
 
-// TestHostilePickle demands an error for pickles that would run code, that are
-// malformed, or that use what the format does not.
+// TestHostilePickle checks that pickles are refused that would run code, are
+// malformed, or use what the format does not.
 func TestHostilePickle(t *testing.T) {
 	honest, err := os.ReadFile("../../testdata/traces/specmoe-4.pkl")
 	require.NoError(t, err)
@@ -89,7 +89,7 @@ func TestHostilePickle(t *testing.T) {
 	assert.ErrorContains(t, report.Omitted[0], `document "squad_0": data point 2: choice 0 is not an expert in 0..10`)
 }
 
-// bounded reads a pickle, and demands that it takes time and memory in proportion
+// bounded reads a pickle, and checks that it takes time and memory in proportion
 // to its size and that the error is short.
 func bounded(tb testing.TB, b []byte) error {
 	tb.Helper()

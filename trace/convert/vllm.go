@@ -319,5 +319,5 @@ func writeTensors(ctx context.Context, r *trace.Reader, report *Report, out stri
 	return safetensors.WriteFile(out, tensors, map[string]string{"format": "expertspec", metaDocument: string(keys)})
 }
 
-// maxTensorName bounds names, which are in the header of a file.
+// maxTensorName bounds the names in the header of a safetensors file, in bytes.
 const maxTensorName = 1 << 10
