@@ -157,7 +157,7 @@ func one(t *tokenizer.Tokenizer, o options, line []byte) (any, error) {
 	default:
 		return nil, errors.New(`neither "text" nor "base64"`)
 	}
-	spans := t.EncodeTokens(text, o.specials)
+	spans := t.EncodeSpans(text, o.specials)
 	e := encoded{make([]int32, len(spans)), make([]string, len(spans))}
 	for i, s := range spans {
 		e.IDs[i], e.Tokens[i] = s.ID, s.Token

@@ -3,7 +3,6 @@ package tokenizer
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math/bits"
 	"math/rand/v2"
 	"strings"
@@ -13,38 +12,36 @@ import (
 )
 
 // bpePiece is one token of a piece of normalized text: its id and the number of
-// bytes of that text it stands for. A fused unknown token covers several
+// bytes of that text that it represents. A fused unknown token covers several
 // characters, a byte-fallback token one byte of a character.
 type bpePiece struct {
 	id   int32
 	size int32
 }
 
-// bpeMerge is one line of a tokenizer's merge list: the tokens to be joined.
+// bpeMerge is one entry of a merge list: the tokens that are joined.
 type bpeMerge struct {
 	left, right string
 }
 
-// bpeConfig holds what a tokenizer.json says of a BPE model.
+// bpeConfig is the BPE model of a tokenizer.json.
 type bpeConfig struct {
 	Vocab        map[string]int32 // token -> id
-	Merges       []bpeMerge       // by rank, best first; the last of two equal ones counts
+	Merges       []bpeMerge       // by rank, best first; of equal ones the last counts
 	UnkToken     *string          // nil: unknown characters are dropped
-	FuseUnk      bool             // neighbouring unknown characters give one token
-	ByteFallback bool             // an unknown character is spelled in tokens <0x00>..<0xFF>
+	FuseUnk      bool             // adjacent unknown characters become one token
+	ByteFallback bool             // an unknown character becomes tokens <0x00>..<0xFF>
 	IgnoreMerges bool             // a whole piece that is itself a token is that token
-	Mark         string           // the character that stands for a space, "▁" if empty
+	Mark         string           // the character that represents a space
 }
 
 // bpeModel is byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) as the
-// Hugging Face tokenizers run it: the pair of neighbouring symbols with the lowest
-// rank is joined, the leftmost of equals first, until none is left. It takes the
-// place of sugarme's own BPE model behind the same interface: that one turns a
-// newline into <unk>, breaks ties in another order, needs quadratic time on long
-// pieces and panics on invalid UTF-8.
+// Hugging Face tokenizers run it: the adjacent pair of symbols with the lowest rank is
+// joined, the leftmost of equal ones first, until no pair has a rank. It implements
+// the interface of a sugarme model.
 //
-// A bpeModel never changes after newBPE, but for a cache that is safe for
-// concurrent use.
+// A bpeModel does not change after newBPE, except a cache that is safe for concurrent
+// use.
 type bpeModel struct {
 	ids    map[string]int32
 	tokens []string // by id; "" where no token has that id
@@ -59,20 +56,17 @@ type bpeModel struct {
 	pairs  pairTable // two ids -> rank of their merge
 	merged []int32   // rank -> id of the joined token
 
-	mark  string // see newBPE
+	mark  string // bpeConfig.Mark
 	cut   bool   // a piece may be cut before each mark that follows another character
 	cache *wordCache
 }
 
 var _ sugarme.Model = (*bpeModel)(nil)
 
-// newBPE builds the model. Its errors start with the name of the field that is
-// wrong, relative to the "model" object.
+// newBPE builds the model. Its errors begin with the name of the invalid field,
+// relative to the "model" object.
 func newBPE(c bpeConfig) (*bpeModel, error) {
 	m := &bpeModel{ids: c.Vocab, unk: -1, fuse: c.FuseUnk, whole: c.IgnoreMerges, mark: c.Mark, cache: newWordCache()}
-	if m.mark == "" {
-		m.mark = "▁"
-	}
 	if err := m.setVocab(c.Vocab); err != nil {
 		return nil, err
 	}
@@ -105,9 +99,9 @@ func (m *bpeModel) setVocab(vocab map[string]int32) error {
 	if len(vocab) == 0 {
 		return errors.New("vocab: is empty")
 	}
-	// Ids index rows of the embedding: a hole is allowed, as it is by the Hugging
-	// Face tokenizers, but the table by id must not grow with one lying id.
-	limit := maxTokenID(len(vocab))
+	// Ids index rows of the embedding. Unused ids are allowed, as by the Hugging Face
+	// tokenizers, but one wrong id must not make the table by id large.
+	limit := int32(min(1<<30, 16*len(vocab)+4096))
 	top := int32(-1)
 	for tok, id := range vocab {
 		if id < 0 || id >= limit {
@@ -130,11 +124,6 @@ func (m *bpeModel) setVocab(vocab map[string]int32) error {
 	return nil
 }
 
-// maxTokenID bounds the ids of a vocabulary of n tokens.
-func maxTokenID(n int) int32 {
-	return int32(min(1<<30, 16*n+4096))
-}
-
 func (m *bpeModel) setMerges(merges []bpeMerge) error {
 	m.pairs = newPairTable(len(merges))
 	m.merged = make([]int32, len(merges))
@@ -149,7 +138,7 @@ func (m *bpeModel) setMerges(merges []bpeMerge) error {
 		}
 		id, ok := m.ids[p.left+p.right]
 		if !ok {
-			return fmt.Errorf("merges[%d]: %q and %q give %q, which is not in the vocabulary", rank, p.left, p.right, p.left+p.right)
+			return fmt.Errorf("merges[%d]: %q, of %q and %q, is not in the vocabulary", rank, p.left+p.right, p.left, p.right)
 		}
 		m.pairs.set(left, right, int32(rank))
 		m.merged[rank] = id
@@ -157,16 +146,15 @@ func (m *bpeModel) setMerges(merges []bpeMerge) error {
 	return nil
 }
 
-// mayCut says whether cutting a piece before every mark that follows another
-// character leaves its tokens as they are.
+// mayCut reports whether a piece may be cut before every mark that follows another
+// character, without a change of its tokens.
 //
-// The symbols at such a place are, on the right, one whose token starts with the
-// mark (the mark is a token itself, and joining only appends), and, on the left,
-// one whose token does not end with it (characters, byte tokens and <unk> do not).
-// If no merge has such a left and right, no symbol ever spans the place, and what
-// is joined on one side does not depend on the other: the order by rank and
-// position is the same within each side. A dropped character would let its
-// neighbours meet over the cut, so that must not happen either.
+// At such a place, the symbol on the right begins with the mark (the mark is a token
+// itself, and joining only appends), and the symbol on the left does not end with it
+// (characters, byte tokens and <unk> do not). If no merge joins two such symbols, no
+// symbol ever spans the place, and merges on one side do not depend on the other: the
+// order by rank and position is the same within each side. A dropped character would
+// let its neighbours meet across the place, so characters must not be dropped either.
 func (m *bpeModel) mayCut(c bpeConfig, allBytes bool) bool {
 	if _, ok := m.ids[m.mark]; !ok || utf8.RuneCountInString(m.mark) != 1 || m.mark == ">" {
 		return false
@@ -186,7 +174,7 @@ func (m *bpeModel) mayCut(c bpeConfig, allBytes bool) bool {
 }
 
 // Tokenize splits a piece of normalized text into tokens with byte offsets into it.
-// Invalid UTF-8 counts as U+FFFD, and the offsets are then those of the replaced text.
+// Invalid UTF-8 is read as U+FFFD, and the offsets are those of the text with U+FFFD.
 func (m *bpeModel) Tokenize(sequence string) ([]sugarme.Token, error) {
 	sequence = validUTF8(sequence)
 	if id, ok := m.wholePiece(sequence); ok && sequence != "" {
@@ -202,13 +190,13 @@ func (m *bpeModel) Tokenize(sequence string) ([]sugarme.Token, error) {
 	return out, nil
 }
 
-// TokenToId finds the id of a token.
+// TokenToId returns the id of a token.
 func (m *bpeModel) TokenToId(token string) (int, bool) {
 	id, ok := m.ids[token]
 	return int(id), ok
 }
 
-// IdToToken finds the token of an id.
+// IdToToken returns the token of an id.
 func (m *bpeModel) IdToToken(id int) (string, bool) {
 	if id < 0 || id >= len(m.tokens) || !m.known[id] {
 		return "", false
@@ -219,7 +207,7 @@ func (m *bpeModel) IdToToken(id int) (string, bool) {
 // GetVocab returns a copy of the vocabulary.
 func (m *bpeModel) GetVocab() map[string]int {
 	out := make(map[string]int, len(m.ids))
-	for tok, id := range maps.All(m.ids) {
+	for tok, id := range m.ids {
 		out[tok] = int(id)
 	}
 	return out
@@ -228,16 +216,17 @@ func (m *bpeModel) GetVocab() map[string]int {
 // GetVocabSize returns the number of tokens.
 func (m *bpeModel) GetVocabSize() int { return len(m.ids) }
 
-// Save is part of sugarme's interface; a tokenizer is read here, never written.
+// Save is part of sugarme's interface, and returns an error: this package does not
+// write tokenizers.
 func (m *bpeModel) Save(string, ...string) error {
 	return fmt.Errorf("tokenizer: saving a BPE model: %w", errors.ErrUnsupported)
 }
 
-// pairTable maps pairs of ids to ranks: open addressing with linear probing, at most
-// half full. It is a third faster than a Go map in the loop where time is spent.
+// pairTable maps pairs of ids to ranks, by open addressing with linear probing, at most
+// half full. Encoding is a third faster with it than with a Go map.
 type pairTable struct {
 	entries []pairEntry
-	factor  uint64 // odd and random, so that no file can make the probes long
+	factor  uint64 // odd and random, so that no file can make probing slow
 	shift   uint8
 }
 

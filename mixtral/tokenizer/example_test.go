@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"github.com/expertspec/expertspec/mixtral/tokenizer"
+	sugarme "github.com/sugarme/tokenizer"
+	"github.com/sugarme/tokenizer/normalizer"
 )
 
 func ExampleTokenizer_Encode() {
@@ -24,13 +26,13 @@ func ExampleTokenizer_Encode() {
 	// "Hello world!\n" <nil>
 }
 
-func ExampleTokenizer_EncodeTokens() {
+func ExampleTokenizer_EncodeSpans() {
 	t, err := tokenizer.Load(os.DirFS("../../testdata/tokenizer"), "tokenizer.json")
 	if err != nil {
 		log.Fatal(err)
 	}
 	text := "two words"
-	for _, s := range t.EncodeTokens(text, true) {
+	for _, s := range t.EncodeSpans(text, true) {
 		fmt.Printf("%d %s %q\n", s.ID, s.Token, text[s.Start:s.End])
 	}
 	// Output:
@@ -55,4 +57,35 @@ func ExampleStream() {
 	fmt.Printf("%q\n", s.Flush())
 	// Output:
 	// "" "A" " " "" "" "" "" "🦙!" ""
+}
+
+func ExampleTokenizer_ID() {
+	t, err := tokenizer.Load(os.DirFS("../../testdata/tokenizer"), "tokenizer.json")
+	if err != nil {
+		log.Fatal(err)
+	}
+	id, ok := t.ID("</s>")
+	fmt.Println(id, ok)
+	token, ok := t.Token(272)
+	fmt.Println(token, ok, t.VocabSize())
+	// Output:
+	// 2 true
+	// ▁the true 32000
+}
+
+// The model in a pipeline of github.com/sugarme/tokenizer.
+func ExampleTokenizer_Model() {
+	t, err := tokenizer.Load(os.DirFS("../../testdata/tokenizer"), "tokenizer.json")
+	if err != nil {
+		log.Fatal(err)
+	}
+	pipeline := sugarme.NewTokenizer(t.Model())
+	pipeline.WithNormalizer(normalizer.NewSequence([]normalizer.Normalizer{
+		normalizer.NewPrepend("▁"), normalizer.NewReplace(normalizer.String, " ", "▁")}))
+	encoded, err := pipeline.EncodeSingle("Hello world!")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(encoded.Ids, encoded.Tokens)
+	// Output: [22557 1526 28808] [▁Hello ▁world !]
 }

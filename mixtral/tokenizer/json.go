@@ -3,9 +3,9 @@ package tokenizer
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 )
@@ -13,206 +13,214 @@ import (
 // maxJSONDepth is far more nesting than a tokenizer.json has.
 const maxJSONDepth = 32
 
-// jsonValue is one value of a JSON file with the path that leads to it, so that
-// every error names the file and the field. Unlike encoding/json's structs it
-// keeps the order of members, refuses a member given twice, and lets a reader
-// refuse those it does not know.
-type jsonValue struct {
-	file, path string
-	v          any // nil, bool, string, json.Number, []any or *jsonObject
+// value is one value of a JSON file with its path, so that every error names the
+// file and the field. Unlike the structs of encoding/json it keeps the order of
+// members and refuses duplicate and unknown ones.
+//
+// Its methods panic with invalid where the value is not what they read. [Parse]
+// returns that as its error.
+type value struct {
+	file, path string // path of the array that contains it if index is positive
+	index      int    // 1-based, in an array
+	v          any    // nil, bool, string, json.Number, []any or *object
 }
 
-type jsonObject struct {
+type object struct {
 	keys []string
 	vals []any
 }
 
-// parseJSON reads one JSON value that fills the whole file.
-func parseJSON(file string, data []byte) (jsonValue, error) {
+type invalid struct{ err error }
+
+// where returns the value's path, "" for the root.
+func (j value) where() string {
+	if j.index > 0 {
+		return j.path + "[" + strconv.Itoa(j.index-1) + "]"
+	}
+	return j.path
+}
+
+// fail ends the reading of the file.
+func (j value) fail(format string, args ...any) {
+	err := fmt.Errorf(format, args...)
+	if path := j.where(); path != "" {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	panic(invalid{fmt.Errorf("%s: %w", j.file, err)})
+}
+
+// readJSON reads a file that is one JSON value.
+func readJSON(file string, data []byte) value {
+	root := value{file: file}
 	if !utf8.Valid(data) {
-		return jsonValue{}, fmt.Errorf("%s: is not valid UTF-8", file)
+		root.fail("is not valid UTF-8")
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	v, err := parseJSONValue(dec, 0)
-	if err == nil {
-		if _, more := dec.Token(); more != io.EOF {
-			err = errors.New("there is more after the JSON value")
-		}
+	r := jsonReader{json.NewDecoder(bytes.NewReader(data)), root}
+	r.dec.UseNumber()
+	root.v = r.value(0)
+	if _, err := r.dec.Token(); err != io.EOF {
+		r.fail("data follows the JSON value")
 	}
-	if err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return jsonValue{}, fmt.Errorf("%s: at byte %d: %w", file, dec.InputOffset(), err)
-	}
-	return jsonValue{file: file, v: v}, nil
+	return root
 }
 
-func parseJSONValue(dec *json.Decoder, depth int) (any, error) {
+type jsonReader struct {
+	dec  *json.Decoder
+	root value
+}
+
+func (r *jsonReader) fail(format string, args ...any) {
+	r.root.fail("at byte %d: %w", r.dec.InputOffset(), fmt.Errorf(format, args...))
+}
+
+func (r *jsonReader) token() json.Token {
+	tok, err := r.dec.Token()
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		r.fail("%w", err)
+	}
+	return tok
+}
+
+func (r *jsonReader) value(depth int) any {
 	if depth > maxJSONDepth {
-		return nil, fmt.Errorf("nested more than %d deep", maxJSONDepth)
+		r.fail("nesting is deeper than %d", maxJSONDepth)
 	}
-	tok, err := dec.Token()
-	if err != nil {
-		return nil, err
-	}
-	delim, ok := tok.(json.Delim)
-	if !ok {
-		return tok, nil
-	}
-	if delim == '[' {
+	switch tok := r.token(); tok {
+	case json.Delim('['):
 		list := []any{}
-		for dec.More() {
-			v, err := parseJSONValue(dec, depth+1)
-			if err != nil {
-				return nil, err
+		for r.dec.More() {
+			list = append(list, r.value(depth+1))
+		}
+		r.token()
+		return list
+	case json.Delim('{'):
+		obj, seen := &object{}, map[string]bool{}
+		for r.dec.More() {
+			key := r.token().(string) // the decoder accepts no other key
+			if seen[key] {
+				r.fail("member %q occurs twice", key)
 			}
-			list = append(list, v)
+			seen[key] = true
+			obj.keys, obj.vals = append(obj.keys, key), append(obj.vals, r.value(depth+1))
 		}
-		_, err = dec.Token()
-		return list, err
+		r.token()
+		return obj
+	default:
+		return tok
 	}
-	obj, seen := &jsonObject{}, map[string]bool{}
-	for dec.More() {
-		key, err := dec.Token()
-		if err != nil {
-			return nil, err
-		}
-		k := key.(string) // the decoder accepts no other key
-		if seen[k] {
-			return nil, fmt.Errorf("member %q is given twice", k)
-		}
-		seen[k] = true
-		v, err := parseJSONValue(dec, depth+1)
-		if err != nil {
-			return nil, err
-		}
-		obj.keys, obj.vals = append(obj.keys, k), append(obj.vals, v)
-	}
-	_, err = dec.Token()
-	return obj, err
 }
 
-// errorf is an error that names the file and the field.
-func (j jsonValue) errorf(format string, args ...any) error {
-	if j.path == "" {
-		return fmt.Errorf("%s: %w", j.file, fmt.Errorf(format, args...))
-	}
-	return fmt.Errorf("%s: %s: %w", j.file, j.path, fmt.Errorf(format, args...))
-}
-
-func (j jsonValue) kind() string {
+// mustBe fails, for a value of another type than the one wanted.
+func (j value) mustBe(what string) {
+	is := "an object"
 	switch v := j.v.(type) {
 	case nil:
-		return "null"
+		is = "null"
 	case bool:
-		return "a boolean"
+		is = "a boolean"
 	case string:
-		return "a string"
+		is = "a string"
 	case json.Number:
-		return "the number " + v.String()
+		is = "the number " + v.String()
 	case []any:
-		return "an array"
+		is = "an array"
 	}
-	return "an object"
+	j.fail("is %s; must be %s", is, what)
 }
 
-func (j jsonValue) isNull() bool { return j.v == nil }
+func (j value) null() bool { return j.v == nil }
 
-func (j jsonValue) str() (string, error) {
+func (j value) str() string {
 	s, ok := j.v.(string)
 	if !ok {
-		return "", j.errorf("is %s, want a string", j.kind())
+		j.mustBe("a string")
 	}
-	return s, nil
+	return s
 }
 
-func (j jsonValue) boolean() (bool, error) {
+// char reads a string of one character.
+func (j value) char() string {
+	s := j.str()
+	if utf8.RuneCountInString(s) != 1 {
+		j.fail("is %q; must be one character", s)
+	}
+	return s
+}
+
+func (j value) boolean() bool {
 	b, ok := j.v.(bool)
 	if !ok {
-		return false, j.errorf("is %s, want a boolean", j.kind())
+		j.mustBe("a boolean")
 	}
-	return b, nil
+	return b
 }
 
 // id reads a whole number that fits a token id or a small count.
-func (j jsonValue) id() (int32, error) {
-	i, ok := wholeNumber(j.v)
+func (j value) id() int32 {
+	id, ok := wholeNumber(j.v)
 	if !ok {
-		return 0, j.errorf("is %s, want a whole number in [0, 2^31)", j.kind())
+		j.mustBe("a whole number in [0, 2^31)")
 	}
-	return i, nil
+	return id
 }
 
 func wholeNumber(v any) (int32, bool) {
-	n, ok := v.(json.Number)
-	if !ok {
-		return 0, false
-	}
+	n, _ := v.(json.Number)
 	i, err := strconv.ParseInt(n.String(), 10, 32)
 	return int32(i), err == nil && i >= 0
 }
 
-func (j jsonValue) list() ([]jsonValue, error) {
+func (j value) list() []value {
 	l, ok := j.v.([]any)
 	if !ok {
-		return nil, j.errorf("is %s, want an array", j.kind())
+		j.mustBe("an array")
 	}
-	out := make([]jsonValue, len(l))
+	out, path := make([]value, len(l)), j.where()
 	for i, v := range l {
-		out[i] = jsonValue{j.file, fmt.Sprintf("%s[%d]", j.path, i), v}
+		out[i] = value{j.file, path, i + 1, v}
 	}
-	return out, nil
+	return out
+}
+
+// members reads an object; if names are known, it may have no others.
+func (j value) members(known ...string) *object {
+	o, ok := j.v.(*object)
+	if !ok {
+		j.mustBe("an object")
+	}
+	for _, k := range o.keys {
+		if len(known) > 0 && !slices.Contains(known, k) {
+			j.member(k).fail("is not implemented")
+		}
+	}
+	return o
 }
 
 // member returns the member of an object, null if it is absent.
-func (j jsonValue) member(name string) jsonValue {
-	path := name
-	if j.path != "" {
-		path = j.path + "." + name
+func (j value) member(name string) value {
+	m := value{file: j.file, path: name}
+	if path := j.where(); path != "" {
+		m.path = path + "." + name
 	}
-	if o, ok := j.v.(*jsonObject); ok {
-		for i, k := range o.keys {
-			if k == name {
-				return jsonValue{j.file, path, o.vals[i]}
-			}
+	if o, ok := j.v.(*object); ok {
+		if i := slices.Index(o.keys, name); i >= 0 {
+			m.v = o.vals[i]
 		}
 	}
-	return jsonValue{j.file, path, nil}
-}
-
-// object checks that the value is an object with no members but those named.
-func (j jsonValue) object(known ...string) error {
-	o, ok := j.v.(*jsonObject)
-	if !ok {
-		return j.errorf("is %s, want an object", j.kind())
-	}
-next:
-	for _, k := range o.keys {
-		for _, name := range known {
-			if k == name {
-				continue next
-			}
-		}
-		return j.member(k).errorf("this field is not implemented")
-	}
-	return nil
+	return m
 }
 
 // typ returns the "type" of an object.
-func (j jsonValue) typ() (string, error) {
-	if _, ok := j.v.(*jsonObject); !ok {
-		return "", j.errorf("is %s, want an object", j.kind())
-	}
+func (j value) typ() string {
+	j.members()
 	return j.member("type").str()
 }
 
 // flag reads an optional boolean.
-func (j jsonValue) flag(name string, absent bool) (bool, error) {
+func (j value) flag(name string, absent bool) bool {
 	m := j.member(name)
-	if m.isNull() {
-		return absent, nil
-	}
-	return m.boolean()
+	return m.null() && absent || !m.null() && m.boolean()
 }

@@ -1,10 +1,36 @@
 package tokenizer
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
-// alignedText is text on its way from the input to the model. at, where it is
-// kept, has for each byte the byte of the input that it comes from, and one more
-// entry for the end; it is kept only when a caller wants to know.
+// validUTF8 replaces each byte that cannot begin a character, and each maximal part
+// of an incomplete character, by U+FFFD: the recommendation of the Unicode Standard
+// (chapter 3.9, "U+FFFD Substitution of Maximal Subparts"), and what Rust's
+// String::from_utf8_lossy and Python's errors="replace" do. strings.ToValidUTF8
+// replaces a whole run by one U+FFFD, and a range loop each byte.
+func validUTF8(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	var b strings.Builder
+	b.Grow(len(s) + 16)
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		if r == utf8.RuneError && n == 1 {
+			for n < min(len(s), utf8.UTFMax) && !utf8.FullRuneInString(s[:n+1]) {
+				n++
+			}
+		}
+		b.WriteRune(r)
+		s = s[n:]
+	}
+	return b.String()
+}
+
+// alignedText is text on its way from the input to the model. at, if kept, has for
+// each byte the byte of the input that it comes from, and one more entry for the end.
 type alignedText struct {
 	text string
 	at   []int
@@ -25,7 +51,7 @@ func (a alignedText) slice(lo, hi int) alignedText {
 	return alignedText{a.text[lo:hi], a.at[lo : hi+1]}
 }
 
-// prepend puts s before the text; it stands for no bytes of the input.
+// prepend puts s before the text; it comes from no bytes of the input.
 func (a alignedText) prepend(s string) alignedText {
 	out := alignedText{text: s + a.text}
 	if a.at != nil {
@@ -40,28 +66,24 @@ func (a alignedText) prepend(s string) alignedText {
 
 // replace replaces every occurrence of old, which is not empty.
 func (a alignedText) replace(old, with string) alignedText {
+	out := alignedText{text: strings.ReplaceAll(a.text, old, with)}
 	if a.at == nil {
-		return alignedText{text: strings.ReplaceAll(a.text, old, with)}
+		return out
 	}
-	n := strings.Count(a.text, old)
-	size := len(a.text) + n*(len(with)-len(old))
-	var b strings.Builder
-	b.Grow(size)
-	at := make([]int, 0, size+1)
+	out.at = make([]int, 0, len(out.text)+1)
 	for i := 0; i < len(a.text); {
 		if !strings.HasPrefix(a.text[i:], old) {
-			b.WriteByte(a.text[i])
-			at = append(at, a.at[i])
+			out.at = append(out.at, a.at[i])
 			i++
 			continue
 		}
-		b.WriteString(with)
 		for k := range len(with) {
-			at = append(at, min(a.at[i]+k, a.at[i+len(old)]))
+			out.at = append(out.at, min(a.at[i]+k, a.at[i+len(old)]))
 		}
 		i += len(old)
 	}
-	return alignedText{b.String(), append(at, a.at[len(a.text)])}
+	out.at = append(out.at, a.at[len(a.text)])
+	return out
 }
 
 // normalizeStep is a Prepend (old is empty) or a Replace of a literal string.
@@ -82,45 +104,35 @@ func (t *Tokenizer) normalize(a alignedText) alignedText {
 	return a
 }
 
-type prependScheme string
-
-const (
-	prependAlways prependScheme = "always"
-	prependFirst  prependScheme = "first"
-	prependNever  prependScheme = "never"
-)
-
 // metaspace is the pre-tokenizer that makes spaces visible: each becomes the
 // replacement, and one is put before the text unless it starts with one.
 type metaspace struct {
 	replacement string // one character
-	scheme      prependScheme
-	split       bool // cut before every replacement
+	scheme      string // where one is put: always, first (before the input only) or never
+	split       bool   // cut before every replacement
 }
 
-// each calls fn with the pieces that the model gets. atStart says that the text is
-// where the input starts.
-func (p *metaspace) each(a alignedText, atStart bool, fn func(alignedText)) {
-	a = a.replace(" ", p.replacement)
-	if p.scheme == prependAlways || p.scheme == prependFirst && atStart {
-		if !strings.HasPrefix(a.text, p.replacement) {
-			a = a.prepend(p.replacement)
+// each calls fn with the pieces for the model. atStart reports that the text is at the
+// start of the input.
+func (m *metaspace) each(a alignedText, atStart bool, fn func(alignedText)) {
+	a = a.replace(" ", m.replacement)
+	if m.scheme == "always" || m.scheme == "first" && atStart {
+		if !strings.HasPrefix(a.text, m.replacement) {
+			a = a.prepend(m.replacement)
 		}
 	}
-	if !p.split {
+	if !m.split {
 		fn(a)
 		return
 	}
-	start := 0
-	for start < len(a.text) {
-		// A piece is a replacement, if it starts with one, and what follows up to
-		// the next.
-		skip := 0
-		if strings.HasPrefix(a.text[start:], p.replacement) {
-			skip = len(p.replacement)
+	for start := 0; start < len(a.text); {
+		// A piece is what follows up to the next replacement, not counting one at
+		// its own start.
+		end, skip := len(a.text), 0
+		if strings.HasPrefix(a.text[start:], m.replacement) {
+			skip = len(m.replacement)
 		}
-		end := len(a.text)
-		if n := strings.Index(a.text[start+skip:], p.replacement); n >= 0 {
+		if n := strings.Index(a.text[start+skip:], m.replacement); n >= 0 {
 			end = start + skip + n
 		}
 		fn(a.slice(start, end))

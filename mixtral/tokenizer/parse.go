@@ -1,93 +1,65 @@
 package tokenizer
 
 import (
-	"errors"
-	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
 
-// Parse reads the contents of a tokenizer.json; file is the name that errors
-// give it. A field or a value that is not implemented here is an error that names
-// it, so that no text is ever tokenized otherwise than the file asks for.
-func Parse(file string, data []byte) (*Tokenizer, error) {
-	j, err := parseJSON(file, data)
-	if err != nil {
-		return nil, fmt.Errorf("tokenizer: %w", err)
-	}
-	t := &Tokenizer{}
-	if err := t.parse(j); err != nil {
-		return nil, fmt.Errorf("tokenizer: %w", err)
-	}
+// Parse reads the contents of a tokenizer.json. The file's name is for errors, which
+// name the field too. A field or value that is not implemented is an error, so that
+// no text is tokenized otherwise than the file determines.
+func Parse(file string, data []byte) (t *Tokenizer, err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case invalid:
+			t, err = nil, p.err
+		default:
+			panic(p)
+		}
+	}()
+	t = &Tokenizer{}
+	t.parse(readJSON(file, data))
 	return t, nil
 }
 
-func (t *Tokenizer) parse(j jsonValue) error {
-	err := j.object("version", "truncation", "padding", "added_tokens", "normalizer",
+func (t *Tokenizer) parse(j value) {
+	j.members("version", "truncation", "padding", "added_tokens", "normalizer",
 		"pre_tokenizer", "post_processor", "decoder", "model")
-	if err != nil {
-		return err
-	}
-	if v := j.member("version"); !v.isNull() {
-		if s, err := v.str(); err != nil {
-			return err
-		} else if s != "1.0" {
-			return v.errorf("version %q is not implemented, only 1.0", s)
-		}
+	if v := j.member("version"); !v.null() && v.str() != "1.0" {
+		v.fail("%q is not implemented; must be 1.0", v.v)
 	}
 	for _, name := range []string{"truncation", "padding"} {
-		if m := j.member(name); !m.isNull() {
-			return m.errorf("is not implemented, must be null")
+		if m := j.member(name); !m.null() {
+			m.fail("is not implemented; must be null")
 		}
 	}
-	if err := t.parseNormalizer(j.member("normalizer")); err != nil {
-		return err
-	}
-	if err := t.parsePreTokenizer(j.member("pre_tokenizer")); err != nil {
-		return err
-	}
-	if err := t.parseModel(j.member("model")); err != nil {
-		return err
-	}
-	if err := t.parseAdded(j.member("added_tokens")); err != nil {
-		return err
-	}
-	if err := t.parseTemplate(j.member("post_processor")); err != nil {
-		return err
-	}
-	return t.parseDecoder(j.member("decoder"))
+	t.parseNormalizer(j.member("normalizer"))
+	t.parsePreTokenizer(j.member("pre_tokenizer"))
+	t.parseModel(j.member("model"))
+	t.parseAdded(j.member("added_tokens"))
+	t.parseTemplate(j.member("post_processor"))
+	t.parseDecoder(j.member("decoder"))
 }
 
-func (t *Tokenizer) parseNormalizer(j jsonValue) error {
-	if j.isNull() {
-		return nil
+func (t *Tokenizer) parseNormalizer(j value) {
+	if j.null() {
+		return
 	}
-	typ, err := j.typ()
-	if err != nil {
-		return err
-	}
-	switch typ {
+	switch typ := j.typ(); typ {
 	case "Sequence":
-		return eachOf(j, "normalizers", t.parseNormalizer)
+		j.sequence("normalizers", t.parseNormalizer)
 	case "Prepend":
-		if err := j.object("type", "prepend"); err != nil {
-			return err
-		}
-		s, err := j.member("prepend").str()
-		if err != nil {
-			return err
-		}
-		t.normalizer = append(t.normalizer, normalizeStep{with: s})
-		return limitGrowth(j.member("prepend"), t.normalizer)
+		j.members("type", "prepend")
+		t.normalizer = append(t.normalizer, normalizeStep{with: j.member("prepend").str()})
+		limitGrowth(j.member("prepend"), t.normalizer)
 	case "Replace":
-		old, with, err := parseReplace(j)
-		if err != nil {
-			return err
-		}
-		t.normalizer = append(t.normalizer, normalizeStep{old, with})
-		return limitGrowth(j.member("content"), t.normalizer)
+		t.normalizer = append(t.normalizer, parseReplace(j))
+		limitGrowth(j.member("content"), t.normalizer)
+	default:
+		j.member("type").fail("%q is not implemented; must be Sequence, Prepend or Replace", typ)
 	}
-	return j.member("type").errorf("%q is not implemented, only Sequence, Prepend and Replace", typ)
 }
 
 // maxGrowth bounds how many bytes a byte of text may become; Mixtral's normalizer
@@ -95,7 +67,7 @@ func (t *Tokenizer) parseNormalizer(j jsonValue) error {
 const maxGrowth = 1000
 
 // limitGrowth refuses steps that could make any text too large for memory.
-func limitGrowth(j jsonValue, steps []normalizeStep) error {
+func limitGrowth(j value, steps []normalizeStep) {
 	growth := 1.0
 	for _, s := range steps {
 		if s.old == "" {
@@ -105,115 +77,69 @@ func limitGrowth(j jsonValue, steps []normalizeStep) error {
 		}
 	}
 	if growth > maxGrowth {
-		return j.errorf("text may grow %.3g-fold, more than %d-fold is not implemented", growth, maxGrowth)
+		j.fail("text may grow %.3g-fold; must be at most %d-fold", growth, maxGrowth)
 	}
-	return nil
 }
 
-// eachOf calls fn for the members of a Sequence.
-func eachOf(j jsonValue, name string, fn func(jsonValue) error) error {
-	if err := j.object("type", name); err != nil {
-		return err
+// sequence calls fn with each member of a Sequence.
+func (j value) sequence(name string, fn func(value)) {
+	j.members("type", name)
+	for _, m := range j.member(name).list() {
+		m.members()
+		fn(m)
 	}
-	list, err := j.member(name).list()
-	if err != nil {
-		return err
-	}
-	for _, m := range list {
-		if m.isNull() {
-			return m.errorf("is null, want an object")
-		}
-		if err := fn(m); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // parseReplace reads a Replace step, as a normalizer or as a decoder.
-func parseReplace(j jsonValue) (old, with string, err error) {
-	if err = j.object("type", "pattern", "content"); err != nil {
-		return
-	}
+func parseReplace(j value) normalizeStep {
+	j.members("type", "pattern", "content")
 	p := j.member("pattern")
-	if err = p.object("String"); err != nil {
-		return
+	p.members("String")
+	s := normalizeStep{p.member("String").str(), j.member("content").str()}
+	if s.old == "" {
+		p.member("String").fail("is empty, which is not implemented")
 	}
-	if old, err = p.member("String").str(); err != nil {
-		return
-	}
-	if old == "" {
-		return "", "", p.member("String").errorf("is empty, which is not implemented")
-	}
-	with, err = j.member("content").str()
-	return
+	return s
 }
 
-func (t *Tokenizer) parsePreTokenizer(j jsonValue) error {
-	if j.isNull() {
-		return nil
+func (t *Tokenizer) parsePreTokenizer(j value) {
+	if j.null() {
+		return
 	}
-	typ, err := j.typ()
-	if err != nil {
-		return err
+	if typ := j.typ(); typ != "Metaspace" {
+		j.member("type").fail("%q is not implemented; must be Metaspace", typ)
 	}
-	if typ != "Metaspace" {
-		return j.member("type").errorf("%q is not implemented, only Metaspace", typ)
-	}
-	if t.metaspace, err = parseMetaspace(j); err != nil {
-		return err
-	}
+	t.metaspace = parseMetaspace(j)
 	for _, s := range t.normalizer {
-		// Where the text starts would then hang on how each character of the pattern
-		// is aligned with the replacement.
-		if t.metaspace.scheme == prependFirst && utf8.RuneCountInString(s.old) > 1 {
-			return j.member("prepend_scheme").errorf("first is not implemented behind a normalizer that replaces %q", s.old)
+		// Where the text starts would then depend on how each character of the
+		// pattern is aligned with the replacement.
+		if t.metaspace.scheme == "first" && utf8.RuneCountInString(s.old) > 1 {
+			j.member("prepend_scheme").fail("first is not implemented behind a normalizer that replaces %q", s.old)
 		}
 	}
-	return nil
 }
 
 // parseMetaspace reads a Metaspace pre-tokenizer or decoder. The older field
 // add_prefix_space must agree with prepend_scheme, which is "always" if absent.
-func parseMetaspace(j jsonValue) (*metaspace, error) {
-	if err := j.object("type", "replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep"); err != nil {
-		return nil, err
+func parseMetaspace(j value) *metaspace {
+	j.members("type", "replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep")
+	m := &metaspace{replacement: j.member("replacement").char(), scheme: "always", split: j.flag("split", true)}
+	if s := j.member("str_rep"); !s.null() && s.v != m.replacement {
+		s.fail("is not the replacement %q", m.replacement)
 	}
-	rep, err := j.member("replacement").str()
-	if err != nil {
-		return nil, err
-	}
-	if utf8.RuneCountInString(rep) != 1 {
-		return nil, j.member("replacement").errorf("%q is not one character", rep)
-	}
-	if s := j.member("str_rep"); !s.isNull() && s.v != rep {
-		return nil, s.errorf("is not the replacement %q", rep)
-	}
-	p := &metaspace{replacement: rep, scheme: prependAlways}
-	if s := j.member("prepend_scheme"); !s.isNull() {
-		name, err := s.str()
-		if err != nil {
-			return nil, err
-		}
-		p.scheme = prependScheme(name)
-		switch p.scheme {
-		case prependAlways, prependFirst, prependNever:
-		default:
-			return nil, s.errorf("%q is not implemented, only always, first and never", name)
+	if s := j.member("prepend_scheme"); !s.null() {
+		m.scheme = s.str()
+		if !slices.Contains([]string{"always", "first", "never"}, m.scheme) {
+			s.fail("%q is not implemented; must be always, first or never", m.scheme)
 		}
 	}
-	prefix, err := j.flag("add_prefix_space", true)
-	if err != nil {
-		return nil, err
+	if !j.flag("add_prefix_space", true) && m.scheme != "never" {
+		j.member("add_prefix_space").fail("is false, which contradicts prepend_scheme %q", m.scheme)
 	}
-	if !prefix && p.scheme != prependNever {
-		return nil, j.member("add_prefix_space").errorf("is false, which prepend_scheme %q contradicts", p.scheme)
-	}
-	p.split, err = j.flag("split", true)
-	return p, err
+	return m
 }
 
-// mark returns the character that stands for a space in the pipeline.
+// mark returns the character that represents a space in the pipeline.
 func (t *Tokenizer) mark() string {
 	if t.metaspace != nil {
 		return t.metaspace.replacement
@@ -226,121 +152,154 @@ func (t *Tokenizer) mark() string {
 	return "▁"
 }
 
-func (t *Tokenizer) parseModel(j jsonValue) error {
-	err := j.object("type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
+func (t *Tokenizer) parseModel(j value) {
+	j.members("type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
 		"fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges")
-	if err != nil {
-		return err
+	if typ := j.typ(); typ != "BPE" {
+		j.member("type").fail("%q is not implemented; must be BPE", typ)
 	}
-	typ, err := j.typ()
-	if err != nil {
-		return err
-	}
-	if typ != "BPE" {
-		return j.member("type").errorf("%q is not implemented, only BPE", typ)
-	}
-	if m := j.member("dropout"); !m.isNull() {
-		return m.errorf("is not implemented, must be null")
+	if m := j.member("dropout"); !m.null() {
+		m.fail("is not implemented; must be null")
 	}
 	for _, name := range []string{"continuing_subword_prefix", "end_of_word_suffix"} {
-		if m := j.member(name); !m.isNull() && m.v != "" {
-			return m.errorf("is not implemented, must be null or empty")
+		if m := j.member(name); !m.null() && m.v != "" {
+			m.fail("is not implemented; must be null or empty")
 		}
 	}
-	c := bpeConfig{Mark: t.mark()}
-	if m := j.member("unk_token"); !m.isNull() {
-		s, err := m.str()
-		if err != nil {
-			return err
-		}
+	c := bpeConfig{
+		Mark:         t.mark(),
+		FuseUnk:      j.flag("fuse_unk", false),
+		ByteFallback: j.flag("byte_fallback", false),
+		IgnoreMerges: j.flag("ignore_merges", false),
+		Vocab:        parseVocab(j.member("vocab")),
+		Merges:       parseMerges(j.member("merges")),
+	}
+	if m := j.member("unk_token"); !m.null() {
+		s := m.str()
 		c.UnkToken = &s
 	}
-	if c.FuseUnk, err = j.flag("fuse_unk", false); err != nil {
-		return err
-	}
-	if c.ByteFallback, err = j.flag("byte_fallback", false); err != nil {
-		return err
-	}
-	if c.IgnoreMerges, err = j.flag("ignore_merges", false); err != nil {
-		return err
-	}
-	if c.Vocab, err = parseVocab(j.member("vocab")); err != nil {
-		return err
-	}
-	if c.Merges, err = parseMerges(j.member("merges")); err != nil {
-		return err
-	}
+	var err error
 	if t.model, err = newBPE(c); err != nil {
-		return j.errorf("%w", err)
+		j.fail("%w", err)
 	}
-	return nil
 }
 
-func parseVocab(j jsonValue) (map[string]int32, error) {
-	o, ok := j.v.(*jsonObject)
-	if !ok {
-		return nil, j.errorf("is %s, want an object", j.kind())
-	}
+func parseVocab(j value) map[string]int32 {
+	o := j.members()
 	vocab := make(map[string]int32, len(o.keys))
 	for i, tok := range o.keys {
 		id, ok := wholeNumber(o.vals[i])
 		if !ok {
-			_, err := jsonValue{j.file, fmt.Sprintf("%s[%q]", j.path, tok), o.vals[i]}.id()
-			return nil, err
+			j.member(tok).id() // fails
 		}
 		vocab[tok] = id
 	}
-	return vocab, nil
+	return vocab
 }
 
-// parseMerges reads the merges, strings "a b" or pairs ["a", "b"].
-func parseMerges(j jsonValue) ([]bpeMerge, error) {
-	l, ok := j.v.([]any)
-	if !ok {
-		return nil, j.errorf("is %s, want an array", j.kind())
-	}
-	merges := make([]bpeMerge, 0, len(l))
-	for i, v := range l {
-		if i == 0 {
-			if s, ok := v.(string); ok && strings.HasPrefix(s, "#version") {
-				continue // the head of an old merges.txt
+// parseMerges reads the merges, which are strings "a b" or pairs ["a", "b"], all of
+// one kind.
+func parseMerges(j value) []bpeMerge {
+	list := j.list()
+	merges := make([]bpeMerge, 0, len(list))
+	for i, m := range list {
+		s, isString := m.v.(string)
+		if i == 0 && strings.HasPrefix(s, "#version") {
+			continue // the head of an old merges.txt
+		}
+		if _, first := list[0].v.(string); first != isString {
+			m.fail("is not of the same kind as [0]: all must be strings or pairs")
+		}
+		var pair bpeMerge
+		if isString {
+			left, right, ok := strings.Cut(s, " ")
+			if !ok || strings.Contains(right, " ") {
+				m.fail("%q is not two tokens and a space", s)
 			}
+			pair = bpeMerge{left, right}
+		} else {
+			tokens := m.list()
+			if len(tokens) != 2 {
+				m.fail("has %d members; must be two tokens", len(tokens))
+			}
+			pair = bpeMerge{tokens[0].str(), tokens[1].str()}
 		}
-		m, err := parseMerge(v, l[0])
-		if err != nil {
-			return nil, jsonValue{j.file, fmt.Sprintf("%s[%d]", j.path, i), v}.errorf("%w", err)
-		}
-		merges = append(merges, m)
+		merges = append(merges, pair)
 	}
-	return merges, nil
+	return merges
 }
 
-// parseMerge reads one merge, which has the form of the first.
-func parseMerge(v, first any) (bpeMerge, error) {
-	_, asString := first.(string)
-	switch v := v.(type) {
-	case string:
-		if !asString {
-			return bpeMerge{}, errors.New("is a string, but [0] is not")
-		}
-		left, right, ok := strings.Cut(v, " ")
-		if !ok || strings.Contains(right, " ") {
-			return bpeMerge{}, fmt.Errorf("%q is not two tokens and a space", v)
-		}
-		return bpeMerge{left, right}, nil
-	case []any:
-		if asString {
-			return bpeMerge{}, errors.New("is a pair, but [0] is a string")
-		}
-		if len(v) != 2 {
-			return bpeMerge{}, fmt.Errorf("has %d members, want two tokens", len(v))
-		}
-		left, ok1 := v[0].(string)
-		right, ok2 := v[1].(string)
-		if !ok1 || !ok2 {
-			return bpeMerge{}, errors.New("is not two strings")
-		}
-		return bpeMerge{left, right}, nil
+// parseTemplate reads the post-processor: what is put around the text. The template
+// for pairs of texts is checked and not used.
+func (t *Tokenizer) parseTemplate(j value) {
+	t.template = []int32{textPlace}
+	if j.null() {
+		return
 	}
-	return bpeMerge{}, errors.New("is neither a string nor a pair")
+	if typ := j.typ(); typ != "TemplateProcessing" {
+		j.member("type").fail("%q is not implemented; must be TemplateProcessing", typ)
+	}
+	j.members("type", "single", "pair", "special_tokens")
+	special := t.parseTemplateTokens(j.member("special_tokens"))
+	parsePieces(j.member("pair"), special, "A", "B")
+	t.template = parsePieces(j.member("single"), special, "A")
+}
+
+// parseTemplateTokens reads the special tokens of a template: name -> ids.
+func (t *Tokenizer) parseTemplateTokens(j value) map[string][]int32 {
+	out := map[string][]int32{}
+	for _, name := range j.members().keys {
+		m := j.member(name)
+		m.members("id", "ids", "tokens")
+		if id := m.member("id"); id.v != name {
+			id.fail("is not the name %q of this entry", name)
+		}
+		ids, tokens := m.member("ids").list(), m.member("tokens").list()
+		if len(ids) != len(tokens) {
+			m.fail("has %d ids and %d tokens", len(ids), len(tokens))
+		}
+		for i := range ids {
+			id := ids[i].id()
+			tok, ok := t.Token(id)
+			if !ok {
+				ids[i].fail("no token has the id %d", id)
+			}
+			if of, ok := t.ID(tok); ok && of == id && tokens[i].v != tok {
+				tokens[i].fail("is not %q, the token with id %d", tok, id)
+			}
+			out[name] = append(out[name], id)
+		}
+	}
+	return out
+}
+
+// parsePieces reads a template as ids, with textPlace for each sequence.
+func parsePieces(j value, special map[string][]int32, sequences ...string) []int32 {
+	ids := []int32{}
+	for _, m := range j.list() {
+		m.members("Sequence", "SpecialToken")
+		seq, tok := m.member("Sequence"), m.member("SpecialToken")
+		if seq.null() == tok.null() {
+			m.fail("must be either a Sequence or a SpecialToken")
+		}
+		piece := seq
+		if seq.null() {
+			piece = tok
+		}
+		piece.members("id", "type_id")
+		piece.member("type_id").id()
+		name := piece.member("id").str()
+		of, ok := special[name]
+		switch {
+		case seq.null() && !ok:
+			piece.member("id").fail("%q is not among the special_tokens", name)
+		case seq.null():
+			ids = append(ids, of...)
+		case !slices.Contains(sequences, name):
+			piece.member("id").fail("%q is not implemented here; must be one of %v", name, sequences)
+		default:
+			ids = append(ids, textPlace)
+		}
+	}
+	return ids
 }

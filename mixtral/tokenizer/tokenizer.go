@@ -1,11 +1,11 @@
 package tokenizer
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"strings"
-	"sync"
 
 	sugarme "github.com/sugarme/tokenizer"
 )
@@ -13,75 +13,79 @@ import (
 // Tokenizer turns text into token ids and back, token for token as the Hugging Face
 // tokenizers library does with the same tokenizer.json.
 //
-// It covers what Mixtral's family uses: a BPE model with byte fallback, fused
+// It implements what Mixtral's family uses: a BPE model with byte fallback, fused
 // unknown tokens and ignored merges; added tokens; a normalizer of Prepend and
 // Replace steps, or a Metaspace pre-tokenizer; a TemplateProcessing post-processor;
 // and decoders made of Replace, ByteFallback, Fuse, Strip and Metaspace. A file that
-// asks for anything else is refused when it is read.
-//
-// It is built on github.com/sugarme/tokenizer: its Model interface, with our BPE
-// behind it (see Model), and its added tokens. The steps around the model are our own,
-// because there sugarme's differ from the reference or panic on some inputs, and its
-// normalized strings take quadratic time (20 kB of prose 15 s; here 1 MB takes .05 s).
+// contains anything else is an error.
 //
 // A Tokenizer is safe for concurrent use.
 type Tokenizer struct {
 	model *bpeModel
 
-	added   []sugarme.AddedTokenWithId // in the order of the file
-	ids     map[string]int32           // of added tokens
-	tokens  []string                   // by id, vocabulary and added tokens
-	known   []bool                     // by id
-	special []bool                     // by id: left out when decoding asks for it
+	ids     map[string]int32 // of added tokens
+	tokens  []string         // by id, vocabulary and added tokens
+	known   []bool           // by id
+	special []bool           // by id: omitted when decoding skips special tokens
 
 	raw  addedMatcher // added tokens searched in the text as given
 	norm addedMatcher // added tokens searched in normalized text
 
 	normalizer []normalizeStep
 	metaspace  *metaspace // nil: no pre-tokenizer
-	align      bool       // where a section starts cannot be told without alignment
+	align      bool       // whether a section is at the start is known from its alignment only
 
 	template []int32 // ids around the text, which is textPlace
-	decoders []decoderSpec
+	decoders []func() decodeStep
 }
 
-// textPlace stands for the text itself in Tokenizer.template.
+// textPlace is the place of the text in Tokenizer.template.
 const textPlace = -1
 
-// Span is a token and the part of the text that it stands for.
+// Span is a token and the part of the text that it represents.
 type Span struct {
 	ID    int32  // row of the embedding, in [0, VocabSize)
 	Token string // as in the vocabulary; for an added token, the text it matched
 	// Start and End are bytes of the text, after invalid UTF-8 was replaced by
-	// U+FFFD. The spans of a text follow each other; a token that stands for no text
-	// (<s>, a space put before the first word) has an empty one.
+	// U+FFFD. The spans of a text follow each other. The span of a token that
+	// represents no text (<s>, a space put before the first word) is empty.
 	Start, End int
 }
 
-// maxTokenizerFile bounds what Load reads; the largest known tokenizer.json
-// of any model has about 35 MB.
-const maxTokenizerFile = 1 << 28
+// maxFile bounds what Load reads; the largest known tokenizer.json of any model has
+// about 35 MB.
+const maxFile = 1 << 28
 
-// Load reads a tokenizer.json of the Hugging Face tokenizers library from a
-// file system. Errors name the file and the field.
+// Load reads a tokenizer.json of the Hugging Face tokenizers library from a file
+// system. For a missing file, errors.Is(err, fs.ErrNotExist) is true. Errors name the
+// file, and those of its contents the field.
 func Load(fsys fs.FS, name string) (*Tokenizer, error) {
-	f, err := fsys.Open(name)
+	data, err := read(fsys, name)
 	if err != nil {
-		return nil, fmt.Errorf("tokenizer: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxTokenizerFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("tokenizer: %s: %w", name, err)
-	}
-	if len(data) > maxTokenizerFile {
-		return nil, fmt.Errorf("tokenizer: %s: has more than %d bytes", name, maxTokenizerFile)
+		var path *fs.PathError
+		if errors.As(err, &path) {
+			err = path.Err // without the name
+		}
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return Parse(name, data)
 }
 
-// Model returns the BPE model behind sugarme's interface, for use in a pipeline of
-// that library.
+func read(fsys fs.FS, name string) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("has more than %d bytes", maxFile)
+	}
+	return data, err
+}
+
+// Model returns the BPE model as a model of github.com/sugarme/tokenizer, for a
+// pipeline of that library.
 func (t *Tokenizer) Model() sugarme.Model { return t.model }
 
 // VocabSize returns V: one more than the largest token id, added tokens included.
@@ -95,8 +99,8 @@ func (t *Tokenizer) Token(id int32) (string, bool) {
 	return t.tokens[id], true
 }
 
-// ID returns the id of a token as it is written in the vocabulary ("▁the", "<0x0A>",
-// "<s>"), and false if there is none.
+// ID returns the id of a token as written in the vocabulary ("▁the", "<0x0A>",
+// "<s>"), and false if it does not exist.
 func (t *Tokenizer) ID(token string) (int32, bool) {
 	if id, ok := t.ids[token]; ok {
 		return id, true
@@ -105,112 +109,83 @@ func (t *Tokenizer) ID(token string) (int32, bool) {
 	return id, ok
 }
 
-// IsSpecial says whether a token is left out of decoded text when asked.
-func (t *Tokenizer) IsSpecial(id int32) bool {
-	return id >= 0 && int(id) < len(t.special) && t.special[id]
-}
-
-// Encode returns the token ids [T] of a text, with those that the tokenizer's
+// Encode returns the token ids of a text, [T], with those that the tokenizer's
 // template puts around it (for Mixtral <s> before it) if specials is true. Added
-// tokens that the text spells out, "</s>" for one, become those tokens. Invalid
-// UTF-8 counts as U+FFFD, one for each maximal broken part, as in Rust's
+// tokens that the text spells out, for example "</s>", become those tokens. Invalid
+// UTF-8 is read as U+FFFD, one for each maximal invalid part, as in Rust's
 // String::from_utf8_lossy.
 func (t *Tokenizer) Encode(text string, specials bool) []int32 {
-	e := encoding{t: t, track: t.align}
-	e.run(text)
-	ids := e.ids
-	if ids == nil {
-		ids = []int32{}
-	}
-	if !specials {
-		return ids
-	}
-	out := make([]int32, 0, len(ids)+len(t.template))
-	for _, id := range t.template {
-		if id == textPlace {
-			out = append(out, ids...)
-		} else {
-			out = append(out, id)
-		}
-	}
-	return out
+	e := encoding{t: t, track: t.align, ids: make([]int32, 0, len(text)/3+2)}
+	e.run(text, specials)
+	return e.ids
 }
 
-// EncodeTokens is Encode with each token's text and place [T].
-func (t *Tokenizer) EncodeTokens(text string, specials bool) []Span {
+// EncodeSpans is Encode with each token's text and position, [T].
+func (t *Tokenizer) EncodeSpans(text string, specials bool) []Span {
 	e := encoding{t: t, track: true, spans: []Span{}}
-	e.run(text)
-	if !specials {
-		return e.spans
-	}
-	out := make([]Span, 0, len(e.spans)+len(t.template))
-	at := 0
-	for _, id := range t.template {
-		if id == textPlace {
-			out = append(out, e.spans...)
-			at = e.length
-		} else {
-			out = append(out, Span{id, t.tokens[id], at, at})
-		}
-	}
-	return out
+	e.run(text, specials)
+	return e.spans
 }
 
-// Pieces returns for each token id [T] a text to show for it alone: spaces as
-// spaces, special tokens by name, the bytes of a character by name ("<0xE4>") unless
-// the byte is a character. An id without a token gives "<id N>".
+// Pieces returns for each token id, [T], a text that shows it alone: spaces as
+// spaces, special tokens by name, and a byte that is no character by name ("<0xE4>").
+// An id without a token is "<id N>".
 func (t *Tokenizer) Pieces(ids []int32) []string {
 	out := make([]string, len(ids))
 	for i, id := range ids {
 		tok, ok := t.Token(id)
-		if !ok {
+		b, isByte := byteToken(tok)
+		switch {
+		case !ok:
 			out[i] = fmt.Sprintf("<id %d>", id)
-			continue
-		}
-		if b, ok := byteToken(tok); ok && b < 0x80 {
+		case isByte && b < 0x80:
 			out[i] = string(rune(b))
-			continue
+		case t.special[id]:
+			out[i] = tok
+		default:
+			out[i] = strings.ReplaceAll(tok, t.model.mark, " ")
 		}
-		if !t.special[id] {
-			tok = strings.ReplaceAll(tok, t.model.mark, " ")
-		}
-		out[i] = tok
 	}
 	return out
 }
 
-// encoding is one call of Encode or EncodeTokens.
+// encoding is one call of Encode or EncodeSpans.
 type encoding struct {
 	t      *Tokenizer
 	track  bool // keep where everything comes from
 	ids    []int32
 	spans  []Span // filled instead of ids if not nil
 	pieces []bpePiece
-	length int // of the text, in bytes
 }
 
-var encodingPieces = sync.Pool{New: func() any { return new([]bpePiece) }}
-
-func (e *encoding) run(text string) {
-	buf := encodingPieces.Get().(*[]bpePiece)
-	e.pieces = *buf
-	defer func() {
-		if cap(e.pieces) <= keepSymbols {
-			*buf = e.pieces[:0]
-			encodingPieces.Put(buf)
-		}
-	}()
+func (e *encoding) run(text string, specials bool) {
 	text = validUTF8(text)
-	e.length = len(text)
-	if e.spans == nil {
-		e.ids = make([]int32, 0, len(text)/3+2)
-	}
 	whole := alignedText{text: text}
 	if e.track {
 		whole = alignIdentity(text)
 	}
+	if !specials {
+		e.text(whole)
+		return
+	}
+	at := 0
+	for _, id := range e.t.template {
+		switch {
+		case id == textPlace:
+			e.text(whole)
+			at = len(text)
+		case e.spans != nil:
+			e.spans = append(e.spans, Span{id, e.t.tokens[id], at, at})
+		default:
+			e.ids = append(e.ids, id)
+		}
+	}
+}
+
+// text adds the tokens of the whole text.
+func (e *encoding) text(whole alignedText) {
 	t := e.t
-	t.raw.split(text, func(lo, hi int, id int32) {
+	t.raw.split(whole.text, func(lo, hi int, id int32) {
 		part := whole.slice(lo, hi)
 		if id >= 0 {
 			e.one(part, id)
@@ -235,7 +210,7 @@ func (e *encoding) run(text string) {
 	})
 }
 
-// one adds a token that stands for a whole piece of text.
+// one adds a token that represents a whole piece of text.
 func (e *encoding) one(part alignedText, id int32) {
 	if e.spans == nil {
 		e.ids = append(e.ids, id)
@@ -244,28 +219,24 @@ func (e *encoding) one(part alignedText, id int32) {
 	e.spans = append(e.spans, Span{id, part.text, part.at[0], part.at[len(part.text)]})
 }
 
-// words gives a piece of text to the model, word by word.
+// words adds the tokens of a piece of text, word by word.
 func (e *encoding) words(a alignedText) {
 	m := e.t.model
 	if id, ok := m.wholePiece(a.text); ok {
 		e.one(a, id)
 		return
 	}
-	pos := 0
-	for pos < len(a.text) {
+	for pos := 0; pos < len(a.text); {
 		end := pos + m.wordEnd(a.text[pos:])
 		e.pieces = m.appendWord(e.pieces[:0], a.text[pos:end])
-		if e.spans == nil {
-			for _, p := range e.pieces {
-				e.ids = append(e.ids, p.id)
-			}
-			pos = end
-			continue
-		}
 		for _, p := range e.pieces {
+			if e.spans == nil {
+				e.ids = append(e.ids, p.id)
+				continue
+			}
 			e.spans = append(e.spans, Span{p.id, m.tokens[p.id], a.at[pos], a.at[pos+int(p.size)]})
 			pos += int(p.size)
 		}
-		pos = end
+		pos = end // also where all characters were dropped
 	}
 }

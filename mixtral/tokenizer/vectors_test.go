@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -61,7 +62,7 @@ func TestTokenizerVectors(t *testing.T) {
 			tokenizers++
 			var err error
 			tk, err = Parse(name, data)
-			require.NoError(t, err, "line %d: %v", line, err)
+			require.NoError(t, err, "line %d", line)
 		case v.Text != nil:
 			texts++
 			checkText(t, tk, line, name, *v.Text, v.IDs, v.Specials, v.Tokens)
@@ -69,8 +70,8 @@ func TestTokenizerVectors(t *testing.T) {
 			decodes++
 			for skip, want := range map[bool]string{true: *v.Skip, false: *v.Keep} {
 				got, err := tk.Decode(v.Decode, skip)
-				require.NoError(t, err, "line %d: %s: %v decoded (skip %v) %q, %v, want %q", line, name, v.Decode, skip, got, err, want)
-				assert.Equal(t, want, got, "line %d: %s: %v decoded (skip %v) %q, %v, want %q", line, name, v.Decode, skip, got, err, want)
+				require.NoError(t, err, "line %d: %s", line, name)
+				assert.Equal(t, want, got, "line %d: %s: %v decoded (skip %v)", line, name, v.Decode, skip)
 				assert.Equal(t, want, streamed(t, tk, v.Decode, skip), "line %d", line)
 			}
 		}
@@ -85,15 +86,16 @@ func checkText(t *testing.T, tk *Tokenizer, line int, name, text string, ids, sp
 	t.Helper()
 	assert.Equal(t, ids, tk.Encode(text, false), "line %d", line)
 	assert.Equal(t, specials, tk.Encode(text, true), "line %d", line)
-	spans := tk.EncodeTokens(text, true)
+	spans := tk.EncodeSpans(text, true)
 	gotIDs := []int32{}
 	gotTokens := []string{}
 	for i, s := range spans {
 		gotIDs, gotTokens = append(gotIDs, s.ID), append(gotTokens, s.Token)
-		assert.GreaterOrEqual(t, s.Start, 0, "line %d: %s: %q: token %d has the span [%d, %d)", line, name, text, i, s.Start, s.End)
-		assert.LessOrEqual(t, s.Start, s.End, "line %d: %s: %q: token %d has the span [%d, %d)", line, name, text, i, s.Start, s.End)
-		assert.LessOrEqual(t, s.End, len(text), "line %d: %s: %q: token %d has the span [%d, %d)", line, name, text, i, s.Start, s.End)
-		assert.False(t, i > 0 && s.Start < spans[i-1].Start, "line %d: %s: %q: token %d has the span [%d, %d)", line, name, text, i, s.Start, s.End)
+		at := fmt.Sprintf("line %d: %s: %q: token %d, [%d, %d)", line, name, text, i, s.Start, s.End)
+		assert.GreaterOrEqual(t, s.Start, spans[max(i-1, 0)].Start, at)
+		assert.LessOrEqual(t, 0, s.Start, at)
+		assert.LessOrEqual(t, s.Start, s.End, at)
+		assert.LessOrEqual(t, s.End, len(text), at)
 	}
 	assert.Equal(t, specials, gotIDs, "line %d: %s: %q", line, name, text)
 	assert.Equal(t, tokens, gotTokens, "line %d: %s: %q", line, name, text)

@@ -16,11 +16,11 @@ const (
 	cacheSlots       = 1 << 16 // of 96 bytes each when filled: 6 MiB
 	shortWord        = 24      // symbols; up to here a scan beats the heap
 	noRank           = math.MaxInt32
-	keepSymbols      = 1 << 18 // larger scratch space goes back to the collector
+	keepSymbols      = 1 << 18 // larger scratch space is not reused
 )
 
 // appendPieces appends the tokens of one piece of text, which must be valid UTF-8.
-// Time grows as n log n for n symbols without a place to cut, else linearly.
+// It takes O(n log n) time for n symbols without a place to cut, otherwise O(n).
 func (m *bpeModel) appendPieces(dst []bpePiece, text string) []bpePiece {
 	for text != "" {
 		n := m.wordEnd(text)
@@ -30,8 +30,8 @@ func (m *bpeModel) appendPieces(dst []bpePiece, text string) []bpePiece {
 	return dst
 }
 
-// wordEnd returns where the first word of a text, which is not empty, ends: words
-// can be tokenized one by one. Only the start of a piece of text is a start for it.
+// wordEnd returns the end of the first word of a text, which is not empty and is at
+// the start of a piece or of a word. Words can be tokenized one by one.
 func (m *bpeModel) wordEnd(text string) int {
 	if !m.cut {
 		return len(text)
@@ -51,7 +51,7 @@ func (m *bpeModel) wordEnd(text string) int {
 	return len(text)
 }
 
-// wholePiece returns the token that a whole piece of text is, if merges are ignored
+// wholePiece returns the token that is a whole piece of text, if merges are ignored
 // for such pieces.
 func (m *bpeModel) wholePiece(text string) (int32, bool) {
 	if !m.whole {
@@ -61,7 +61,7 @@ func (m *bpeModel) wholePiece(text string) (int32, bool) {
 	return id, ok
 }
 
-// appendWord appends the tokens of a word, from the cache where it has them.
+// appendWord appends the tokens of a word, from the cache if it has them.
 func (m *bpeModel) appendWord(dst []bpePiece, word string) []bpePiece {
 	if len(word) > cachedWordBytes {
 		return m.appendMerged(dst, word)
@@ -81,8 +81,8 @@ func (m *bpeModel) appendWord(dst []bpePiece, word string) []bpePiece {
 	return dst
 }
 
-// wordCache keeps the tokens of words by hash; a new word takes the place of an
-// older one with the same hash, so it stays bounded without a lock.
+// wordCache keeps the tokens of words by hash. A new word replaces an older one with
+// the same hash, so the cache is bounded and needs no lock.
 type wordCache struct {
 	seed  maphash.Seed
 	slots [cacheSlots]atomic.Pointer[cachedWord]
@@ -116,8 +116,8 @@ type bpeScratch struct {
 
 var bpeScratches = sync.Pool{New: func() any { return new(bpeScratch) }}
 
-// appendMerged runs the merges on a word. Words of more than 2 GiB are taken in
-// parts of that size (positions are 32 bits).
+// appendMerged applies the merges to a word. Words of more than 2 GiB are split, since
+// positions are 32 bits.
 func (m *bpeModel) appendMerged(dst []bpePiece, word string) []bpePiece {
 	for len(word) > math.MaxInt32-utf8.UTFMax {
 		cut := math.MaxInt32 - utf8.UTFMax
@@ -140,8 +140,8 @@ func (m *bpeModel) appendMerged(dst []bpePiece, word string) []bpePiece {
 	return dst
 }
 
-// appendSymbols appends the symbols that a word starts from: its characters,
-// the bytes of unknown ones, or the unknown token.
+// appendSymbols appends the symbols that merging starts from: the characters of a
+// word, and the bytes of unknown ones or the unknown token.
 func (m *bpeModel) appendSymbols(dst []bpePiece, word string) []bpePiece {
 	unk := int32(0)     // bytes of a pending unknown token
 	dropped := int32(0) // bytes dropped before the first symbol
@@ -157,8 +157,8 @@ func (m *bpeModel) appendSymbols(dst []bpePiece, word string) []bpePiece {
 			continue
 		}
 		if m.spellable(word[i : i+int(n)]) {
-			// A pending unknown token stays pending: the Hugging Face tokenizers
-			// put it behind the bytes, and so do we.
+			// A pending unknown token remains pending: it follows the bytes, as with
+			// the Hugging Face tokenizers.
 			for _, b := range []byte(word[i : i+int(n)]) {
 				dst = append(dst, bpePiece{m.byteIDs[b], 1 + dropped})
 				dropped = 0
@@ -183,7 +183,7 @@ func (m *bpeModel) appendSymbols(dst []bpePiece, word string) []bpePiece {
 	return dst
 }
 
-// spellable says whether every byte of a character has a token.
+// spellable reports whether every byte of a character has a token.
 func (m *bpeModel) spellable(char string) bool {
 	for i := range len(char) {
 		if m.byteIDs[char[i]] < 0 {
@@ -224,10 +224,9 @@ func (m *bpeModel) mergeShort(dst, word []bpePiece) []bpePiece {
 	return append(dst, word[:n]...)
 }
 
-// mergeLong joins with a heap of candidate pairs, of which stale ones are skipped
-// when they come up. The order is that of mergeShort: a pair in the text is always
-// in the heap, and symbols only grow, so a stale entry cannot name a pair that
-// came back.
+// mergeLong joins with a heap of candidate pairs, from which stale ones are skipped.
+// The order is that of mergeShort: a pair in the text is always in the heap, and
+// symbols only grow, so a stale entry cannot name a pair that exists again.
 func (m *bpeModel) mergeLong(dst []bpePiece, s *bpeScratch) []bpePiece {
 	syms := slices.Grow(s.syms[:0], len(s.pieces))
 	for i, p := range s.pieces {
