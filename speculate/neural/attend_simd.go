@@ -8,8 +8,8 @@ import (
 )
 
 // attendHeads adds to out [heads*hd] the attention of at most 8 heads' queries
-// q [heads*hd] over n rows of keys and values, stride apart; hd is a multiple of
-// 8, scores room for [n,8].
+// q [heads*hd] over n rows of keys and values, stride apart. hd is a multiple of 8;
+// scores has room for [n,8].
 func attendHeads(q, keys, values, out, scores []float32, n, stride, hd, heads int) {
 	if !vectors {
 		attendPlain(q, keys, values, out, scores, n, stride, hd, heads)
@@ -24,7 +24,7 @@ func attendHeads(q, keys, values, out, scores []float32, n, stride, hd, heads in
 
 // scoreHeads writes the product of each row's keys with q, [n,8], heads by lane.
 func scoreHeads(q, keys, scores []float32, stride, hd int) {
-	var sums [8][8]float32 // of each head, still in eight parts
+	var sums [8][8]float32 // of each head, in eight parts
 	for r := range len(scores) / 8 {
 		k := keys[r*stride:]
 		for h := 0; h*hd < len(q); h++ {
@@ -64,8 +64,8 @@ func softmaxRows(scores []float32) {
 	}
 }
 
-// exp8 is e^x for x at most 0, to about 2e-7 of it: 2^n times a series for the
-// rest, which is at most ln(2)/2 from 0.
+// exp8 returns e^x for x at most 0 with a relative error of about 2e-7: 2^n times
+// the series of the remainder, which is within ln(2)/2 of 0.
 func exp8(x archsimd.Float32x8) archsimd.Float32x8 {
 	x = x.Max(archsimd.BroadcastFloat32x8(-87))
 	n := x.Mul(archsimd.BroadcastFloat32x8(1.4426950408889634)).RoundToEven()

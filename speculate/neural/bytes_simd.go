@@ -8,13 +8,14 @@ import (
 	"unsafe"
 )
 
-// newBytes holds weight (i,j) as rows[i] cols[j] b, b a number from -128 to 128
-// that stands in a word from byte c down: that byte, signed, and the bytes
-// under it as its fraction. So it is read by a shift to the left and a
-// conversion, and b is chosen to be the nearest with the fraction that it gets.
-// A word holds columns k, k+8, k+16 and k+24 of its block, lowest byte first.
-// It also returns the mean of what the weights lose, in size, to the mean of
-// what they are, rows and columns scaled.
+// newBytes lays out w [in,out] in 8 bits. Weight (i,j) is rows[i] cols[j] b, where b
+// from -128 to 128 is byte c of a word, signed, with the lower bytes of the word as
+// its fraction. So b is read by a shift to the left and a conversion; it is the
+// nearest value with that fraction. A word holds columns k, k+8, k+16 and k+24 of
+// its block, lowest byte first.
+//
+// newBytes also returns the mean change of a weight in relation to the mean size of
+// weights, after scaling by rows and columns.
 func newBytes(in, out int, w []float32) (matrix, float64) {
 	m := matrix{in: in, out: out, stride: padTo(out, lane)}
 	wide := padTo(out, 32)
@@ -25,7 +26,7 @@ func newBytes(in, out int, w []float32) (matrix, float64) {
 			sum += float64(v) * float64(v)
 		}
 		if m.rows[i] = float32(math.Sqrt(sum / float64(out))); m.rows[i] == 0 {
-			continue // and all that stands in the row is multiplied by 0
+			continue // the whole row is multiplied by 0
 		}
 		for j, v := range w[i*out : (i+1)*out] {
 			m.cols[j] = max(m.cols[j], float32(math.Abs(float64(v/m.rows[i])))/127/(1<<24))
@@ -50,9 +51,8 @@ func newBytes(in, out int, w []float32) (matrix, float64) {
 	return m, lost / max(size, 1)
 }
 
-// wordAt is the place of row i of the block that begins at column j: blocks are
-// cut into chunks of rows, as kernels read them, one chunk's blocks following
-// each other.
+// wordAt returns the index of row i of the block that begins at column j. Kernels
+// read chunks of rows; the blocks of a chunk are contiguous.
 func (m *matrix) wordAt(i, j int) int {
 	lo := i / chunk * chunk
 	return (lo*len(m.cols) + j*min(chunk, m.in-lo) + (i-lo)*32) / 4
@@ -92,9 +92,9 @@ func scale(y *[chunk]float32, x, rows []float32) {
 	}
 }
 
-// bytes32 adds to 32 sums. One operation a line and none in helpers: the
-// compiler orders operations by line, and an order that unpacks all weights
-// first needs more registers than there are.
+// bytes32 adds to 32 sums. It has one operation a line and no helpers, because the
+// compiler orders operations by line: unpacking all weights first would take more
+// registers than there are.
 func bytes32(out, cols *[32]float32, list []term, w unsafe.Pointer) {
 	var a, b, c, d archsimd.Float32x8
 	for _, t := range list {
@@ -116,7 +116,7 @@ func addScaled(out, cols *[32]float32, a, b, c, d archsimd.Float32x8) {
 	d.MulAdd(load((*[8]float32)(cols[24:])), load((*[8]float32)(out[24:]))).Store((*[8]float32)(out[24:]))
 }
 
-// bytesTwo is bytes32 for two rows at once, x and y [n], whose zeros are not
+// bytesTwo is bytes32 for two rows, x and y [n], at once. Their zeros are not
 // dropped, which changes no sum.
 func bytesTwo(outX, outY, cols *[32]float32, x, y *[chunk]float32, n int, w unsafe.Pointer) {
 	var a, b, c, d, e, f, g, h archsimd.Float32x8
@@ -142,8 +142,8 @@ func bytesTwo(outX, outY, cols *[32]float32, x, y *[chunk]float32, n int, w unsa
 	addScaled(outY, cols, e, f, g, h)
 }
 
-// addTwos does as many rows of addRows as come in pairs, where weights have 8
-// bits, and says how many.
+// addTwos processes pairs of rows of addRows for weights of 8 bits, and returns the
+// number of rows.
 func (m *matrix) addTwos(out, x []float32, n, outStride, xStride int) int {
 	n = n / 2 * 2
 	if !vectors || m.words == nil {

@@ -11,44 +11,42 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// CompareOptions say what [Compare] fits and how.
+// CompareOptions are the options of [Compare], [Fit] and [LeaveOneOut].
 type CompareOptions struct {
-	// Train are the options of each network; its Statistics are filled in.
+	// Train are the options of each network; Statistics are set by Fit.
 	Train TrainOptions
 	// MLPs are the perceptrons to fit; nil means those of [MLPConfigs], of width 64.
 	// An empty, non-nil slice means none.
 	MLPs []MLPConfig
-	// Only, when not empty, names the predictors to fit.
+	// Only, if not empty, names the predictors to fit.
 	Only []string
-	// Transformers are fitted where Only names them, at horizons that know the
-	// token's id; nil means [TransformerConfigs] of two blocks, width 128 and
+	// Transformers are trained only where Only names them, for the horizons that
+	// know the token's id; nil means [TransformerConfigs] of two blocks, width 128 and
 	// a window of 512 tokens.
 	Transformers []TransformerConfig
-	// Trained are networks of earlier trainings, which join those that are
-	// fitted: they are calibrated, and members of the ensemble. A transformer
-	// that is among Transformers and wanted is not joined but trained further. One
-	// that reads router logits starts from one that does not, where there is one.
+	// Trained are networks of earlier trainings. They are calibrated and become
+	// members of the ensemble, except that a transformer that Only names is trained
+	// further. A new transformer that reads router logits starts from one here of the
+	// same sizes that does not.
 	Trained []Network
-	// Evaluate are the options of the report; its Horizons are Train's.
+	// Evaluate are the options of the evaluation; Horizons are those of Train.
 	Evaluate speculate.EvaluateOptions
-	// Stage, when not nil, is told what begins.
+	// Stage, if not nil, is called when a stage begins, with its description.
 	Stage func(what string)
 }
 
-// Comparison is what Compare made.
+// Comparison is the result of [Compare] and [Fit].
 type Comparison struct {
-	// Predictors are all that were fitted, calibrated, the ensemble last.
-	Predictors []speculate.Predictor
-	// Networks are the trained ones, without calibration.
-	Networks []Network
-	// Ensemble is nil where it was not asked for, or is of one member.
+	Predictors []speculate.Predictor // calibrated, the ensemble last
+	Networks   []Network             // those among Predictors, without calibration
+	// Ensemble is nil if Only does not name it, or if there is one predictor.
 	Ensemble *speculate.Ensemble
 	Costs    map[string]speculate.Cost
-	Results  *speculate.Results // of Compare
+	Results  *speculate.Results // of Compare; nil after Fit
 }
 
-// MLPConfigs returns the perceptrons of a hidden width that a trace with header
-// h and gates, which may be nil, can feed: [InterLayer] and [StatisticsAware]
+// MLPConfigs returns configurations of a hidden width for a trace with header h
+// and gates, which may be nil: [InterLayer] and [StatisticsAware]
 // always, [RouterLogits] where all router logits are recorded, [CorrectedGate]
 // and [HiddenState] where all router inputs are recorded and gates is not nil.
 func MLPConfigs(width int, h trace.Header, gates *speculate.Gates) []MLPConfig {
@@ -67,19 +65,25 @@ func MLPConfigs(width int, h trace.Header, gates *speculate.Gates) []MLPConfig {
 	return cs
 }
 
-// TransformerConfigs returns the transformers that a trace with header h and
-// gates, which may be nil, can feed: [RoutingTransformer] always,
-// [LogitTransformer] where all router logits are recorded, [HiddenTransformer]
-// where all router inputs are recorded and gates is not nil. Sizes are as in
-// [RoutingTransformer].
+// TransformerConfigs returns configurations for a trace with header h and gates,
+// which may be nil:
+//
+//   - "routing transformer" reads routing and token ids.
+//   - "router-logit transformer", where all router logits are recorded, reads those
+//     too.
+//   - "hidden transformer", where all router inputs are recorded and gates is not
+//     nil, reads those, and starts as the target layers' routers.
+//
+// width is that of the transformer, a multiple of 32, and window its number of
+// tokens.
 func TransformerConfigs(blocks, width, window int, h trace.Header, gates *speculate.Gates) []TransformerConfig {
 	logits, inputs := recorded(h)
-	cs := []TransformerConfig{RoutingTransformer(blocks, width, window)}
+	cs := []TransformerConfig{routingTransformer(blocks, width, window)}
 	if logits {
-		cs = append(cs, LogitTransformer(blocks, width, window))
+		cs = append(cs, logitTransformer(blocks, width, window))
 	}
 	if inputs && gates != nil {
-		cs = append(cs, HiddenTransformer(blocks, width, window))
+		cs = append(cs, hiddenTransformer(blocks, width, window))
 	}
 	return cs
 }
@@ -90,7 +94,8 @@ func recorded(h trace.Header) (logits, inputs bool) {
 	return len(h.LogitLayers) == h.Model.Layers, len(h.InputLayers) == h.Model.Layers && h.Model.Hidden > 0
 }
 
-// Compare is [Fit] on parts.Train and parts.Valid, and a report on parts.Test.
+// Compare fits predictors on parts.Train and parts.Valid as [Fit] does, and
+// evaluates them and the oracle on parts.Test.
 func Compare(ctx context.Context, parts speculate.Parts, o CompareOptions) (*Comparison, error) {
 	c, err := Fit(ctx, parts.Train, parts.Valid, o)
 	if err != nil {
@@ -99,7 +104,6 @@ func Compare(ctx context.Context, parts speculate.Parts, o CompareOptions) (*Com
 	o.stage("evaluating")
 	eo := o.Evaluate
 	eo.Horizons = o.Train.Horizons
-	// The oracle closes the table.
 	c.Results, err = speculate.Evaluate(ctx, parts.Test, eo, append(slices.Clone(c.Predictors), speculate.Oracle{})...)
 	if err != nil {
 		return nil, err
@@ -114,14 +118,14 @@ func (o *CompareOptions) stage(format string, a ...any) {
 	}
 }
 
-// wants reports whether a predictor is asked for.
+// wants reports whether a predictor is to be fitted.
 func (o *CompareOptions) wants(name string) bool {
 	return len(o.Only) == 0 || slices.Contains(o.Only, name)
 }
 
-// Fit fits the baselines and the networks on train, and calibrates them and
-// fits the ensemble on valid. Networks do without token ids where the trace
-// does not say how many there are.
+// Fit fits the baselines and the networks on train, calibrates them on valid and
+// fits the ensemble there. If the trace does not state the size of the vocabulary,
+// MLPs do not read token ids.
 func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*Comparison, error) {
 	shape := speculate.ShapeOf(train.Header.Model)
 	if o.MLPs == nil {
@@ -154,8 +158,9 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 	}
 	var stats []speculate.Predictor
 	for _, p := range ps {
-		// Token ids are counted on what the network is trained on: rare ones
-		// would look surer than they are. The network embeds them itself.
+		// Counts by token id are of the documents that the network is trained on,
+		// where those of rare ids look more certain than they are. The network has
+		// embeddings of ids instead.
 		if _, ids := p.(*speculate.TokenID); ids {
 			continue
 		}
@@ -190,7 +195,7 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 	return c, nil
 }
 
-// train trains the networks that are asked for.
+// train trains networks.
 func (o *CompareOptions) train(ctx context.Context, train, valid speculate.Data, stats []speculate.Predictor) ([]Network, error) {
 	var made []Network
 	do := func(name string, fit func(t TrainOptions) (Network, error)) error {
@@ -247,29 +252,29 @@ func (o *CompareOptions) train(ctx context.Context, train, valid speculate.Data,
 	return made, nil
 }
 
-// trained is the index of a name in o.Trained; -1: it is not there.
+// trained returns the index of a name in o.Trained, -1 if it is not there.
 func (o *CompareOptions) trained(name string) int {
 	return slices.IndexFunc(o.Trained, func(n Network) bool { return n.Name() == name })
 }
 
-// joins reports a network of an earlier training that cannot take part.
+// joins reports a network in o.Trained that cannot be used.
 func (o *CompareOptions) joins() error {
 	for i, n := range o.Trained {
 		_, further := n.(*Transformer)
 		needs, ok := n.(interface{ Needs() []speculate.Predictor })
 		switch {
 		case ok && len(needs.Needs()) > 0:
-			return fmt.Errorf("neural: %s of an earlier training mixes predictors that were fitted then", n.Name())
+			return fmt.Errorf("neural: %s in Trained mixes predictors that were fitted on other documents", n.Name())
 		case o.trained(n.Name()) != i:
-			return fmt.Errorf("neural: %s is given twice", n.Name())
+			return fmt.Errorf("neural: %s is in Trained twice", n.Name())
 		case !further && o.wants(n.Name()):
-			return fmt.Errorf("neural: %s is given from an earlier training, and is to be trained", n.Name())
+			return fmt.Errorf("neural: %s is in Trained and cannot be trained further", n.Name())
 		}
 	}
 	return nil
 }
 
-// known reports a name in Only that no predictor has.
+// known reports a name in o.Only that no predictor has.
 func (o *CompareOptions) known(ps []speculate.Predictor) error {
 	names := []string{"ensemble"}
 	for _, p := range ps {
@@ -285,7 +290,7 @@ func (o *CompareOptions) known(ps []speculate.Predictor) error {
 	}
 	for _, n := range o.Only {
 		if !slices.Contains(names, n) {
-			return fmt.Errorf("neural: no predictor %q: want one of %q", n, names)
+			return fmt.Errorf("neural: no predictor %q; must be one of %q", n, names)
 		}
 	}
 	return nil

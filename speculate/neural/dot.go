@@ -1,8 +1,8 @@
 package neural
 
-// matrix is a weight matrix [in,out], laid out as it is read, from front to
-// back: out is padded to stride columns and cut into blocks, each [in,width] in
-// one piece. Weights have 32 bits, or 8.
+// matrix is a weight matrix [in,out] in the order in which it is read. out is
+// padded to stride columns and cut into blocks of columns; each block, [in,width],
+// is contiguous. Weights have 32 bits or 8.
 type matrix struct {
 	in, out, stride int
 	w               []float32 // blocks of 64, 16 and 8 columns; or else
@@ -10,14 +10,14 @@ type matrix struct {
 	rows, cols      []float32 // scales of words: [in] and [out], padded
 }
 
-// lane is what strides are multiples of.
+// lane divides strides.
 const lane = 8
 
-// chunk is how many elements of x are worked on at once.
+// chunk is the number of elements of x that are processed at once.
 const chunk = 128
 
-// newMatrix lays out w [in,out]. A large matrix is stored in 8 bits where there
-// is a kernel for them, see newBytes; without one they would be slower than 32.
+// newMatrix lays out w [in,out]. A large matrix gets 8 bits where there is a
+// kernel for them; without one they would be slower than 32.
 func newMatrix(in, out int, w []float32) matrix {
 	if vectors && in*out >= byteFrom {
 		if m, loss := newBytes(in, out, w); loss < byteLoss {
@@ -27,18 +27,18 @@ func newMatrix(in, out int, w []float32) matrix {
 	return newFull(in, out, w)
 }
 
-// byteFrom is the number of weights from which a matrix is stored in 8 bits:
-// decisions read the weights of all layers, so that large matrices come from
-// memory, and the time of a decision is that of their bytes. Smaller matrices,
-// such as routers, keep every bit; so do those that 8 bits would change by more
-// than byteLoss of their size (normally distributed ones lose 1/130).
+// byteFrom is the number of weights from which a matrix gets 8 bits. Decisions
+// read the weights of all layers, so large matrices come from memory, and their
+// size decides the time. Smaller matrices, such as routers, keep 32 bits, and so
+// do those that 8 bits would change by more than byteLoss of their size (normally
+// distributed weights change by 1/130).
 var byteFrom = 1 << 13
 
 const byteLoss = 1. / 40
 
 func padTo(n, lane int) int { return (n + lane - 1) / lane * lane }
 
-// blockWidth is the width of the block of 32 bits that starts where n columns are left.
+// blockWidth returns the width of the next block of 32 bits of n columns.
 func blockWidth(n int) int {
 	switch {
 	case n >= 64:
@@ -63,15 +63,14 @@ func newFull(in, out int, w []float32) matrix {
 	return m
 }
 
-// addTo adds x m to out: x [in], out [stride]. Each element of out is summed
-// over x in an order of its own, so that a row's result does not depend on how
-// rows are grouped.
+// addTo adds x m to out: x [in], out [stride]. The order of each sum does not
+// depend on how rows are grouped.
 func (m *matrix) addTo(out, x []float32) {
 	m.addRow(out[:m.stride], x[:m.in])
 }
 
-// addRows is addTo for n rows: x [n,xStride], out [n,outStride], of which the
-// first in and stride elements are used.
+// addRows is addTo for n rows: x [n,xStride], out [n,outStride]. The first in and
+// stride elements of each are used.
 func (m *matrix) addRows(out, x []float32, n, outStride, xStride int) {
 	r := m.addTwos(out, x, n, outStride, xStride)
 	for ; r < n; r++ {

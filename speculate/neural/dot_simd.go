@@ -7,12 +7,13 @@ import (
 	"unsafe"
 )
 
+// vectors reports whether the CPU has the instructions that the kernels use.
 var vectors = archsimd.X86.AVX2() && archsimd.X86.FMA()
 
-// All that these loops do with x goes through its bits, in integer registers:
-// one scalar SSE instruction between AVX ones would cost as in addRow's comment.
+// The loops below load elements of x as integers: a scalar SSE instruction between
+// AVX ones is slow, see addRow.
 
-// term is a non-zero element of x: its place and its bits.
+// term is a non-zero element of x: its row in the matrix and its bits.
 type term struct{ row, bits uint32 }
 
 // addRow adds x m to out: x [in], out [stride].
@@ -33,8 +34,8 @@ func (m *matrix) addRow(out, x []float32) {
 			narrow(arrayAt[[8]float32](out, wide), x, m.w[wide*m.in:])
 		}
 	}
-	// Else every math.Exp that follows on this thread takes 3 us, not 27 ns:
-	// its SSE code and registers with dirty upper halves do not go together.
+	// Without this every math.Exp that follows on this thread takes 3 us in place of
+	// 27 ns, since SSE code is slow while upper halves of registers are in use.
 	archsimd.ClearAVXUpperBits()
 }
 
@@ -51,10 +52,9 @@ func (m *matrix) addTerms(out []float32, list []term) {
 	}
 }
 
-// nonZero lists the elements of x that are neither 0 nor -0, the first of them
-// at row first. Features are often one-hot and activations cut off at 0: their
-// zeros are dropped here, once for all columns and without a branch to
-// mispredict.
+// nonZero returns the elements of x that are neither 0 nor -0; first is the row of
+// x[0]. Features are often one-hot and activations often 0. Their zeros are dropped
+// here once for all columns, and without a branch that could be mispredicted.
 //
 //go:noinline
 func nonZero(some *[chunk]term, x []float32, first int) []term {
@@ -68,23 +68,23 @@ func nonZero(some *[chunk]term, x []float32, first int) []term {
 	return some[:n]
 }
 
-// arrayAt is the array that begins at s[i].
+// arrayAt returns the array that begins at s[i].
 func arrayAt[A any](s []float32, i int) *A { return (*A)(unsafe.Pointer(&s[i])) }
 
-// spread8 is a vector of eight times the float32 of bits.
+// spread8 returns a vector of eight times the float32 of bits.
 func spread8(bits uint32) archsimd.Float32x8 {
 	return archsimd.BroadcastInt32x8(int32(bits)).AsFloat32x8()
 }
 
-// bitsOf is x's memory as integers: a conversion of each value would load it
-// into a vector register first.
+// bitsOf returns x's memory as integers. Converting each value would load it into a
+// vector register first.
 func bitsOf(x []float32) []uint32 {
 	return unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
 }
 
 func load(p *[8]float32) archsimd.Float32x8 { return archsimd.LoadFloat32x8(p) }
 
-// full64 holds 64 sums in eight registers over all terms, weights of 32 bits.
+// full64 adds to 64 sums, held in eight registers, for weights of 32 bits.
 func full64(out *[64]float32, list []term, w unsafe.Pointer) {
 	a, b, c, d := load((*[8]float32)(out[0:])), load((*[8]float32)(out[8:])), load((*[8]float32)(out[16:])), load((*[8]float32)(out[24:]))
 	e, f, g, h := load((*[8]float32)(out[32:])), load((*[8]float32)(out[40:])), load((*[8]float32)(out[48:])), load((*[8]float32)(out[56:]))
@@ -122,7 +122,7 @@ func full16(out *[16]float32, list []term, w unsafe.Pointer) {
 	b.Store((*[8]float32)(out[8:]))
 }
 
-// narrow adds to eight sums, each in four parts that do not wait for another.
+// narrow adds to eight sums, each in four independent parts.
 func narrow(out *[8]float32, x, w []float32) {
 	var zero archsimd.Float32x8
 	a, b, c, d := load(out), zero, zero, zero
@@ -149,7 +149,7 @@ func relu(x []float32) {
 	var zero archsimd.Float32x8
 	for ; len(x) >= 8; x = x[8:] {
 		p := (*[8]float32)(x)
-		zero.Max(load(p)).Store(p) // of two, the second when one is no number
+		zero.Max(load(p)).Store(p) // NaN if x is
 	}
 	archsimd.ClearAVXUpperBits()
 }

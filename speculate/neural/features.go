@@ -10,8 +10,8 @@ func (f Features) width(s speculate.Shape) int {
 	return (f.Experts+f.PastExperts+f.Logits+f.PastLogits)*s.Experts + (f.Inputs+f.PastInputs)*s.Hidden
 }
 
-// extract writes the features of v to out [F]: router inputs first, so that
-// the latest one begins at 0. What is not known is 0.
+// extract writes the features of v to out, [F]: router inputs first, so that the
+// latest one begins at 0.
 func (f Features) extract(v speculate.View, out []float32) {
 	s, h := v.Shape(), v.Horizon()
 	t, l := v.Token(), v.Layer()
@@ -31,8 +31,7 @@ func (f Features) extract(v speculate.View, out []float32) {
 		spread(v, t, l, row)
 		at += s.Experts
 	}
-	// At horizons of one token the current token's layers are hidden: the views
-	// answer nil.
+	// At horizons of one token the views return nil for the current token.
 	latest := l - h.Layers
 	for i := range f.Inputs {
 		put(v.Input(t, latest-i), s.Hidden)
@@ -54,9 +53,8 @@ func (f Features) extract(v speculate.View, out []float32) {
 	}
 }
 
-// spread writes the routing weights of (t,l) to their experts' places in row
-// [E], each raised by a half so that a chosen expert of little weight is told
-// from one not chosen.
+// spread writes the routing weights of (t,l) by expert to row, [E]. Each is raised
+// by a half, so that a chosen expert of small weight differs from one not chosen.
 func spread(v speculate.View, t, l int, row []float32) {
 	ws := v.Weights(t, l)
 	es := v.Experts(t, l)
@@ -72,8 +70,8 @@ func spread(v speculate.View, t, l int, row []float32) {
 	}
 }
 
-// ids writes the rows of the embedding table for token ids t, t-1, ... to out;
-// row V is for ids that are unknown.
+// ids writes the rows of the embedding table for token ids t, t-1, ... to out.
+// Row V is for unknown ids.
 func (f Features) ids(v speculate.View, out []int32) {
 	vocab := int32(v.Shape().Vocabulary)
 	for i := range f.IDs {

@@ -7,42 +7,27 @@ import (
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/tracetest"
+	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkDecision measures a decision at one (token, layer) of a model of the
-// embedded one's shape, going from layer to layer as decoding does, so that no
-// layer's weights are in the nearest cache when they are needed. Weights are
-// random: the time does not depend on them, but for ReLU's zeros. Beside it, as
-// evaluation asks, the decisions on many tokens at one layer.
+// BenchmarkDecision measures a decision at one token and layer of a model of the
+// embedded one's shape, layer by layer as in decoding, so that no layer's weights
+// are in the nearest cache. It also measures decisions on many tokens at one layer,
+// as in evaluation. Weights are random: the time depends only on the zeros of ReLU.
 func BenchmarkDecision(b *testing.B) {
-	shape := speculate.Shape{Layers: 16, Experts: 8, TopK: 2, Hidden: 96, Vocabulary: 4096}
-	h := trace.Header{Model: trace.Model{Layers: 16, Experts: 8, TopK: 2, Hidden: 96, Vocabulary: 4096}}
+	h := trace.Header{Model: trace.Model{Name: "mini", Layers: 16, Experts: 8, TopK: 2, Hidden: 96, Vocabulary: 4096}}
 	for l := range 16 {
 		h.LogitLayers, h.InputLayers = append(h.LogitLayers, l), append(h.InputLayers, l)
 	}
-	rng := rand.New(rand.NewPCG(1, 2))
 	const n = 8
-	doc := &trace.Document{Tokens: make([]int32, n), Experts: make([]int32, n*16*2), Weights: make([]float32, n*16*2), RouterLogits: make([]float32, n*16*8), RouterInput: make([]float32, n*16*96)}
-	for i := range doc.Tokens {
-		doc.Tokens[i] = int32(rng.IntN(4096))
-	}
-	for i := range doc.Experts {
-		doc.Experts[i], doc.Weights[i] = int32(rng.IntN(8)), .5
-	}
-	for _, a := range [][]float32{doc.RouterLogits, doc.RouterInput} {
-		for i := range a {
-			a[i] = float32(rng.NormFloat64())
-		}
-	}
+	shape, rng := speculate.ShapeOf(h.Model), rand.New(rand.NewPCG(1, 2))
+	doc := (&tracetest.Router{Header: h, Rule: tracetest.Random(1)}).Documents(1, n, 1)[0]
 	views, err := speculate.NewViews(h, doc)
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	hs := speculate.LayersAhead(1)
 	stats := []speculate.Predictor{&speculate.Frequency{}, &speculate.PreviousToken{}, &speculate.Transition{}, &speculate.Path{}}
-	if err := speculate.Fit(context.Background(), speculate.Slice(h, []*trace.Document{doc}), speculate.FitOptions{Horizons: hs}, stats...); err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, speculate.Fit(context.Background(), speculate.Slice(h, []*trace.Document{doc}), speculate.FitOptions{Horizons: hs}, stats...))
 	for _, c := range []struct {
 		name string
 		cfg  MLPConfig
@@ -82,9 +67,7 @@ func BenchmarkDecision(b *testing.B) {
 			}
 			out := make([]float32, 8*len(many))
 			for b.Loop() {
-				if p.Predict(many, out) != nil {
-					b.Fatal("no answer")
-				}
+				require.NoError(b, p.Predict(many, out))
 			}
 			b.ReportMetric(b.Elapsed().Seconds()*1e9/float64(b.N*len(many)), "ns/decision")
 		})

@@ -14,18 +14,19 @@ import (
 	"github.com/expertspec/expertspec/speculate"
 )
 
-// LeaveOneOutResults says how well predictors do on data sets that they know nothing of.
+// LeaveOneOutResults compares predictors on data sets that they were and were not
+// fitted on.
 type LeaveOneOutResults struct {
-	// All are the figures of predictors fitted on all data sets.
+	// All are the results of predictors fitted on all data sets.
 	All *speculate.Results `json:"all"`
-	// Without has rows by data set alone: each is of predictors that were fitted,
-	// chosen and calibrated without that data set. Costs are left out.
+	// Without has rows by data set only. Each is of predictors that were fitted,
+	// chosen and calibrated without that data set. It has no costs.
 	Without *speculate.Results `json:"without"`
 }
 
-// LeaveOneOut fits on all data sets, and once more without each, and scores both
-// on that data set's documents of parts.Test. With n data sets it takes n+1
-// times as long as [Fit].
+// LeaveOneOut fits predictors on all data sets, and again without each data set,
+// and evaluates both on that data set's documents of parts.Test. With n data sets
+// it takes n+1 times as long as [Compare].
 func LeaveOneOut(ctx context.Context, parts speculate.Parts, o CompareOptions) (*LeaveOneOutResults, error) {
 	all, err := Compare(ctx, parts, o)
 	if err != nil {
@@ -37,7 +38,7 @@ func LeaveOneOut(ctx context.Context, parts speculate.Parts, o CompareOptions) (
 	r.Without = &without
 	sets := r.datasets()
 	if len(sets) < 2 {
-		return nil, fmt.Errorf("neural: leaving one data set out of %q leaves nothing to fit on", sets)
+		return nil, fmt.Errorf("neural: got data sets %q, want at least two", sets)
 	}
 	stage, resume := o.Stage, o.Train.Resume
 	for _, set := range sets {
@@ -60,7 +61,7 @@ func LeaveOneOut(ctx context.Context, parts speculate.Parts, o CompareOptions) (
 	return r, nil
 }
 
-// datasets lists those that were scored.
+// datasets returns the data sets that were evaluated, sorted.
 func (r *LeaveOneOutResults) datasets() []string {
 	var sets []string
 	for _, x := range r.All.Rows {
@@ -72,9 +73,9 @@ func (r *LeaveOneOutResults) datasets() []string {
 	return sets
 }
 
-// WriteTable writes for each horizon, data set and predictor the recall@K of
-// the predictor fitted on all data sets, a slash, and that of the one fitted
-// without this data set; then their means over data sets.
+// WriteTable writes, for each horizon, data set and predictor, recall@K if fitted
+// on all data sets, a slash, and recall@K if fitted without this data set. The last
+// line of a horizon has the means over data sets.
 func (r *LeaveOneOutResults) WriteTable(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, h := range r.All.Horizons {
@@ -105,7 +106,7 @@ func (r *LeaveOneOutResults) WriteTable(w io.Writer) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "fitted on all data sets / without the line's own; %d test documents\n", r.All.Documents)
+	_, err := fmt.Fprintf(w, "fitted on all data sets / without that of the line; %d test documents\n", r.All.Documents)
 	for _, m := range r.All.Warnings {
 		if err == nil {
 			_, err = fmt.Fprintln(w, "warning:", m)
@@ -114,14 +115,14 @@ func (r *LeaveOneOutResults) WriteTable(w io.Writer) error {
 	return err
 }
 
-// WriteJSON writes all figures as indented JSON.
+// WriteJSON writes r as indented JSON.
 func (r *LeaveOneOutResults) WriteJSON(w io.Writer) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", " ")
 	return enc.Encode(r)
 }
 
-// rowOf is a predictor's row of a data set, zero where there is none.
+// rowOf returns a predictor's row of a data set, zero if there is none.
 func rowOf(r *speculate.Results, predictor string, h speculate.Horizon, set string) speculate.Row {
 	for _, x := range r.Find(predictor, h, "dataset") {
 		if x.Key == set {

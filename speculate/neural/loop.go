@@ -12,49 +12,47 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
-// job is what a [loop] trains. It makes batches, says what the network is, and
-// judges it; the loop knows neither what a batch holds nor what the network
-// reads of it. B is the host side of a batch, a pointer: the loop uses one again
-// and again.
+// job is what a [loop] trains. It makes batches, defines the network and
+// evaluates it. B is a pointer to a batch in host memory, which the loop reuses.
 //
-// A batch is of TrainOptions.Batch/TrainOptions.Accumulate tokens. The mean gradient of
-// Accumulate batches makes a step, so a job with masked tokens should divide by
-// the number of tokens in a batch, not by those that count.
+// A batch has Batch/Accumulate tokens of [TrainOptions]. The gradient of a step is
+// the mean of Accumulate batches, so a job with masked tokens divides its loss by
+// the number of tokens in a batch, including masked ones.
 type job[B any] interface {
 	// batch allocates a batch.
 	batch() B
-	// fill draws the next batch into b, all of what it held before. It is called
-	// from one goroutine, ahead of time. The position is that behind the batch.
+	// fill draws the next batch and overwrites b with it. It is called from one
+	// goroutine, ahead of time. It returns the position after the batch.
 	fill(b B) (position, error)
-	// skip draws the next batch as fill does, and leaves it unread.
+	// skip draws the next batch as fill does, without reading it.
 	skip() (position, error)
-	// inputs lists b's arrays as tensors, which the loop finalises. The graph is
-	// built once for each form (number of tokens) that they come in.
+	// inputs returns b's arrays as tensors, which the loop finalises. The graph is
+	// built once for each number of tokens.
 	inputs(b B) []any
-	// graph builds the network from the parameters by name and the inputs in
-	// their order: each head's mean loss, [G], and what check reads besides.
+	// graph builds the network from the parameters by name and the inputs. It
+	// returns the mean loss of each head, [G], and what check reads besides.
 	graph(p map[string]*graph.Node, in []*graph.Node) (losses, out *graph.Node)
-	// check tries the network on validation documents: the loss (mean over
-	// heads), by which the best state is chosen, and recall@K. forward runs the
-	// graph on a batch of check's own and returns its two results.
+	// check evaluates the network on validation documents. It returns the loss, mean
+	// over heads, by which the best state is chosen, and recall@K. forward runs the
+	// graph on a batch.
 	check(forward func(b B) (losses, out []float32, err error)) (loss, recall float64, err error)
 }
 
-// plan is what a loop is told of a job beforehand.
+// plan describes a job.
 type plan struct {
 	name   string
 	heads  int // G
 	steps  int
-	params []*param // with their initial values, which stay as they are
-	// identity names what a resumed training must have in common with the
-	// interrupted one, beside Options: configuration, shape, validation
-	// documents; marshalled as JSON.
+	params []*param // with their initial values, which the loop does not change
+	// identity holds what a resumed training must have in common with the
+	// interrupted one beside its options, for example the configuration. Values are
+	// encoded as JSON.
 	identity map[string]any
 	started  time.Time
 }
 
-// loop trains a job's parameters with AdamW. Parameters and moments stay on
-// the backend: a step moves no more than its batches and the loss.
+// loop trains a job's parameters with AdamW. Parameters and moments stay on the
+// backend; a step transfers only its batches and the loss.
 type loop[B any] struct {
 	plan
 	o       TrainOptions
@@ -70,7 +68,7 @@ type loop[B any] struct {
 	first time.Time // when the first step was done
 }
 
-// progress is how far a training has come.
+// progress is the state of a training that is stored.
 type progress struct {
 	Done     int           `json:"done"`  // steps
 	Since    int           `json:"since"` // checks since the best
@@ -80,7 +78,8 @@ type progress struct {
 	Before   time.Duration `json:"before"`   // wall time, before an interruption
 }
 
-// newLoop takes o with its defaults filled in. Close the loop after use.
+// newLoop is called with options that have their defaults. The loop must be
+// closed after use.
 func newLoop[B any](p plan, j job[B], o TrainOptions) (*loop[B], error) {
 	l := &loop[B]{plan: p, o: o, job: j, progress: progress{BestLoss: math.MaxFloat64}}
 	for _, p := range l.params {
@@ -100,7 +99,7 @@ func (l *loop[B]) close() {
 	}
 }
 
-// filled is a batch read ahead, as tensors that the backend holds.
+// filled is a batch that was read ahead.
 type filled struct {
 	inputs []any
 	at     position
@@ -130,8 +129,8 @@ func (l *loop[B]) ahead(ctx context.Context, wg *sync.WaitGroup) <-chan filled {
 	return ready
 }
 
-// uploaded is a batch's inputs, on the backend already where its memory is not
-// the host's.
+// uploaded returns a batch's inputs. They are on the backend already where its
+// memory is not the host's.
 func (l *loop[B]) uploaded(b B) ([]any, error) {
 	inputs := l.job.inputs(b)
 	if l.o.Backend.HasSharedBuffers() {
@@ -179,7 +178,7 @@ func (l *loop[B]) run(ctx context.Context) error {
 			case f = <-ready:
 			}
 			if f.err == nil {
-				f.err = ctx.Err() // of two that are ready, select takes either
+				f.err = ctx.Err() // select takes either case if both are ready
 			}
 			if f.err != nil {
 				return errors.Join(f.err, finalize(f.inputs))
@@ -221,8 +220,8 @@ func (l *loop[B]) run(ctx context.Context) error {
 
 func (l *loop[B]) elapsed() time.Duration { return l.Before + time.Since(l.started) }
 
-// check tries the network, keeps it if it is the best so far, and says whether
-// training ends.
+// check evaluates the network, keeps it if it is the best so far, and reports
+// whether training ends.
 func (l *loop[B]) check(p Progress) (stop bool, err error) {
 	valid, recall, err := l.job.check(l.infer)
 	if err != nil {
@@ -250,7 +249,7 @@ func (l *loop[B]) check(p Progress) (stop bool, err error) {
 	return stop, nil
 }
 
-// infer runs the network on one batch: see job.check.
+// infer runs the network on one batch; see job.check.
 func (l *loop[B]) infer(b B) (losses, out []float32, err error) {
 	args := make([]any, 0, len(l.params)+8)
 	for _, s := range l.state[:len(l.params)] {
@@ -271,7 +270,7 @@ func (l *loop[B]) infer(b B) (losses, out []float32, err error) {
 	return losses, out, err
 }
 
-// call runs e on args and then inputs, which are given up.
+// call runs e on args and inputs, and finalises inputs.
 func call(e *graph.Exec, args, inputs []any) ([]*tensors.Tensor, error) {
 	out, err := e.Call(append(args, inputs...)...)
 	if f := finalize(inputs); err == nil {
@@ -280,7 +279,7 @@ func call(e *graph.Exec, args, inputs []any) ([]*tensors.Tensor, error) {
 	return out, err
 }
 
-// donated appends tensors to args, given to the backend to be overwritten.
+// donated appends tensors to args which the backend may overwrite.
 func (l *loop[B]) donated(args []any, xs []*tensors.Tensor) ([]any, error) {
 	for _, s := range xs {
 		d, err := graph.DonateTensorBuffer(s, l.o.Backend, 0)
@@ -292,8 +291,8 @@ func (l *loop[B]) donated(args []any, xs []*tensors.Tensor) ([]any, error) {
 	return args, nil
 }
 
-// one works on the i-th batch of a step, the last of which takes it, and
-// returns the batch's loss, mean over heads.
+// one processes the i-th batch of a step and returns its loss, mean over heads.
+// The last batch completes the step.
 func (l *loop[B]) one(i int, inputs []any) (float64, error) {
 	n := len(l.params)
 	if l.o.Accumulate == 1 {
@@ -328,8 +327,8 @@ func scalar(x *tensors.Tensor) (float64, error) {
 	return float64(v), x.FinalizeAll()
 }
 
-// update takes a step on one batch's gradient and returns its loss, or on the
-// sums of several.
+// update takes a step with the gradient of a batch, and returns its loss, or with
+// the sums of several batches.
 func (l *loop[B]) update(inputs []any) (float64, error) {
 	rate, k, n := l.rate(l.at()), float64(l.Done+1), len(l.params)
 	args, err := l.donated(make([]any, 0, 4*n+16), l.state)
@@ -351,8 +350,8 @@ func (l *loop[B]) update(inputs []any) (float64, error) {
 	return scalar(out[len(l.state)])
 }
 
-// at is how far the training has come, in steps: those done, or the share of
-// the time since the first one, which the building of the graphs precedes.
+// at returns the progress in steps: those done or, if that is more, the share of
+// the time since the first step. The graphs are built before that.
 func (l *loop[B]) at() float64 {
 	at := float64(l.Done)
 	if l.o.Limit > 0 && !l.first.IsZero() {
@@ -362,10 +361,10 @@ func (l *loop[B]) at() float64 {
 	return at
 }
 
-// checksDue is how many checks should have been by now.
+// checksDue returns the number of checks that are due by now.
 func (l *loop[B]) checksDue() int { return int(l.at() * float64(l.o.Checks) / float64(l.steps)) }
 
-// rate is the learning rate at a step: a linear rise, then half a cosine
+// rate returns the learning rate of a step: a linear rise, then half a cosine
 // (Loshchilov and Hutter 2017).
 func (l *loop[B]) rate(step float64) float64 {
 	warm := math.Floor(max(1, warmup*float64(l.steps)))
@@ -389,12 +388,12 @@ func (l *loop[B]) keep() error {
 		if err != nil {
 			return err
 		}
-		l.state[i].FinalizeLocal() // where the backend's memory is not the host's
+		l.state[i].FinalizeLocal() // where it is a copy of the backend's
 	}
 	return nil
 }
 
-// weights returns the best state by name: the initial values before the first check.
+// weights returns the best state by name, before the first check the initial one.
 func (l *loop[B]) weights() map[string][]float32 {
 	w := map[string][]float32{}
 	for i, p := range l.params {

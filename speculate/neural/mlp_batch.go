@@ -7,7 +7,7 @@ import (
 	"github.com/expertspec/expertspec/speculate"
 )
 
-// arrays are the host side of a batch.
+// arrays is a batch in host memory.
 type arrays struct {
 	tokens int       // B
 	x      []float32 // [G,B,F]
@@ -41,7 +41,7 @@ func newReader(t *task, cfg MLPConfig, o TrainOptions) *reader {
 	return r
 }
 
-// knowledge tells heads that know the token's id from those that do not.
+// knowledge groups heads by whether they know the token's id.
 func knowledge(heads []head) (ids []speculate.Horizon, knows []int) {
 	unknown := speculate.Horizon{}
 	for _, hd := range heads {
@@ -60,7 +60,7 @@ func (r *reader) arrays(tokens int) *arrays {
 		ent: make([]float32, z.g*tokens*z.s), want: make([]float32, z.g*tokens*z.e)}
 }
 
-// read fills a, the heads shared out over workers.
+// read fills a.
 func (r *reader) read(ps []point, a *arrays) error {
 	for u, h := range r.ids {
 		for b, p := range ps {

@@ -10,8 +10,9 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 )
 
-// sizes of the arrays of one training run, in the letters of this package: G
-// heads, B tokens, F features, H width, W embedding, n ids, S statistics.
+// sizes are those of an MLP's arrays: G heads, F features, H width, W width of an
+// embedding, n ids, S statistics, E experts, V vocabulary. B is the number of tokens
+// of a batch.
 type sizes struct{ g, f, h, w, n, s, e, v int }
 
 func sizesOf(c MLPConfig, s speculate.Shape, heads, stats int) sizes {
@@ -67,8 +68,8 @@ func mlpParams(c MLPConfig, z sizes) []*param {
 	return ps
 }
 
-// newMLPParams draws the initial values: He's for the hidden layers (He et al.
-// 2015), zero for what leads to the logits, so that training starts from the
+// newMLPParams draws the initial values: those of He et al. (2015) for the hidden
+// layers, and zero for what leads to the logits, so that training starts from the
 // linear path.
 func newMLPParams(c MLPConfig, z sizes, seed uint64) []*param {
 	rng := rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15))
@@ -83,7 +84,7 @@ func newMLPParams(c MLPConfig, z sizes, seed uint64) []*param {
 		case p.name == "embed":
 			std = 1
 		case p.name == "gate.bias":
-			start = -1.5 // sources start at a weight of .36 each
+			start = -1.5 // each statistic starts with a weight of .36
 		case strings.HasPrefix(p.name, "hidden.") && p.decay:
 			std = .5 * math.Sqrt(2/float64(z.h))
 		}
@@ -96,7 +97,7 @@ func newMLPParams(c MLPConfig, z sizes, seed uint64) []*param {
 	return ps
 }
 
-// batch is the graph's inputs for B tokens.
+// batch holds the graph's inputs for B tokens.
 type batch struct {
 	x     *Node // [G,B,F] standardised features
 	ids   *Node // [U,B,n] rows of the embedding; nil when n is 0
@@ -136,7 +137,7 @@ func logits(c MLPConfig, z sizes, p map[string]*Node, b batch) *Node {
 	return Add(y, out)
 }
 
-// embedded is what token ids add to the first hidden layer: [G,B,H].
+// embedded returns what token ids add to the first hidden layer, [G,B,H].
 func embedded(z sizes, p map[string]*Node, b batch) *Node {
 	tokens, w := b.x.Shape().Dimensions[1], p["first.embed"]
 	e := Gather(p["embed"], ExpandAxes(b.ids, -1)) // [U,B,n,W]
@@ -156,7 +157,7 @@ func embedded(z sizes, p map[string]*Node, b batch) *Node {
 	return Concatenate(parts, 0)
 }
 
-// sum is a+b, where a may be nil.
+// sum returns a+b, or b if a is nil.
 func sum(a, b *Node) *Node {
 	if a == nil {
 		return b
@@ -171,8 +172,8 @@ func losses(soft bool, y, want *Node) *Node {
 	return ReduceMean(ReduceSum(lossTerms(soft, y, want), 2), 1)
 }
 
-// lossTerms are what each expert adds to the loss of logits y [G,B,E], of that
-// form: the cross-entropy of softmaxes, or of each expert's own probability.
+// lossTerms returns what each expert adds to the loss of logits y [G,B,E]: the
+// cross-entropy of softmaxes if soft, else of each expert's own probability.
 func lossTerms(soft bool, y, want *Node) *Node {
 	if soft {
 		return Neg(Mul(want, LogSoftmax(y)))
@@ -181,9 +182,9 @@ func lossTerms(soft bool, y, want *Node) *Node {
 	return Add(Sub(relus(y), Mul(y, want)), Log1P(Exp(Neg(Abs(y)))))
 }
 
-// adamW returns the new value and moments of one parameter at step t: rate is
-// the learning rate over 1-beta1^t, c2 is 1/(1-beta2^t), decay the learning rate
-// times the weight decay.
+// adamW returns the new value and moments of one parameter at step t. rate is
+// the learning rate over 1-beta1^t, c2 is 1/(1-beta2^t), and decay is the learning
+// rate times the weight decay.
 func adamW(p *param, x, m, v, grad, rate, decay, c2 *Node) (nx, nm, nv *Node) {
 	nm = Add(MulScalar(m, beta1), MulScalar(grad, 1-beta1))
 	nv = Add(MulScalar(v, beta2), MulScalar(Square(grad), 1-beta2))

@@ -9,7 +9,7 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// unit is one head's network, standardisation folded in.
+// unit is the network of one head. Its weights include the standardisation.
 type unit struct {
 	first  matrix // [F+n*W, H]
 	bias1  []float32
@@ -17,7 +17,7 @@ type unit struct {
 	biases [][]float32
 	last   matrix // [H,E]; [F,E] is lin
 	lin    matrix
-	out    []float32 // bias, padded like the others
+	out    []float32 // bias, padded like bias1 and biases
 	gate   matrix    // [H+S, S]: gates of the statistics
 	gateB  []float32
 }
@@ -67,6 +67,9 @@ func newMLP(st stored[MLPConfig], stats []speculate.Predictor, w map[string][]fl
 	return p
 }
 
+// Config returns the network's configuration.
+func (p *MLP) Config() MLPConfig { return p.cfg }
+
 // Needs returns the predictors whose log odds the network mixes.
 func (p *MLP) Needs() []speculate.Predictor { return p.stats }
 
@@ -79,8 +82,7 @@ func (p *MLP) Save() (*speculate.Saved, error) {
 	return p.save(mlpKind, names, mlpParams(p.cfg, sizesOf(p.cfg, p.shape, len(p.units), len(p.stats))))
 }
 
-// scratch is the working memory of the decisions on a group of views. Rows of
-// h, g, z and gates have strides of their own, see MLP.scratch.
+// scratch is the working memory of the decisions on a group of views.
 type scratch struct {
 	x, h, g, z []float32 // [n,F+n*W], [n,H], [n,H], [n,E]
 	ids        []int32
@@ -88,7 +90,7 @@ type scratch struct {
 	odds       []float32 // [S,E] of one view
 	gateIn     []float32 // [H+S] of one view
 	gates      []float32 // [S] of one view
-	xs, hs, zs int       // the strides of x, of h and g, and of z
+	xs, hs, zs int       // strides of x, of h and g, and of z
 }
 
 // scratch returns working memory for n views.
@@ -116,8 +118,8 @@ func (p *MLP) Predict(views []speculate.View, out []float32) error {
 	})
 }
 
-// forward computes the logits of at most as many views as s is made for, in
-// s.z. A view's logits do not depend on the others.
+// forward computes the logits of views in s.z. Those of a view do not depend on
+// the others.
 func (p *MLP) forward(u *unit, s *scratch, views []speculate.View) error {
 	f, w, n := p.cfg.Features.width(p.shape), p.cfg.Embed, len(views)
 	for j, v := range views {

@@ -18,13 +18,13 @@ type Network interface {
 }
 
 // Info describes the training of a network. Tokens, Epochs and Seconds include
-// those of the network that it started from.
+// those of the transformer that it started from.
 type Info struct {
 	Parameters int64   `json:"parameters"`
 	Seconds    float64 `json:"seconds"` // wall time
 	Tokens     int64   `json:"tokens"`  // trained on, repeats included
 	Epochs     int     `json:"epochs"`  // begun
-	Loss       float64 `json:"loss"`    // on validation documents, at the best check
+	Loss       float64 `json:"loss"`    // on validation documents, as RecallK, at the best check
 	RecallK    float64 `json:"recall_k"`
 	Seed       uint64  `json:"seed"`
 	Backend    string  `json:"backend"`
@@ -62,9 +62,6 @@ func newNetwork[C config](st stored[C], w map[string][]float32) network[C] {
 
 // Name returns the configuration's name.
 func (n *network[C]) Name() string { return n.cfg.name() }
-
-// Config returns the network's configuration.
-func (n *network[C]) Config() C { return n.cfg }
 
 // Info describes the network's training.
 func (n *network[C]) Info() Info { return n.info }

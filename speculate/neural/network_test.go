@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 
 	"github.com/expertspec/expertspec/speculate"
@@ -33,34 +31,22 @@ func untrained(c MLPConfig) *MLP {
 func TestNetworkSavesAndLoads(t *testing.T) {
 	dir := t.TempDir()
 	p := untrained(HiddenState(9))
-	if err := speculate.SaveAll(dir, &speculate.Set{Predictors: []speculate.Predictor{p}}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, speculate.SaveAll(dir, &speculate.Set{Predictors: []speculate.Predictor{p}}))
 	set, err := LoadAll(os.DirFS(dir), nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	doc, _ := plant(1, 6, 3)
 	v, err := speculate.NewViews(header(), doc[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	a, b := make([]float32, tE), make([]float32, tE)
 	for _, hd := range heads(tL, p.horizons) {
 		view := []speculate.View{v.At(4, hd.l, hd.h)}
-		if err := p.Predict(view, a); err != nil {
-			t.Fatal(err)
-		}
-		if err := set.Predictors[0].Predict(view, b); err != nil {
-			t.Fatal(err)
-		}
-		if !slices.Equal(a, b) {
-			t.Fatalf("head %v: %v became %v", hd, a, b)
-		}
+		require.NoError(t, p.Predict(view, a))
+		require.NoError(t, set.Predictors[0].Predict(view, b))
+		require.Equal(t, b, a, "head %v: %v became %v", hd, a, b)
 	}
-	if q := set.Predictors[0].(*MLP); q.Config() != p.Config() || q.Info() != p.Info() {
-		t.Errorf("%+v, %+v came back", q.Config(), q.Info())
-	}
+	q := set.Predictors[0].(*MLP)
+	assert.Equal(t, p.Config(), q.Config())
+	assert.Equal(t, p.Info(), q.Info())
 }
 
 // uniform is a user's predictor: every expert is equally probable.
@@ -105,14 +91,10 @@ func TestLoadAllOwnKind(t *testing.T) {
 // A damaged or foreign network is an error that names the file.
 func TestNetworkLoadRefuses(t *testing.T) {
 	dir := t.TempDir()
-	if err := speculate.SaveAll(dir, &speculate.Set{Predictors: []speculate.Predictor{untrained(HiddenState(9))}}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, speculate.SaveAll(dir, &speculate.Set{Predictors: []speculate.Predictor{untrained(HiddenState(9))}}))
 	path := filepath.Join(dir, "hidden-state.safetensors")
 	good, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for name, spoil := range map[string]func([]byte) []byte{
 		"truncated":      func(b []byte) []byte { return b[:len(b)-8] },
 		"NaN":            func(b []byte) []byte { return append(b[:len(b)-4], 0, 0, 0xc0, 0x7f) },
@@ -126,14 +108,9 @@ func TestNetworkLoadRefuses(t *testing.T) {
 		},
 	} {
 		bad := spoil(bytes.Clone(good))
-		if bytes.Equal(bad, good) {
-			t.Fatalf("%s: nothing was changed", name)
-		}
-		if err := os.WriteFile(path, bad, 0o666); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := LoadAll(os.DirFS(dir), nil, nil); err == nil || !strings.Contains(err.Error(), "hidden-state.safetensors") {
-			t.Errorf("%s: %v", name, err)
-		}
+		require.NotEqual(t, good, bad, "%s: nothing was changed", name)
+		require.NoError(t, os.WriteFile(path, bad, 0o666))
+		_, err := LoadAll(os.DirFS(dir), nil, nil)
+		assert.ErrorContains(t, err, "hidden-state.safetensors", name)
 	}
 }

@@ -21,8 +21,8 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
-// digest tells arrays and texts apart, in order: a change of one number always
-// changes it. It is no defence against forgery.
+// digest is a hash of arrays and texts in order. A change of one number always
+// changes it. It is not cryptographic.
 type digest uint64
 
 func (d *digest) add(x uint64) { *d = digest(bits.RotateLeft64((uint64(*d)^x)*0x9e3779b97f4a7c15, 29)) }
@@ -64,8 +64,8 @@ func (d *digest) document(doc *trace.Document) {
 // stateKey is the metadata entry of a training's state.
 const stateKey = "expertspec.training"
 
-// interrupted is the JSON of a training's state; its arrays are the loop's
-// state and best, as tensors.
+// interrupted is the JSON of a training's state. The arrays of the loop's state
+// and best are tensors beside it.
 type interrupted struct {
 	Version  int                        `json:"version"`
 	Identity map[string]json.RawMessage `json:"identity"`
@@ -73,16 +73,16 @@ type interrupted struct {
 	Arrays   digest                     `json:"arrays"`
 }
 
-// stateFile is the name of a training's file in TrainOptions.Resume.
+// stateFile returns the name of a training's file in TrainOptions.Resume.
 func (l *loop[B]) stateFile() (string, error) {
 	name := strings.ReplaceAll(l.name, " ", "-") + ".training.safetensors"
 	if !fs.ValidPath(name) || strings.ContainsAny(name, `/\:`) {
-		return "", fmt.Errorf("neural: %q is no name for a file", l.name)
+		return "", fmt.Errorf("neural: %q cannot be a file name", l.name)
 	}
 	return name, nil
 }
 
-// common is what the training that wrote a state must have been given too.
+// common returns what the training that wrote a state must have in common with l.
 func (l *loop[B]) common() (map[string]json.RawMessage, error) {
 	o := l.o
 	var start digest
@@ -104,14 +104,14 @@ func (l *loop[B]) common() (map[string]json.RawMessage, error) {
 	return out, nil
 }
 
-// array is a part of a training's state as it is stored.
+// array is a stored array of a training's state.
 type array struct {
 	name string
 	dims []int
 	read func(func(flat []float32)) error
 }
 
-// arrays lists values, moments and the best values.
+// arrays returns values, moments and the best values.
 func (l *loop[B]) arrays() []array {
 	var as []array
 	for i, p := range l.params {
@@ -124,7 +124,7 @@ func (l *loop[B]) arrays() []array {
 	return as
 }
 
-// write stores the state of the training for another to continue from.
+// write stores the state of the training.
 func (l *loop[B]) write() error {
 	if l.o.Resume == "" {
 		return nil
@@ -156,12 +156,12 @@ func (l *loop[B]) write() error {
 	}
 	err = safetensors.WriteFile(filepath.Join(l.o.Resume, name), out, map[string]string{stateKey: string(text)})
 	for _, x := range l.state {
-		x.FinalizeLocal() // where the backend's memory is not the host's
+		x.FinalizeLocal() // where it is a copy of the backend's
 	}
 	return err
 }
 
-// forget removes the state of a training that has ended well.
+// forget removes the state of a training that is complete.
 func (l *loop[B]) forget() error {
 	if l.o.Resume == "" {
 		return nil
@@ -176,8 +176,8 @@ func (l *loop[B]) forget() error {
 	return nil
 }
 
-// restore continues where an interrupted training's state was last written.
-// The job's position is reached by drawing its batches again.
+// restore resumes from the state of an interrupted training, if there is one. It
+// draws the batches again that were drawn then.
 func (l *loop[B]) restore(ctx context.Context) error {
 	if l.o.Resume == "" {
 		return nil
@@ -186,7 +186,7 @@ func (l *loop[B]) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Better that it cannot be made now than at the first check.
+	// An error now is better than at the first check.
 	if err := os.MkdirAll(l.o.Resume, 0o777); err != nil {
 		return err
 	}
@@ -210,7 +210,7 @@ func (l *loop[B]) continueFrom(ctx context.Context, r *safetensors.Reader) error
 		return fmt.Errorf("%s in its metadata: %w", stateKey, err)
 	}
 	if st.Version != 1 {
-		return fmt.Errorf("version %d: want 1", st.Version)
+		return fmt.Errorf("got version %d, want 1", st.Version)
 	}
 	want, err := l.common()
 	if err != nil {
@@ -223,7 +223,7 @@ func (l *loop[B]) continueFrom(ctx context.Context, r *safetensors.Reader) error
 		}
 	}
 	if len(other) > 0 {
-		return fmt.Errorf("it was trained with other %s: remove it to begin anew", strings.Join(other, ", "))
+		return fmt.Errorf("it is of a training that differs in %s; remove it to start again", strings.Join(other, ", "))
 	}
 	if p := st.Progress; p.Done < 1 || p.Done >= l.steps || p.Since < 0 || p.Since >= l.o.Patience || p.Before < 0 || math.IsNaN(p.BestLoss) {
 		return fmt.Errorf("damaged: %d of %d steps done, %d checks since the best", p.Done, l.steps, p.Since)
@@ -241,7 +241,7 @@ func (l *loop[B]) continueFrom(ctx context.Context, r *safetensors.Reader) error
 		}
 	}
 	if at != st.Progress.Position {
-		return errors.New("the training documents are not those it was trained on: remove it to begin anew")
+		return errors.New("it is of a training on other documents; remove it to start again")
 	}
 	l.progress = st.Progress
 	return nil
@@ -265,7 +265,7 @@ func (l *loop[B]) readArrays(r *safetensors.Reader, want digest) error {
 		}
 	}
 	if got != want {
-		return errors.New("damaged: its arrays are not those that were written")
+		return errors.New("damaged: the arrays differ from those that were written")
 	}
 	for i, x := range l.state {
 		if err := x.FinalizeAll(); err != nil {
@@ -276,7 +276,7 @@ func (l *loop[B]) readArrays(r *safetensors.Reader, want digest) error {
 	return nil
 }
 
-// readTensor reads a tensor of numbers that must have this shape.
+// readTensor reads a tensor of this shape.
 func readTensor(r *safetensors.Reader, name string, dims []int) ([]float32, error) {
 	info, ok := r.Info(name)
 	if !ok {

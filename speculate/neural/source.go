@@ -2,6 +2,7 @@ package neural
 
 import (
 	"errors"
+	"fmt"
 	"iter"
 	"math/rand/v2"
 
@@ -41,7 +42,8 @@ func (s *source[T]) close() {
 }
 
 // fill reads documents until the pool is full or a pass ends. add appends the
-// items of a document to the pool and returns their size.
+// items of a document to the pool and returns their size; it reports an invalid
+// document.
 func (s *source[T]) fill(add func(*trace.Document) (int64, error)) error {
 	empty := false // a pass has begun and read nothing
 	for len(s.pool) == 0 || s.held < s.bound && s.next != nil {
@@ -58,21 +60,18 @@ func (s *source[T]) fill(add func(*trace.Document) (int64, error)) error {
 			s.close()
 			continue
 		}
-		if err == nil {
-			err = doc.Validate(&s.data.Header)
-		}
 		if err != nil {
 			return err
-		}
-		empty = false
-		if s.digests {
-			s.Digest.document(doc)
 		}
 		size, err := add(doc)
 		if err != nil {
 			return err
 		}
 		s.held += size
+		empty = false
+		if s.digests {
+			s.Digest.document(doc)
+		}
 	}
 	return nil
 }
@@ -112,7 +111,7 @@ func newSampler(d speculate.Data, bound int64, seed uint64) *sampler {
 }
 
 func (s *sampler) add(doc *trace.Document) (int64, error) {
-	v, err := speculate.NewViews(s.data.Header, doc)
+	v, err := speculate.NewViews(s.data.Header, doc) // validates doc
 	if err != nil {
 		return 0, err
 	}
@@ -164,6 +163,9 @@ func newPassageSource(d speculate.Data, window int, bound int64, seed uint64) *p
 }
 
 func (s *passageSource) add(doc *trace.Document) (size int64, err error) {
+	if err := doc.Validate(&s.data.Header); err != nil {
+		return 0, fmt.Errorf("neural: %w", err)
+	}
 	for from := 0; from < len(doc.Tokens); from += s.window {
 		p := passage{doc, from, min(from+s.window, len(doc.Tokens))}
 		s.pool = append(s.pool, p)

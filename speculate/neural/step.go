@@ -7,7 +7,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
-// build makes the executables and puts the state on the backend.
+// build compiles the graphs and creates the state.
 func (l *loop[B]) build() error {
 	n := len(l.params)
 	var err error
@@ -51,8 +51,8 @@ func (l *loop[B]) named(nodes []*graph.Node) map[string]*graph.Node {
 	return m
 }
 
-// gradient returns the gradient of the sum over heads of a batch's loss, and
-// the mean over heads.
+// gradient returns the gradient of a batch's loss, summed over heads, and the
+// loss, mean over heads.
 func (l *loop[B]) gradient(values, inputs []*graph.Node) (grads []*graph.Node, mean *graph.Node) {
 	losses, _ := l.job.graph(l.named(values), inputs)
 	loss := graph.ReduceAllSum(losses)
@@ -67,7 +67,7 @@ func (l *loop[B]) fused(in []*graph.Node) []*graph.Node {
 	return append(l.adamW(in, grads), loss)
 }
 
-// add takes in a batch of a step. in: values, sums, 0 for the step's first
+// add adds a batch of a step. in: values, sums, 0 for the step's first
 // batch or 1, batch; out: sums, loss.
 func (l *loop[B]) add(in []*graph.Node) []*graph.Node {
 	n := len(l.params)

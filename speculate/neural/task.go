@@ -12,7 +12,7 @@ import (
 	"github.com/expertspec/expertspec/speculate"
 )
 
-// head answers for a target layer at a horizon.
+// head is a target layer at a horizon.
 type head struct {
 	h speculate.Horizon
 	l int
@@ -44,10 +44,7 @@ func newTask(ctx context.Context, soft bool, train speculate.Data, o TrainOption
 	logits, _ := recorded(train.Header)
 	total := o.Tokens
 	if total == 0 {
-		for doc, err := range train.Documents() {
-			if err == nil {
-				err = ctx.Err()
-			}
+		for doc, err := range train.All(ctx) {
 			if err != nil {
 				return task{}, err
 			}
@@ -83,8 +80,8 @@ func (t *task) recall(p passage, y []float32, n, first int) (sum float64, terms 
 	return sum, terms
 }
 
-// recallAt is recall@K of scores [E] for the experts chosen [K]. It is false
-// where none was.
+// recallAt returns recall@K of scores [E] for the experts chosen [K], false if
+// none was.
 func recallAt(scores []float32, actual []int32) (float64, bool) {
 	order := speculate.NewPrediction(scores).Experts
 	chosen, hits := 0, 0

@@ -8,93 +8,85 @@ import (
 	"github.com/expertspec/expertspec/speculate"
 )
 
-// TransformerConfig is the form of a [Transformer]: a causal transformer over
-// tokens (Vaswani et al. 2017) that works on each token once, as soon as its id
-// is known, and a small network for each horizon and target layer, which joins
-// the transformer's state with what the layers so far have shown.
-//
-// The transformer reads each token's id, and what all layers did at the token
-// before it.
+// TransformerConfig is the configuration of a [Transformer]: a causal transformer
+// over tokens (Vaswani et al. 2017), and a perceptron for each horizon and target
+// layer. The transformer reads each token's id and the routing of all layers at the
+// token before. The perceptrons read its state and the known routing of the current
+// token.
 type TransformerConfig struct {
 	Name string `json:"name"`
-	// Inputs says that router inputs are read, of all layers at the token before
-	// and of the two latest known layers of the current token; else the routing
-	// weights of all layers at the token before and of all known ones of the
-	// current token.
+	// Inputs reads router inputs: of all layers at the token before, and of the two
+	// latest known layers of the current token. Without it routing weights are read:
+	// of all layers at the token before, and of all known layers of the current token.
 	Inputs bool `json:"inputs,omitempty"`
-	// Logits adds router logits to the routing weights. It needs Soft, and
+	// Logits reads router logits beside routing weights. It requires Soft and
 	// excludes Inputs.
 	Logits bool `json:"logits,omitempty"`
-	// Blocks, Width (C) and Heads form the transformer; a head's width, C/Heads,
-	// is a multiple of 8.
+	// Blocks, Width (C) and Heads are sizes of the transformer. The width of a head,
+	// C/Heads, must be a multiple of 8.
 	Blocks int `json:"blocks"`
 	Width  int `json:"width"`
 	Heads  int `json:"heads"`
-	// Window is how many tokens attention reaches over, the current one
-	// included. Training cuts longer documents into parts of it.
+	// Window is the number of tokens that attention reads, including the current
+	// one. Longer documents are cut into parts of this size for training.
 	Window int `json:"window"`
-	// HeadWidth (H) and HeadDepth form the residual perceptron of each horizon
-	// and target layer.
+	// HeadWidth (H) and HeadDepth are sizes of the residual perceptron of each
+	// horizon and target layer.
 	HeadWidth int `json:"head_width"`
 	HeadDepth int `json:"head_depth"`
-	// ExpertWidth (M), where not 0, gives each expert a perceptron of its own on
-	// the latest known router input; those of the chosen experts are added, by
-	// routing weight, as the layer itself does. It needs Inputs.
+	// ExpertWidth (M), if not 0, is the width of a perceptron for each expert, which
+	// reads the latest known router input. Those of the experts chosen there are
+	// added by routing weight, as in the model. It requires Inputs.
 	ExpertWidth int `json:"expert_width,omitempty"`
-	// Gate and Soft as in [MLPConfig].
+	// Gate and Soft are as in [MLPConfig].
 	Gate bool `json:"gate,omitempty"`
 	Soft bool `json:"soft,omitempty"`
 }
 
-// Validate reports a configuration that means no network.
+// Validate reports a configuration that is invalid.
 func (c TransformerConfig) Validate() error {
 	for _, n := range []int{c.Blocks, c.Width, c.Heads, c.Window, c.HeadWidth, c.HeadDepth} {
 		if n < 1 || n > 1<<14 {
-			return fmt.Errorf("neural: %s: a size of %d", c.Name, n)
+			return fmt.Errorf("neural: %s: got a size of %d, want 1 to 16384", c.Name, n)
 		}
 	}
 	switch {
 	case c.Name == "":
-		return errors.New("neural: a configuration without a name")
+		return errors.New("neural: a configuration has no name")
 	case c.Width%c.Heads != 0 || c.Width/c.Heads%8 != 0:
-		return fmt.Errorf("neural: %s: width %d in %d heads: want a multiple of 8 a head", c.Name, c.Width, c.Heads)
+		return fmt.Errorf("neural: %s: width %d with %d heads; the width of a head must be a multiple of 8", c.Name, c.Width, c.Heads)
 	case c.ExpertWidth < 0 || c.ExpertWidth > 1<<14:
-		return fmt.Errorf("neural: %s: an expert width of %d", c.Name, c.ExpertWidth)
+		return fmt.Errorf("neural: %s: got an expert width of %d, want 0 to 16384", c.Name, c.ExpertWidth)
 	case c.Logits && (c.Inputs || !c.Soft):
-		return fmt.Errorf("neural: %s: router logits exclude router inputs and need soft targets", c.Name)
+		return fmt.Errorf("neural: %s: Logits requires Soft and excludes Inputs", c.Name)
 	case !c.Inputs && (c.ExpertWidth > 0 || c.Gate):
-		return fmt.Errorf("neural: %s: expert width and gate need router inputs", c.Name)
+		return fmt.Errorf("neural: %s: ExpertWidth and Gate require Inputs", c.Name)
 	}
 	return nil
 }
 
-// Requires derives what views must hold.
+// Requires returns what the network reads.
 func (c TransformerConfig) Requires() speculate.Requirements {
 	return speculate.Requirements{TokenIDs: true, Weights: true, Logits: c.Logits, Inputs: c.Inputs, History: c.Window}
 }
 
-// RoutingTransformer reads routing and token ids alone, for documents of up to
-// window tokens. width is the transformer's, a multiple of 32.
-func RoutingTransformer(blocks, width, window int) TransformerConfig {
+func routingTransformer(blocks, width, window int) TransformerConfig {
 	return TransformerConfig{Name: "routing transformer", Blocks: blocks, Width: width, Heads: width / 32, Window: window,
 		HeadWidth: width / 2, HeadDepth: 2, Soft: true}
 }
 
-// LogitTransformer is [RoutingTransformer] with router logits.
-func LogitTransformer(blocks, width, window int) TransformerConfig {
-	c := RoutingTransformer(blocks, width, window)
+func logitTransformer(blocks, width, window int) TransformerConfig {
+	c := routingTransformer(blocks, width, window)
 	c.Name, c.Logits = "router-logit transformer", true
 	return c
 }
 
-// HiddenTransformer reads router inputs too, and starts as the target layers'
-// routers. width is the transformer's and its heads', a multiple of 32.
-func HiddenTransformer(blocks, width, window int) TransformerConfig {
+func hiddenTransformer(blocks, width, window int) TransformerConfig {
 	return TransformerConfig{Name: "hidden transformer", Inputs: true, Blocks: blocks, Width: width, Heads: width / 32, Window: window,
 		HeadWidth: width, HeadDepth: 3, ExpertWidth: width / 4, Gate: true, Soft: true}
 }
 
-// extent is the sizes of a transformer's arrays: G heads, P features of the
+// extent holds the sizes of a transformer's arrays: G heads, P features of the
 // token before, F of the current one.
 type extent struct{ g, p, f, l, e, d, v int }
 

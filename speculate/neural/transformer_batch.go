@@ -2,7 +2,7 @@ package neural
 
 import "github.com/expertspec/expertspec/trace"
 
-// passageArrays are the host side of a batch of B passages of T tokens.
+// passageArrays is a batch of B passages of T tokens in host memory.
 type passageArrays struct {
 	ids   []int32   // [B,T]
 	count []float32 // [B,T]
@@ -11,8 +11,8 @@ type passageArrays struct {
 	x     []float32 // [B,T,L,D], where router inputs are read
 }
 
-// read fills a; rows behind a passage's end, and passages behind the last of
-// ps, are 0.
+// read fills a. Rows after a passage's end, and passages after the last of ps,
+// are 0.
 func (t *transformerJob) read(ps []passage, a *passageArrays) error {
 	w := t.c.Window
 	return parallel(len(t.drawn), func(i int) error {
@@ -67,7 +67,7 @@ func (t *transformerJob) standard(x, out []float32) {
 	}
 }
 
-// row is an id's row of the embedding table; row V is for ids that are unknown.
+// row returns an id's row of the embedding table. Row V is for unknown ids.
 func row(id int32, vocabulary int) int {
 	if id < 0 || int(id) >= vocabulary {
 		return vocabulary
@@ -75,9 +75,9 @@ func row(id int32, vocabulary int) int {
 	return int(id)
 }
 
-// shares writes the routing weights of chosen experts to their places in out
-// [E], all 0 before; equal ones where none are recorded. A chosen expert's is
-// above 0 even where its weight was rounded away.
+// shares writes routing weights by expert to out, [E], which must be 0; equal ones
+// if none are recorded. That of a chosen expert is above 0 even if it was rounded
+// to 0.
 func shares(experts []int32, weights, out []float32) {
 	for i, e := range experts {
 		if e == trace.NoExpert {

@@ -6,8 +6,8 @@ import (
 	"github.com/expertspec/expertspec/speculate"
 )
 
-// rowWidth is what is kept of a token: its state [C], and keys and values of
-// each block, [2C].
+// rowWidth returns the number of values kept of a token: its state, [C], and keys
+// and values of each block, [2C].
 func (p *Transformer) rowWidth() int { return p.cfg.Width * (1 + 2*p.cfg.Blocks) }
 
 // contextScratch is the working memory of the transformer on a group of tokens.
@@ -68,7 +68,7 @@ func (p *Transformer) extendGroup(begin []speculate.View, s *contextScratch, fir
 	}
 }
 
-// before writes what is read of token t, which is over; zeros before the first.
+// before writes what is read of token t, which is complete; zeros before the first.
 func (p *Transformer) before(v speculate.View, t int, out []float32) {
 	clear(out)
 	for l := range p.shape.Layers {
@@ -81,8 +81,8 @@ func (p *Transformer) before(v speculate.View, t int, out []float32) {
 	}
 }
 
-// attend keeps token t's keys and values of block i in its row, and writes the
-// attention's output [C] over the tokens up to it that the window holds.
+// attend writes token t's keys and values of block i to its row, and the output
+// of attention over the tokens of the window to out, [C].
 func (p *Transformer) attend(s *contextScratch, qkv, rows []float32, first, t, i int, out []float32) {
 	c, width, hd := p.cfg.Width, p.rowWidth(), p.cfg.Width/p.cfg.Heads
 	q, k, v := qkv[:c], qkv[c:2*c], qkv[2*c:]

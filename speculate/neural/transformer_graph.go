@@ -13,13 +13,13 @@ import (
 )
 
 // rotation is the base of the angles of rotary position embedding (Su et al.
-// 2021), rmsEps what RMSNorm adds to the mean square.
+// 2021). rmsEps is added to the mean square in RMSNorm.
 const (
 	rotation = 1e4
 	rmsEps   = 1e-6
 )
 
-// transformerParams lists the arrays, without values.
+// transformerParams returns a transformer's parameters, without values.
 func transformerParams(c TransformerConfig, z extent) []*param {
 	var ps []*param
 	add := func(name string, decay bool, dims ...int) {
@@ -57,7 +57,7 @@ func transformerParams(c TransformerConfig, z extent) []*param {
 	return ps
 }
 
-// transformerArrays lists all arrays that are stored: those trained, and the
+// transformerArrays returns the stored arrays: the parameters, and the
 // standardisation of router inputs.
 func transformerArrays(c TransformerConfig, z extent) []*param {
 	ps := transformerParams(c, z)
@@ -68,8 +68,8 @@ func transformerArrays(c TransformerConfig, z extent) []*param {
 }
 
 // newTransformerParams draws the initial values. What leads to the logits is 0,
-// so that training starts from the gates where they are given; what is added
-// to a residual stream starts at half its size.
+// so that a gated network starts as the gates. What is added to a residual stream
+// starts at half its size.
 func newTransformerParams(c TransformerConfig, z extent, seed uint64) []*param {
 	rng := rand.New(rand.NewPCG(seed, 0x2545f4914f6cdd1d))
 	ps := transformerParams(c, z)
@@ -105,13 +105,13 @@ func newTransformerParams(c TransformerConfig, z extent, seed uint64) []*param {
 	return ps
 }
 
-// passages is the graph's inputs: B sequences of T tokens.
+// passages holds the graph's inputs: B sequences of T tokens.
 type passages struct {
 	ids   *Node // [B,T] rows of the embedding
-	count *Node // [B,T] 1 for tokens, 0 for padding behind them
+	count *Node // [B,T] 1 for tokens, 0 for padding after them
 	route *Node // [B,T,L,E] routing weights of the chosen experts, above 0
-	x     *Node // [B,T,L,D] standardised router inputs; nil where not read
-	z     *Node // [B,T,L,E] router logits; nil where they are not recorded, and targets are the chosen
+	x     *Node // [B,T,L,D] standardised router inputs; nil if not read
+	z     *Node // [B,T,L,E] router logits; nil if targets are the chosen experts
 }
 
 // net builds a transformer's graph.
@@ -123,7 +123,7 @@ type net struct {
 	p        map[string]*Node
 }
 
-// logits is [G,n,E], n = B*T.
+// logits returns [G,n,E], n = B*T.
 func (t net) logits(in passages) *Node {
 	b, n := in.ids.Shape().Dimensions[0], in.ids.Shape().Size()
 	var now *Node // [n,L,*]
@@ -163,20 +163,21 @@ func (t net) logits(in passages) *Node {
 	return Add(y, ExpandAxes(p["out.bias"], 1))
 }
 
-// chosen raises the weights of chosen experts by a half: see spread.
+// chosen raises the weights of chosen experts by a half; see spread.
 func chosen(route *Node) *Node {
 	return Add(route, MulScalar(ConvertDType(GreaterThan(route, ZerosLike(route)), route.DType()), .5))
 }
 
-// later shifts x [B,T,*] by a token: each sees the one before, the first zeros.
+// later shifts x [B,T,*] by a token: each gets the row of the one before, the
+// first zeros.
 func later(x *Node) *Node {
 	last := x.Shape().Dimensions[1] - 1
 	first := ZerosLike(SliceAxis(x, 1, AxisRange(0, 1)))
 	return Concatenate([]*Node{first, SliceAxis(x, 1, AxisRange(0, last))}, 1)
 }
 
-// context is the transformer: ids [B,T], what was seen of the tokens before
-// [B,T,P]; its states are [n,C].
+// context is the transformer. ids: [B,T]; before, what is read of the token
+// before: [B,T,P]. It returns the states, [n,C].
 func (t net) context(ids, before *Node) *Node {
 	g, b, n, c := ids.Graph(), ids.Shape().Dimensions[0], ids.Shape().Size(), t.c.Width
 	tokens := n / b
@@ -201,8 +202,8 @@ func rms(x, w *Node) *Node {
 	return Mul(x, ExpandAxes(w, 0))
 }
 
-// attend is causal attention. qkv: [B,T,3,heads,hd]; hidden: [1,1,T,T], far below
-// 0 where a key is later than the query. The result is [B,T,heads,hd].
+// attend is causal attention. qkv: [B,T,3,heads,hd]; hidden: [1,1,T,T], -1e9 where
+// a key is later than the query. It returns [B,T,heads,hd].
 func (t net) attend(qkv, hidden *Node) *Node {
 	d := qkv.Shape().Dimensions
 	part := func(i int) *Node { // [B,heads,T,hd]
@@ -222,7 +223,7 @@ func (t net) attend(qkv, hidden *Node) *Node {
 	return TransposeAllAxes(a, 0, 2, 1, 3)
 }
 
-// angles are the cosines and sines of positions 0..tokens-1, [T,hd/2].
+// angles returns the cosines and sines of positions 0..tokens-1, [T,hd/2].
 func angles(tokens, width int) (cos, sin [][]float32) {
 	for t := range tokens {
 		c, s := make([]float32, width/2), make([]float32, width/2)
@@ -240,13 +241,13 @@ func turns(position int, cos, sin []float32) {
 	}
 }
 
-// sources picks, for each head, the row of its latest known layer less back
-// from x [L,n,*]; zeros where there is none. The result is [G,n,*].
+// sources returns for each head the row of x [L,n,*] of its latest known layer
+// less back, zeros if there is none: [G,n,*].
 func (t net) sources(x *Node, back int) *Node {
 	var parts []*Node
 	for _, h := range t.horizons {
-		from := h.FirstLayer() - h.Layers - back // of the first target layer
-		to := t.z.l - h.Layers - back            // behind that of the last
+		from := h.FirstLayer() - h.Layers - back // for the first target layer
+		to := t.z.l - h.Layers - back            // after that for the last
 		if h.Layers == 0 {
 			parts = append(parts, ZerosLike(x))
 			continue
@@ -261,7 +262,7 @@ func (t net) sources(x *Node, back int) *Node {
 	return Concatenate(parts, 0)
 }
 
-// targets picks each head's target layer from x [L,n,*]: [G,n,*].
+// targets returns the row of x [L,n,*] of each head's target layer: [G,n,*].
 func (t net) targets(x *Node) *Node {
 	var parts []*Node
 	for _, h := range t.horizons {
@@ -270,7 +271,8 @@ func (t net) targets(x *Node) *Node {
 	return Concatenate(parts, 0)
 }
 
-// known is 1 for what each head knows of the routing of the current token, [G,F,1].
+// known returns 1 for the features of the current token that each head knows,
+// else 0: [G,F,1].
 func (t net) known(g *Graph) *Node {
 	ones := make([][][]float32, 0, t.z.g)
 	for _, hd := range heads(t.z.l, t.horizons) {
@@ -286,8 +288,8 @@ func (t net) known(g *Graph) *Node {
 	return Const(g, ones)
 }
 
-// experts is the sum over chosen experts of their weight times their
-// perceptron's output, [G,n,H]. x: [G,n,D]; route: [L,n,E].
+// experts returns the sum over chosen experts of their weight times the output of
+// their perceptron, [G,n,H]. x: [G,n,D]; route: [L,n,E].
 func (t net) experts(x, route *Node) *Node {
 	m := t.c.ExpertWidth
 	n := x.Shape().Dimensions[1]
@@ -297,8 +299,8 @@ func (t net) experts(x, route *Node) *Node {
 	return Einsum("gnm,gmh->gnh", u, t.p["experts.down"])
 }
 
-// losses returns each head's loss, [G]: the mean over all tokens, padding
-// counted as 0. y: [G,n,E].
+// losses returns the loss of each head, [G]: the mean over all tokens, where that
+// of padding is 0. y: [G,n,E].
 func (t net) losses(in passages, y *Node) *Node {
 	n := in.ids.Shape().Size()
 	layerFirst := func(x *Node) *Node { return TransposeAllAxes(Reshape(x, n, t.z.l, t.z.e), 1, 0, 2) }

@@ -10,8 +10,8 @@ import (
 )
 
 // Transformer is a trained transformer; see [TransformerConfig]. It is safe for
-// concurrent use. The first question about a token pays for the transformer,
-// the others about that token, at any horizon and layer, do not.
+// concurrent use. The first prediction about a token computes its state, which
+// others about that token, at any horizon and layer, reuse.
 type Transformer struct {
 	network[TransformerConfig]
 	embed  []float32 // [V+1,C]
@@ -28,8 +28,8 @@ type block struct {
 	qkv, out, up, down matrix
 }
 
-// joint is the network of one head; its matrices read the features of the
-// current token and then the transformer's state, [F+C].
+// joint is the network of one head. Its matrices read the features of the current
+// token and the transformer's state, [F+C].
 type joint struct {
 	lin, first   matrix
 	bias1, out   []float32
@@ -55,6 +55,9 @@ func newTransformer(st stored[TransformerConfig], w map[string][]float32) *Trans
 	}
 	return p
 }
+
+// Config returns the network's configuration.
+func (p *Transformer) Config() TransformerConfig { return p.cfg }
 
 // Save implements [speculate.Saver].
 func (p *Transformer) Save() (*speculate.Saved, error) {
@@ -90,7 +93,7 @@ func newJoint(c TransformerConfig, z extent, w map[string][]float32, g int) (u j
 	return u
 }
 
-// padRow appends zeros so that a row's copy clears its padding.
+// padRow appends zeros, so that a copy of the row clears its padding.
 func padRow(b []float32) []float32 {
 	return append(b[:len(b):len(b)], make([]float32, padTo(len(b), lane)-len(b))...)
 }
@@ -98,7 +101,7 @@ func padRow(b []float32) []float32 {
 // jointScratch is the working memory of the decisions on a group of views.
 type jointScratch struct {
 	x, h, g, z []float32 // [n,F+C], [n,H], [n,H], [n,E], in rows of xs, hs, hs, zs
-	in, mid    []float32 // of the views that chose one expert: [n,D], [n,M] in rows of ms
+	in, mid    []float32 // of views that chose one expert: [n,D], [n,M] in rows of ms
 	route      []float32 // [n,E]
 	rows       []int
 	xs, hs     int
@@ -139,7 +142,7 @@ func (p *Transformer) Predict(views []speculate.View, out []float32) error {
 	})
 }
 
-// features writes what v shows of its token to row j of s, and the state behind it.
+// features writes what is known of v's token, and its state, to row j of s.
 func (p *Transformer) features(v speculate.View, state []float32, s *jointScratch, j int) {
 	x, e := s.x[j*s.xs:(j+1)*s.xs], p.shape.Experts
 	f := len(x) - len(state)
@@ -171,9 +174,8 @@ func (p *Transformer) features(v speculate.View, state []float32, s *jointScratc
 	}
 }
 
-// routed writes what is read of a known routing to row, all 0 before: raised
-// weights [E], and behind them, where they are read, router logits [E] less
-// their mean.
+// routed writes what is read of a known routing to row, which must be 0: raised
+// weights, [E], and then, if they are read, router logits less their mean, [E].
 func (p *Transformer) routed(v speculate.View, t, l int, row []float32) {
 	e := p.shape.Experts
 	raised(v, t, l, row[:e])
@@ -190,8 +192,8 @@ func (p *Transformer) routed(v speculate.View, t, l int, row []float32) {
 	}
 }
 
-// raised writes routing weights to row [E], all 0 before, raised by a half as
-// in spread.
+// raised writes routing weights, raised by a half as in spread, to row [E], which
+// must be 0.
 func raised(v speculate.View, t, l int, row []float32) {
 	es := v.Experts(t, l)
 	shares(es, v.Weights(t, l), row)
@@ -202,7 +204,7 @@ func raised(v speculate.View, t, l int, row []float32) {
 	}
 }
 
-// standard writes a standardised router input of layer l; zeros for none.
+// standard writes a standardised router input of layer l, or nothing if x is nil.
 func (p *Transformer) standard(x []float32, l int, out []float32) {
 	d := p.shape.Hidden
 	mean, inv := p.weights["mean"][l*d:(l+1)*d], p.weights["inv"][l*d:(l+1)*d]
@@ -211,8 +213,8 @@ func (p *Transformer) standard(x []float32, l int, out []float32) {
 	}
 }
 
-// forward computes the logits of n views from their features, in s.z. A view's
-// logits do not depend on the others.
+// forward computes the logits of n views from their features in s.z. Those of a
+// view do not depend on the others.
 func (p *Transformer) forward(u *joint, s *jointScratch, n int) {
 	h, g := s.h[:n*s.hs], s.g[:n*s.hs]
 	for j := range n {
@@ -233,8 +235,8 @@ func (p *Transformer) forward(u *joint, s *jointScratch, n int) {
 	u.last.addRows(s.z, h, n, s.zs, s.hs)
 }
 
-// experts adds the chosen experts' perceptrons to s.h, the views of an expert
-// together and the experts in order, so that a view's sum has one order.
+// experts adds the chosen experts' perceptrons to s.h: for each expert, in order,
+// those of all views that chose it.
 func (p *Transformer) experts(u *joint, s *jointScratch, n int) {
 	d := p.shape.Hidden
 	for e := range u.up {

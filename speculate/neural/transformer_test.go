@@ -2,7 +2,6 @@ package neural
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -10,42 +9,42 @@ import (
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/tracetest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
-// recalled makes documents whose routing at a token is that of the token three
-// places before, at all layers, and else follows the token's id: a count by id
-// or by the token before cannot know it, attention can.
+// recalled makes documents whose routing follows from the id of the token three
+// before. Counts by id or by the token before cannot know it; attention can. The
+// router inputs are those of plant.
 func recalled(docs, tokens int, seed uint64) []*trace.Document {
 	fixed := rand.New(rand.NewPCG(8, 8))
-	table := make([]int32, tV*tL*tK)
-	for i := 0; i < len(table); i += tK {
-		a := fixed.Perm(tE)
-		table[i], table[i+1] = int32(a[0]), int32(a[1])
-	}
-	rng := rand.New(rand.NewPCG(seed, 4))
-	out := make([]*trace.Document, docs)
-	for i := range out {
-		d, _ := plant(1, tokens-i%5, seed+uint64(i))
-		out[i] = d[0]
-		out[i].ID = fmt.Sprint(i)
-		for t := range out[i].Tokens {
-			from := int32(rng.IntN(tV))
-			if t >= 3 {
-				from = out[i].Tokens[t-3]
-			}
-			for l := range tL {
-				copy(out[i].Experts[(t*tL+l)*tK:], table[(int(from)*tL+l)*tK:][:tK])
-				for e := range tE {
-					out[i].RouterLogits[(t*tL+l)*tE+e] = -2
-				}
-				for k := range tK {
-					out[i].RouterLogits[(t*tL+l)*tE+int(table[(int(from)*tL+l)*tK+k])] = 2 - float32(k)
-					out[i].Weights[(t*tL+l)*tK+k] = .7 - .4*float32(k)
-				}
-			}
+	var table [tV][tL][]int
+	for i := range table {
+		for l := range tL {
+			table[i][l] = fixed.Perm(tE)[:tK]
 		}
 	}
-	return out
+	rng := rand.New(rand.NewPCG(seed, 4))
+	planted, _ := plantRule(seed)
+	var ids []int32
+	from := int32(0)
+	rule := func(s *tracetest.Step) {
+		planted(s)
+		if s.Layer == 0 {
+			ids = append(ids[:s.Position], s.Token)
+			if from = int32(rng.IntN(tV)); s.Position >= 3 {
+				from = ids[s.Position-3]
+			}
+		}
+		for e := range s.Logits {
+			s.Logits[e] = -2
+		}
+		for k, e := range table[from][s.Layer] {
+			s.Logits[e] = 2 - float32(k)
+		}
+	}
+	return documents(rule, docs, tokens, seed)
 }
 
 func tiny(inputs bool) TransformerConfig {
@@ -56,8 +55,8 @@ func tiny(inputs bool) TransformerConfig {
 	return c
 }
 
-// What a transformer answers in plain Go is what its graph says, for documents
-// shorter and longer than the window's passages.
+// Plain Go computes the same probabilities as the graph, up to the rounding of
+// weights to 8 bits.
 func TestTransformerEqualsGraph(t *testing.T) {
 	docs, g := plant(6, 16, 1)
 	data := speculate.Slice(header(), docs)
@@ -67,34 +66,22 @@ func TestTransformerEqualsGraph(t *testing.T) {
 		hs := append(speculate.LayersAhead(1, 3), speculate.Horizon{KnownID: true})
 		o := TrainOptions{Backend: backend(t), Horizons: hs, Seed: 3, Tokens: 960, Batch: 32, Checks: 1, Rate: .01, Gates: g}.withDefaults()
 		j, err := newTransformerJob(context.Background(), c, data, data, o)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer j.close()
-		if err := j.loop.run(context.Background()); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, j.loop.run(context.Background()))
 		p := j.trained()
 		a := j.batch()
-		if err := j.read([]passage{{docs[0], 0, 16}, {docs[1], 0, 11}}, a); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, j.read([]passage{{docs[0], 0, 16}, {docs[1], 0, 11}}, a))
 		_, y, err := j.loop.infer(a)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		worst := 0.0
 		for i, n := range []int{16, 11} {
 			views, err := speculate.NewViews(header(), docs[i])
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			for g, hd := range heads(tL, hs) {
 				for tok := range n {
 					got, want := make([]float32, tE), append([]float32{}, y[(g*32+i*16+tok)*tE:][:tE]...)
-					if err := p.Predict([]speculate.View{views.At(tok, hd.l, hd.h)}, got); err != nil {
-						t.Fatal(err)
-					}
+					require.NoError(t, p.Predict([]speculate.View{views.At(tok, hd.l, hd.h)}, got))
 					speculate.LogitsToProbabilities(want, tK)
 					for e := range got {
 						worst = max(worst, math.Abs(float64(got[e]-want[e])))
@@ -102,16 +89,13 @@ func TestTransformerEqualsGraph(t *testing.T) {
 				}
 			}
 		}
-		// Weights of 16 bits in plain Go, 32 in the graph.
-		t.Logf("%s: %g", kind, worst)
-		if worst > .02 || math.IsNaN(worst) {
-			t.Errorf("%s: probabilities differ by up to %g", kind, worst)
-		}
+		assert.InDelta(t, 0, worst, .02, kind) // also if it is NaN
 	}
 }
 
-// Both kinds learn, keep to their views, answer step by step as for whole
-// documents, longer than the window too, and come back from a file.
+// Transformers learn what was planted, read only their view, and predict the same
+// step by step as for whole documents longer than the window, and when saved and
+// loaded.
 func TestTransformer(t *testing.T) {
 	h := header()
 	train, valid, test := recalled(64, 16, 1), recalled(8, 16, 100), recalled(12, 16, 200)
@@ -126,49 +110,31 @@ func TestTransformer(t *testing.T) {
 			c.Name, o.Tokens = "tiny "+kind, 2000
 		}
 		p, err := TrainTransformer(context.Background(), c, speculate.Slice(h, train), speculate.Slice(h, valid), o)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		ps = append(ps, p)
 	}
 	r, err := speculate.Evaluate(context.Background(), speculate.Slice(h, test), speculate.EvaluateOptions{Horizons: hs}, ps...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	x, _ := r.Recall("tiny", hs[0])
-	t.Logf("recall %.3f", x)
-	if x < .6 {
-		t.Errorf("recall %.3f of what stood three tokens before", x)
-	}
+	assert.GreaterOrEqual(t, x, .6)
 	dir := t.TempDir()
-	if err := speculate.SaveAll(dir, &speculate.Set{Predictors: ps}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, speculate.SaveAll(dir, &speculate.Set{Predictors: ps}))
 	set, err := LoadAll(os.DirFS(dir), g, nil)
-	if err != nil || len(set.Predictors) != len(ps) {
-		t.Fatalf("%v, %v", set, err)
-	}
+	require.NoError(t, err)
+	require.Len(t, set.Predictors, len(ps))
 	s, err := speculate.Evaluate(context.Background(), speculate.Slice(h, test), speculate.EvaluateOptions{Horizons: hs}, set.Predictors...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for i, row := range r.Rows {
-		if row.Metrics != s.Rows[i].Metrics {
-			t.Fatalf("%s differs once saved and loaded", row.Predictor)
-		}
+		require.Equal(t, s.Rows[i].Metrics, row.Metrics, "%s, saved and loaded", row.Predictor)
 	}
 	long := recalled(1, 45, 7)[0]
 	for _, p := range ps {
-		if err := speculate.CheckCausality(p, h, long, hs); err != nil {
-			t.Error(err)
-		}
-		if err := speculate.CheckStepwise(p, h, long, hs); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, speculate.CheckCausality(p, h, long, hs))
+		assert.NoError(t, speculate.CheckStepwise(p, h, long, hs))
 	}
 }
 
-// The source draws each passage once a pass, however many the pool holds.
+// Each pass draws each passage once, for any size of the pool.
 func TestPassages(t *testing.T) {
 	docs, _ := plant(9, 37, 1)
 	for i, d := range docs {
@@ -185,24 +151,20 @@ func TestPassages(t *testing.T) {
 			seen := map[passage]bool{}
 			for range total {
 				p, err := s.draw()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if seen[p] || p.to-p.from > 16 || s.Passes != pass+1 {
-					t.Fatalf("bound %d: %v drawn twice, too long, or in pass %d of %d", bound, p, s.Passes, pass+1)
-				}
+				require.NoError(t, err)
+				require.False(t, seen[p], "bound %d: %v", bound, p)
+				require.LessOrEqual(t, p.to-p.from, 16, "bound %d: %v", bound, p)
+				require.Equal(t, pass+1, s.Passes, "bound %d: %v", bound, p)
 				seen[p] = true
 			}
 		}
-		if s.held != 0 || len(s.pool) != 0 {
-			t.Errorf("bound %d: %d bytes left in a pool of %d", bound, s.held, len(s.pool))
-		}
+		assert.Equal(t, int64(0), s.held, "bound %d", bound)
+		assert.Empty(t, s.pool, "bound %d", bound)
 		s.close()
 	}
 	s := newPassageSource(speculate.Slice(header(), nil), 16, 100, 5)
-	if _, err := s.draw(); err == nil {
-		t.Error("a passage of no documents")
-	}
+	_, err := s.draw()
+	assert.ErrorContains(t, err, "no tokens")
 }
 
 func TestTransformerErrors(t *testing.T) {
@@ -220,8 +182,7 @@ func TestTransformerErrors(t *testing.T) {
 	} {
 		c, o := tiny(true), TrainOptions{Backend: backend(t), Horizons: hs, Tokens: 16, Gates: g}
 		change(&c, &o)
-		if _, err := TrainTransformer(context.Background(), c, data, data, o); err == nil {
-			t.Errorf("%s: no error", name)
-		}
+		_, err := TrainTransformer(context.Background(), c, data, data, o)
+		assert.Error(t, err, name)
 	}
 }

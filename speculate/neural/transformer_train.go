@@ -20,7 +20,7 @@ func TrainTransformer(ctx context.Context, cfg TransformerConfig, train, valid s
 		return nil, err
 	}
 	o = o.withDefaults()
-	// Whole passages make a step, the same number in each of its parts.
+	// A step is of whole passages, the same number in each part.
 	o.Batch = max(1, o.Batch/o.Accumulate/cfg.Window) * cfg.Window * o.Accumulate
 	t, err := newTransformerJob(ctx, cfg, train, valid, o)
 	if err != nil {
@@ -91,8 +91,7 @@ func (t *transformerJob) drawValid(valid speculate.Data, o TrainOptions) error {
 	return nil
 }
 
-// begin sets the initial values, and with them how router inputs are
-// standardised.
+// begin sets the initial values and the standardisation of router inputs.
 func (t *transformerJob) begin(o TrainOptions) error {
 	t.params = newTransformerParams(t.c, t.z, o.Seed)
 	s := o.Start
@@ -113,7 +112,7 @@ func (t *transformerJob) begin(o TrainOptions) error {
 		cfg.Logits, cfg.Name = true, t.c.Name
 	}
 	if cfg != t.c || s.shape != t.shape || !slices.Equal(s.horizons, t.horizons) {
-		return fmt.Errorf("neural: %s cannot go on from %+v at %v, trained for %+v: it is %+v at %v for %+v",
+		return fmt.Errorf("neural: %s cannot start from %+v at %v for %+v: want %+v at %v for %+v",
 			t.c.Name, s.cfg, s.horizons, s.shape, t.c, t.horizons, t.shape)
 	}
 	for _, p := range t.params {
@@ -126,8 +125,8 @@ func (t *transformerJob) begin(o TrainOptions) error {
 	return nil
 }
 
-// widened is the value of a matrix that reads routing weights, for one that
-// reads router logits too, with zeros for those.
+// widened returns the value of a matrix that reads routing weights with rows of
+// zeros for router logits.
 func (t *transformerJob) widened(p *param) []float32 {
 	part := t.z.e * p.dims[len(p.dims)-1] // the rows of a layer's weights
 	wide := make([]float32, p.size())
