@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -88,4 +90,14 @@ func TestDocs(t *testing.T) {
 	status, stdout, stderr = clitest.Run(t, new(options).program(), "-quiet", "-data", data, "-tokens", "2", "-out", filepath.Join(dir, "some"), "-docs", "150")
 	require.Equal(t, cli.Done, status, stderr)
 	assert.Contains(t, stdout, "150 of 200 documents chosen (-docs)")
+}
+
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var stdout, stderr bytes.Buffer
+	status := new(options).program().Start(ctx, []string{"-out", t.TempDir()}, cli.Streams{Out: &stdout, Err: &stderr})
+	assert.Equal(t, cli.Failed, status)
+	assert.Regexp(t, `^collect: interrupted; 0 shards in \S+ are kept; run the same command to resume\n$`, stderr.String())
+	assert.Empty(t, stdout.String())
 }

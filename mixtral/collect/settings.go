@@ -118,24 +118,13 @@ func (r *run) agree() error {
 // noShards checks that a folder without a manifest has no shards of another
 // program.
 func (r *run) noShards() error {
-	list, err := filepath.Glob(filepath.Join(globEscape(r.dir), "*.parquet"))
-	if err != nil {
-		return err
-	}
-	for _, path := range list {
-		if name := filepath.Base(path); name[0] != '.' && name[0] != '_' {
+	list, err := os.ReadDir(r.dir)
+	for _, e := range list {
+		if name := e.Name(); strings.HasSuffix(name, ".parquet") && name[0] != '.' && name[0] != '_' {
 			return fmt.Errorf("%s has Parquet files, but no %s: they are of another program", r.dir, manifestName)
 		}
 	}
-	return nil
-}
-
-// globEscape quotes the special characters of Glob.
-func globEscape(dir string) string {
-	if filepath.Separator == '\\' {
-		return dir // Glob has no escapes there
-	}
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(dir)
+	return err
 }
 
 // begin writes the manifest, whole or not at all. Of several parts that start at
