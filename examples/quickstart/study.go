@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/mixtral/mini"
 	"github.com/expertspec/expertspec/mixtral/tokenizer"
 	"github.com/expertspec/expertspec/speculate"
@@ -28,7 +29,7 @@ func study(ctx context.Context, o *options, backend compute.Backend, reader *tra
 	if err != nil {
 		return nil, err
 	}
-	checkpoint, err := mini.Open()
+	checkpoint, err := mixtral.OpenCheckpoint(mini.FS())
 	if err != nil {
 		return nil, err
 	}

@@ -1,11 +1,11 @@
-// Package mini is a small trained Mixtral inside the program: a checkpoint, its
-// tokenizer and documents of ten domains that it was not trained on. It is for
-// examples and tests that run offline and without delay, and adds 18 MB to a
-// program that imports it.
+// Package mini embeds a small trained Mixtral: a checkpoint, its tokenizer, and
+// documents of ten domains that it was not trained on. It is for examples and tests
+// that run offline and without delay, and adds 18 MB to a program.
 //
-// The model has L 16 layers, D 96, F 192, E 8 experts of which K 2 are chosen, H 6
-// heads over 2, V 4096, 8.3 million parameters in bfloat16. NOTICE.md beside this
-// file names the texts' sources and licences.
+// The model has 16 layers (L), hidden size 96 (D), expert width 192 (F), 8 experts (E)
+// of which 2 are chosen (K), 6 attention heads (H) over 2 of keys and values, a
+// vocabulary of 4096 (V), and 8.3 million parameters in bfloat16. NOTICE.md in this
+// package's folder states the sources and licences of the texts.
 package mini
 
 import (
@@ -19,7 +19,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/expertspec/expertspec/mixtral"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -29,18 +28,16 @@ var files embed.FS
 //go:embed documents.jsonl.zst
 var documents []byte
 
-// FS is the checkpoint's folder: config.json, two shards of weights with their
-// index, tokenizer.json, and metrics.json with the results of training and test.
+// FS returns the checkpoint's folder: config.json, two shards of weights with their
+// index, tokenizer.json, and metrics.json with the results of training and test. It
+// is read by mixtral.Load and tokenizer.Load.
 func FS() fs.FS {
 	dir, err := fs.Sub(files, "checkpoint")
 	if err != nil {
-		panic(err) // the path is a constant, and valid
+		panic(err) // impossible: the path is a valid constant
 	}
 	return dir
 }
-
-// Open opens the checkpoint; close it after use.
-func Open() (*mixtral.Checkpoint, error) { return mixtral.OpenCheckpoint(FS()) }
 
 // Document is one text of one domain.
 type Document struct {
@@ -49,14 +46,9 @@ type Document struct {
 	Text   string `json:"text"`
 }
 
-// Domains names the documents' domains, in their order.
-func Domains() []string {
-	return []string{"fiction", "drama", "speeches", "reference", "math", "code",
-		"reasoning", "technical", "legal-de", "poetry-zh"}
-}
-
-// Documents returns the 836 test documents, domain after domain. They are unpacked
-// once, 2 MB; the slice is the caller's.
+// Documents returns the 836 test documents in the order of their domains: fiction,
+// drama, speeches, reference, math, code, reasoning, technical, legal-de, poetry-zh.
+// They are decompressed once, to 2 MB. The caller may change the slice.
 func Documents() ([]Document, error) {
 	docs, err := unpack()
 	return slices.Clone(docs), err
@@ -65,7 +57,7 @@ func Documents() ([]Document, error) {
 var unpack = sync.OnceValues(func() ([]Document, error) {
 	r, err := zstd.NewReader(bytes.NewReader(documents), zstd.WithDecoderConcurrency(1))
 	if err != nil {
-		return nil, fmt.Errorf("mini documents: %w", err)
+		return nil, fmt.Errorf("mini: documents: %w", err)
 	}
 	defer r.Close()
 	dec := json.NewDecoder(bufio.NewReader(r))
@@ -77,7 +69,7 @@ var unpack = sync.OnceValues(func() ([]Document, error) {
 			return docs, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("mini documents: %w", err)
+			return nil, fmt.Errorf("mini: documents: %w", err)
 		}
 		docs = append(docs, d)
 	}
