@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// The examples of the Unicode Standard, tables 3-8 to 3-11, and ends of input.
+// The examples of the Unicode Standard, tables 3-8 to 3-11, and incomplete input.
 func TestValidUTF8(t *testing.T) {
 	const r = "\uFFFD"
 	for _, c := range []struct{ in, want string }{
@@ -31,8 +31,8 @@ func TestValidUTF8(t *testing.T) {
 	}
 }
 
-// lossyByDefinition takes at each place the longest run of bytes that some character
-// starts with, by trying all characters' ways to go on.
+// lossyByDefinition replaces at each position the longest run of bytes that some character
+// begins with, by trying continuations.
 func lossyByDefinition(s string) string {
 	startsCharacter := func(p string) bool {
 		for n := 1; n <= utf8.UTFMax-len(p); n++ {
@@ -59,7 +59,7 @@ func lossyByDefinition(s string) string {
 	return out
 }
 
-// fill2 is a first byte and n-1 times 0x80 behind it.
+// fill2 returns b followed by n-1 bytes 0x80.
 func fill2(b byte, n int) []byte {
 	return append([]byte{b}, strings.Repeat("\x80", n-1)...)
 }

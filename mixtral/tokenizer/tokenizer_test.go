@@ -46,7 +46,7 @@ func gzipLines[T any](t testing.TB, name string, fn func(line int, v T)) {
 }
 
 // Every line of the goldens that the Hugging Face tokenizer wrote for the 32,000-token
-// vocabulary: texts there and back, ids to text, and bytes that are not UTF-8.
+// vocabulary: texts encoded and decoded, ids decoded, and bytes that are not UTF-8.
 func TestTokenizerGoldens(t *testing.T) {
 	tk := mistral(t)
 	require.Equal(t, 32000, tk.VocabSize())

@@ -20,7 +20,7 @@ func miniTokenizer(t testing.TB) *Tokenizer {
 	return tk
 }
 
-// checkInvariants holds for every tokenizer and every text.
+// checkInvariants checks what is true of every tokenizer and text.
 func checkInvariants(t *testing.T, tk *Tokenizer, text string) {
 	t.Helper()
 	ids := tk.Encode(text, false)
@@ -56,7 +56,7 @@ func FuzzTokenizer(f *testing.F) {
 			if strings.ContainsAny(valid, "▁") || strings.Contains(valid, "<s>") || strings.Contains(valid, "</s>") || strings.Contains(valid, "<unk>") {
 				continue
 			}
-			// All bytes have tokens, so every text comes back.
+			// All bytes have tokens, so every text is restored.
 			got, err := tk.Decode(tk.Encode(text, true), true)
 			require.NoError(t, err, "%q", text)
 			assert.Equal(t, valid, got, "%q", text)
@@ -98,7 +98,7 @@ func TestStream(t *testing.T) {
 	assert.ErrorContains(t, err, "32000")
 	_, err = tk.Decode([]int32{5, -1}, false)
 	assert.ErrorContains(t, err, "token 1 of 2")
-	// A word is returned at once, a character when its bytes cannot be spoilt any more.
+	// A word is returned at once, a character when no later byte can make it invalid.
 	var parts []string
 	for _, id := range []int32{22557, 3 + 0xC3, 3 + 0xA9, 1526} {
 		p, err := s.Push(id)
@@ -153,7 +153,7 @@ func TestTokenizerConcurrent(t *testing.T) {
 	wg.Wait()
 }
 
-// 100 kB without end or with one everywhere take some 50 ms; quadratic time would be
+// 100 kB with one piece or with cuts everywhere take about 50 ms; quadratic time would be
 // minutes. The limit is far from both.
 func TestTokenizerNotQuadratic(t *testing.T) {
 	spaces := `{"id": 7, "content": "<x>", "single_word": false, "lstrip": true, "rstrip": true,`

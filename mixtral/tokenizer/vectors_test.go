@@ -14,7 +14,7 @@ import (
 
 var vectorsFile = flag.String("tokenizer.vectors", tokenizerFixtures+"/vectors.jsonl.gz", "test vectors, as testdata/tokenizer/vectors.py writes them")
 
-// patched reads a tokenizer.json with some of its fields put in another's place.
+// patched returns a tokenizer.json with some of its fields replaced.
 func patched(t testing.TB, base string, patch map[string]json.RawMessage) []byte {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("..", "..", base))
@@ -32,8 +32,8 @@ func patched(t testing.TB, base string, patch map[string]json.RawMessage) []byte
 	return data
 }
 
-// What the Hugging Face tokenizers give for odd texts, with the Mistral and the mini
-// tokenizer in both pipelines and with many made-up ones.
+// Results equal those of the Hugging Face tokenizers for unusual texts, with the Mistral and the mini
+// tokenizer in both pipelines and with many synthetic ones.
 func TestTokenizerVectors(t *testing.T) {
 	var tk *Tokenizer
 	var name string
