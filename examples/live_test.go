@@ -46,7 +46,7 @@ func Example_live() {
 	}
 	p := &speculate.Transition{}
 	ahead := speculate.LayersAhead(1)
-	check(speculate.Fit(ctx, speculate.Slice(header, docs), speculate.FitOptions{Horizons: ahead}, p))
+	check(speculate.Fit(ctx, speculate.Slice(header, docs), ahead, p))
 
 	session, err := speculate.NewSession(p, header)
 	check(err)

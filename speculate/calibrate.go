@@ -6,10 +6,11 @@ import (
 	"math"
 	"slices"
 
+	"github.com/expertspec/expertspec/speculate/internal/prob"
 	"github.com/expertspec/expertspec/trace"
 )
 
-// Calibrated wraps a predictor so that its confidences are probabilities. A
+// calibrated wraps a predictor so that its confidences are probabilities. A
 // rising curve maps margins to log odds, for each horizon and layer, so the
 // order of experts stays. An expert's margin is by how much its log odds exceed
 // those of the best expert that is not among the K likeliest, or fall short of
@@ -17,19 +18,19 @@ import (
 // not. The curve is the isotonic regression (Zadrozny and Elkan 2002) of what
 // was chosen on binned margins, drawn to a logistic curve (Platt 1999) where
 // there are few observations. The base predictor's name stays.
-type Calibrated struct {
+type calibrated struct {
 	Predictor
 	// Curves hold, for each horizon and layer [L], the log odds at the bins'
 	// centres; nil: confidences stay as they are.
-	Curves map[Horizon][]*Curve
+	Curves map[Horizon][]*calibrationCurve
 }
 
-// Curve is a calibration curve: calibrated log odds at curveBins evenly spaced
+// calibrationCurve is a calibration curve: calibrated log odds at curveBins evenly spaced
 // margins from -10 to 10, strictly rising.
-type Curve [curveBins]float32
+type calibrationCurve [curveBins]float32
 
 // at interpolates the curve at x, and continues it beyond its ends.
-func (c *Curve) at(x float64) float64 {
+func (c *calibrationCurve) at(x float64) float64 {
 	const width = 20.0 / curveBins
 	u := (x+10)/width - .5
 	i := min(max(int(u), 0), curveBins-2)
@@ -46,7 +47,7 @@ func (c *Curve) at(x float64) float64 {
 // Base returns the predictor under p, without calibration.
 func Base(p Predictor) Predictor {
 	for {
-		c, ok := p.(*Calibrated)
+		c, ok := p.(*calibrated)
 		if !ok {
 			return p
 		}
@@ -55,7 +56,7 @@ func Base(p Predictor) Predictor {
 }
 
 // Predict implements [Predictor].
-func (c *Calibrated) Predict(views []View, out []float32) error {
+func (c *calibrated) Predict(views []View, out []float32) error {
 	if err := c.Predictor.Predict(views, out); err != nil || len(views) == 0 {
 		return err
 	}
@@ -63,7 +64,7 @@ func (c *Calibrated) Predict(views []View, out []float32) error {
 	return nil
 }
 
-func (c *Calibrated) apply(v View, out []float32) {
+func (c *calibrated) apply(v View, out []float32) {
 	curves := c.Curves[v.hor]
 	if v.l >= len(curves) || curves[v.l] == nil {
 		return
@@ -72,10 +73,10 @@ func (c *Calibrated) apply(v View, out []float32) {
 }
 
 // apply calibrates probabilities [n,E].
-func (c *Curve) apply(p []float32, s Shape) {
+func (c *calibrationCurve) apply(p []float32, s Shape) {
 	margins(p, s)
 	for i, x := range p {
-		p[i] = float32(sigmoid(squash(c.at(float64(x)))))
+		p[i] = prob.Of(c.at(float64(x)))
 	}
 }
 
@@ -84,7 +85,7 @@ func (c *Curve) apply(p []float32, s Shape) {
 func margins(p []float32, s Shape) {
 	for ; len(p) > 0; p = p[s.Experts:] {
 		row := p[:s.Experts]
-		LogOdds(row, row)
+		prob.ToLogOdds(row, row)
 		if s.TopK >= s.Experts {
 			continue
 		}
@@ -119,15 +120,9 @@ func boundary(x []float32, k int) (in, out float32) {
 	return top[k-1], top[k]
 }
 
-// logit64 is logit with room for probabilities near 1 that differ.
-func logit64(p float32) float64 {
-	q := min(max(float64(p), 1e-7), 1-5e-8)
-	return math.Log(q / (1 - q))
-}
+func (c *calibrated) members(Horizon) []Predictor { return []Predictor{c.Predictor} }
 
-func (c *Calibrated) members(Horizon) []Predictor { return []Predictor{c.Predictor} }
-
-func (c *Calibrated) combine(v View, members [][]float32, out []float32) error {
+func (c *calibrated) combine(v View, members [][]float32, out []float32) error {
 	copy(out, members[0])
 	c.apply(v, out)
 	return nil
@@ -150,7 +145,7 @@ func (g *histogram) observe(margin float32, hit bool) {
 	}
 }
 
-// platt fits sigmoid(a*x+b) by Newton's method, with a prior of one count at
+// platt fits prob.Sigmoid(a*x+b) by Newton's method, with a prior of one count at
 // a=1, b=0; a stays at least .05 so that the order stays.
 func (g *histogram) platt() (float64, float64) {
 	a, b := 1.0, 0.0
@@ -161,7 +156,7 @@ func (g *histogram) platt() (float64, float64) {
 				continue
 			}
 			x := c[2] / c[0]
-			p := sigmoid(a*x + b)
+			p := prob.Sigmoid(a*x + b)
 			d, w := p*c[0]-c[1], p*(1-p)*c[0]
 			ga, gb = ga+d*x, gb+d
 			haa, hab, hbb = haa+w*x*x, hab+w*x, hbb+w
@@ -184,7 +179,7 @@ func (g *histogram) platt() (float64, float64) {
 
 // curve fits a Curve: pooled adjacent violators over bins that each have
 // pseudo observations from the logistic curve.
-func (g *histogram) curve() *Curve {
+func (g *histogram) curve() *calibrationCurve {
 	// Confidences up to .998 and a slope everywhere keep the order of experts
 	// that are nearly sure, in float32.
 	const pseudo, slope, most = 2400. / curveBins, .02, 6.2
@@ -193,13 +188,13 @@ func (g *histogram) curve() *Curve {
 	var bs []block
 	for i, c := range g {
 		x := (float64(i)+.5)*20/curveBins - 10
-		bs = append(bs, block{c[0] + pseudo, c[1] + pseudo*sigmoid(a*x+b), 1})
+		bs = append(bs, block{c[0] + pseudo, c[1] + pseudo*prob.Sigmoid(a*x+b), 1})
 		for k := len(bs) - 1; k > 0 && bs[k-1].hits*bs[k].n >= bs[k].hits*bs[k-1].n; k-- {
 			bs[k-1] = block{bs[k-1].n + bs[k].n, bs[k-1].hits + bs[k].hits, bs[k-1].bins + bs[k].bins}
 			bs = bs[:k]
 		}
 	}
-	var c Curve
+	var c calibrationCurve
 	i := 0
 	for _, k := range bs {
 		for range int(k.bins) {
@@ -292,12 +287,12 @@ func Calibrate(ctx context.Context, valid Data, o EvaluateOptions, ps ...Predict
 			out[j] = p
 			continue
 		}
-		c := &Calibrated{Predictor: p, Curves: map[Horizon][]*Curve{}}
+		c := &calibrated{Predictor: p, Curves: map[Horizon][]*calibrationCurve{}}
 		for i, h := range o.Horizons {
 			if !p.Supports(h) {
 				continue
 			}
-			curves := make([]*Curve, s.Layers)
+			curves := make([]*calibrationCurve, s.Layers)
 			for l := h.FirstLayer(); l < s.Layers; l++ {
 				curves[l] = sum[at(j, i, l)].curve()
 			}
@@ -306,4 +301,10 @@ func Calibrate(ctx context.Context, valid Data, o EvaluateOptions, ps ...Predict
 		out[j] = c
 	}
 	return out, nil
+}
+
+// logit is the inverse of sigmoid, for p kept within [1e-6, 1-1e-6].
+func logit(p float64) float64 {
+	p = min(max(p, 1e-6), 1-1e-6)
+	return math.Log(p / (1 - p))
 }

@@ -8,20 +8,21 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"github.com/expertspec/expertspec/speculate/internal/prob"
 	"github.com/expertspec/expertspec/trace"
 )
 
 // Ensemble adds its members' log odds, weighted by what each was worth on
-// validation documents: sigmoid(b + sum_m w_m logit(p_m)), w >= 0, for each
+// validation documents: prob.Sigmoid(b + sum_m w_m logit(p_m)), w >= 0, for each
 // horizon (stacking: Wolpert 1992, with the non-negativity of Breiman 1996).
 // Where the mixture's recall@K is not at least its best member's on validation
 // documents that its weights were not fitted on, that member answers alone.
 type Ensemble struct {
 	name    string
 	parts   []Predictor
-	Weights map[Horizon][]float64 // [members+1], the last is b
-	curves  map[Horizon]*Curve    // fitted with the weights
-	layers  int                   // L of the curves
+	Weights map[Horizon][]float64         // [members+1], the last is b
+	curves  map[Horizon]*calibrationCurve // fitted with the weights
+	layers  int                           // L of the curves
 }
 
 // FitEnsemble fits an ensemble of members on valid, which it reads once.
@@ -31,7 +32,7 @@ func FitEnsemble(ctx context.Context, name string, valid Data, o EvaluateOptions
 	if err := e.check(valid.Header); err != nil {
 		return nil, err
 	}
-	m := &Ensemble{name: name, parts: slices.Clone(members), Weights: map[Horizon][]float64{}, curves: map[Horizon]*Curve{}, layers: e.shape.Layers}
+	m := &Ensemble{name: name, parts: slices.Clone(members), Weights: map[Horizon][]float64{}, curves: map[Horizon]*calibrationCurve{}, layers: e.shape.Layers}
 	pools, docs, err := m.sample(ctx, valid, e)
 	if err != nil {
 		return nil, err
@@ -69,9 +70,9 @@ func (m *Ensemble) Calibrated() Predictor {
 	if len(m.curves) == 0 {
 		return m
 	}
-	c := &Calibrated{Predictor: m, Curves: map[Horizon][]*Curve{}}
+	c := &calibrated{Predictor: m, Curves: map[Horizon][]*calibrationCurve{}}
 	for h, k := range m.curves {
-		c.Curves[h] = slices.Repeat([]*Curve{k}, m.layers)
+		c.Curves[h] = slices.Repeat([]*calibrationCurve{k}, m.layers)
 	}
 	return c
 }
@@ -144,7 +145,7 @@ func (m *Ensemble) sample(ctx context.Context, valid Data, e *evaluation) (map[H
 					it := item{odds: make([]float32, len(m.parts)*s.Experts), actual: doc.Experts[c : c+s.TopK : c+s.TopK]}
 					for _, i := range act {
 						for x, p := range scores[i][j*s.Experts : (j+1)*s.Experts] {
-							it.odds[i*s.Experts+x] = float32(logit64(p))
+							it.odds[i*s.Experts+x] = float32(prob.LogOdds(p))
 						}
 					}
 					out = append(out, found{h, it})
@@ -244,7 +245,7 @@ func (p *pool) newton(w []float64, act []int, use func(*item) bool) bool {
 				z += w[j] * x[j]
 			}
 			x[n-1] = 1
-			q := sigmoid(z)
+			q := prob.Sigmoid(z)
 			d, v := q, q*(1-q)
 			if place(it.actual, int32(e)) < len(it.actual) {
 				d--
@@ -300,14 +301,14 @@ func cholesky(a [][]float64, b []float64) []float64 {
 }
 
 // curve calibrates the mixture w.
-func (p *pool) curve(w []float64, s Shape) *Curve {
+func (p *pool) curve(w []float64, s Shape) *calibrationCurve {
 	var g histogram
 	scores := make([]float32, p.e)
 	for i := range p.items {
 		it := &p.items[i]
 		p.mix(w, it, scores)
 		for e, z := range scores {
-			scores[e] = float32(sigmoid(squash(float64(z) + w[len(w)-1])))
+			scores[e] = prob.Of(float64(z) + w[len(w)-1])
 		}
 		margins(scores, s)
 		for e, x := range scores {
@@ -338,7 +339,7 @@ func (p *pool) recall(w []float64, use func(*item) bool) float64 {
 			continue
 		}
 		p.mix(w, it, scores)
-		rank(scores, order)
+		prob.Rank(scores, order)
 		k := 0
 		for _, e := range it.actual {
 			if e >= 0 {
@@ -426,10 +427,10 @@ func (m *Ensemble) combine(v View, members [][]float32, out []float32) error {
 		z := w[len(m.parts)]
 		for j, p := range members {
 			if p != nil {
-				z += w[j] * logit64(p[i])
+				z += w[j] * prob.LogOdds(p[i])
 			}
 		}
-		out[i] = float32(sigmoid(squash(z)))
+		out[i] = prob.Of(z)
 	}
 	return nil
 }

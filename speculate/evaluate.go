@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 
+	"github.com/expertspec/expertspec/speculate/internal/prob"
 	"github.com/expertspec/expertspec/trace"
 )
 
@@ -160,7 +161,7 @@ func (e *evaluation) score(doc *trace.Document, c *cell, p Predictor, h Horizon,
 	for t := range doc.Tokens {
 		row, at := scores[t*s.Experts:(t+1)*s.Experts], (t*s.Layers+l)*s.TopK
 		actual := doc.Experts[at : at+s.TopK]
-		rank(row, order)
+		prob.Rank(row, order)
 		c.layers[l].observe(row, order, actual)
 		ph := phaseOf(doc, t)
 		if len(doc.Phases) > 0 {
@@ -170,7 +171,7 @@ func (e *evaluation) score(doc *trace.Document, c *cell, p Predictor, h Horizon,
 			c.phases[ph].observe(row, order, actual)
 		}
 		if e.o.Each != nil {
-			pr := NewPrediction(row)
+			pr := newPrediction(row)
 			r.answers = append(r.answers, Answer{Dataset: doc.Dataset, Document: doc.ID, Position: positionOf(doc, t), Phase: ph,
 				Layer: l, Horizon: h, Predictor: p.Name(), Predicted: pr.Experts, Confidence: pr.Confidence, Actual: actual})
 		}

@@ -28,7 +28,7 @@ func Example() {
 	}
 	horizons := append(speculate.LayersAhead(1, 2), speculate.Horizon{}) // and one token ahead
 	ps := []speculate.Predictor{&speculate.Transition{}, &speculate.TokenID{}, speculate.Oracle{}}
-	if err := speculate.Fit(ctx, parts.Train, speculate.FitOptions{Horizons: horizons}, ps...); err != nil {
+	if err := speculate.Fit(ctx, parts.Train, horizons, ps...); err != nil {
 		log.Fatal(err)
 	}
 	results, err := speculate.Evaluate(ctx, parts.Test, speculate.EvaluateOptions{Horizons: horizons, Resamples: -1}, ps...)
@@ -52,7 +52,7 @@ func ExampleSession() {
 	docs := wheel.Documents(30, 8, 1)
 	p := &speculate.Transition{}
 	ahead := speculate.LayersAhead(1)
-	if err := speculate.Fit(context.Background(), speculate.Slice(wheel.Header, docs), speculate.FitOptions{Horizons: ahead}, p); err != nil {
+	if err := speculate.Fit(context.Background(), speculate.Slice(wheel.Header, docs), ahead, p); err != nil {
 		log.Fatal(err)
 	}
 	s, err := speculate.NewSession(p, wheel.Header)

@@ -20,31 +20,29 @@ type Counter interface {
 	End() error
 }
 
-// FitOptions are common to all fits.
-type FitOptions struct {
-	Horizons []Horizon
-	// Progress, when not nil, is told of work done, in documents.
-	Progress func(what string, done int)
-}
-
-// Fit reads train once and fits every [Counter] among ps; others are left alone.
-func Fit(ctx context.Context, train Data, o FitOptions, ps ...Predictor) error {
+// Fit reads train once and fits every [Counter] among ps, for predictions at
+// horizons. Other predictors are ignored.
+func Fit(ctx context.Context, train Data, horizons []Horizon, ps ...Predictor) error {
 	shape := ShapeOf(train.Header.Model)
 	if err := shape.Validate(); err != nil {
 		return err
 	}
-	if len(o.Horizons) == 0 {
-		return errors.New("speculate: fit without horizons")
+	if len(horizons) == 0 {
+		return errors.New("speculate: no horizons to fit for")
 	}
-	for _, h := range o.Horizons {
+	for _, h := range horizons {
 		if err := h.Validate(shape.Layers); err != nil {
 			return err
 		}
 	}
+	seq, err := newSequence(train.Header)
+	if err != nil {
+		return err
+	}
 	var counters []Counter
 	for _, p := range ps {
 		if c, ok := p.(Counter); ok {
-			if err := c.Begin(shape, o.Horizons); err != nil {
+			if err := c.Begin(shape, horizons); err != nil {
 				return fmt.Errorf("speculate: %s: %w", p.Name(), err)
 			}
 			counters = append(counters, c)
@@ -53,14 +51,10 @@ func Fit(ctx context.Context, train Data, o FitOptions, ps ...Predictor) error {
 	if len(counters) == 0 {
 		return nil
 	}
-	seq, err := newSequence(train.Header)
-	if err != nil {
-		return err
-	}
-	n := 0
+	empty := true
 	for doc, err := range train.All(ctx) {
 		if err == nil {
-			err = seq.setDocument(doc) // checks sizes and expert numbers
+			err = seq.setDocument(doc) // which validates it
 		}
 		if err != nil {
 			return err
@@ -70,11 +64,9 @@ func Fit(ctx context.Context, train Data, o FitOptions, ps ...Predictor) error {
 				return fmt.Errorf("speculate: %s: %w", c.Name(), err)
 			}
 		}
-		if n++; o.Progress != nil {
-			o.Progress("counting", n)
-		}
+		empty = false
 	}
-	if n == 0 {
+	if empty {
 		return errors.New("speculate: no documents to fit on")
 	}
 	for _, c := range counters {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"github.com/expertspec/expertspec/speculate/internal/prob"
 )
 
 // Gates are a checkpoint's routers: Weights [L,E,D], Bias [L,E] or nil. Router
@@ -50,37 +52,37 @@ func (g *Gates) Logits(l int, x, out []float32) {
 	}
 }
 
-// GateReuse applies layer l's router to the router input of layer l-h, as
+// gateReuse applies layer l's router to the router input of layer l-h, as
 // prefetching systems do (Eliseev and Mazur 2023, arXiv:2312.17238, section
 // 3.2; MoE-Infinity). Its logits become probabilities by a logistic curve in
 // the margin to the K-th and next logit, fitted by [Calibrate] alone.
-type GateReuse struct {
+type gateReuse struct {
 	gates *Gates
 	shape Shape
 }
 
-// NewGateReuse returns a GateReuse; it needs no fit.
-func NewGateReuse(g *Gates, s Shape) (*GateReuse, error) {
+// newGateReuse returns a gateReuse; it needs no fit.
+func newGateReuse(g *Gates, s Shape) (*gateReuse, error) {
 	if g == nil {
 		return nil, errors.New("speculate: gate reuse without gates")
 	}
 	if err := g.Validate(s); err != nil {
 		return nil, err
 	}
-	return &GateReuse{gates: g, shape: s}, nil
+	return &gateReuse{gates: g, shape: s}, nil
 }
 
 // Name is "gate reuse".
-func (p *GateReuse) Name() string { return "gate reuse" }
+func (p *gateReuse) Name() string { return "gate reuse" }
 
 // Requires the router inputs.
-func (p *GateReuse) Requires() Requirements { return Requirements{Inputs: true} }
+func (p *gateReuse) Requires() Requirements { return Requirements{Inputs: true} }
 
 // Supports distances in layers.
-func (p *GateReuse) Supports(h Horizon) bool { return h.Layers > 0 }
+func (p *gateReuse) Supports(h Horizon) bool { return h.Layers > 0 }
 
 // Predict implements [Predictor].
-func (p *GateReuse) Predict(views []View, out []float32) error {
+func (p *gateReuse) Predict(views []View, out []float32) error {
 	s, err := same(views, out)
 	if err != nil || len(views) == 0 {
 		return err
@@ -98,58 +100,9 @@ func (p *GateReuse) Predict(views []View, out []float32) error {
 		}
 		row := out[i*s.Experts : (i+1)*s.Experts]
 		p.gates.Logits(v.l, x, row)
-		LogitsToProbabilities(row, s.TopK)
+		prob.FromLogits(row, s.TopK)
 	}
 	return nil
-}
-
-// LogitsToProbabilities turns router logits [E] into probabilities of being
-// among the k chosen, in place: the logistic function of the logit less a
-// threshold, found such that the probabilities sum to k. The order stays.
-func LogitsToProbabilities(z []float32, k int) {
-	if k >= len(z) {
-		for i := range z {
-			z[i] = 1
-		}
-		return
-	}
-	lo, hi := float64(z[0]), float64(z[0])
-	for _, x := range z {
-		lo, hi = min(lo, float64(x)), max(hi, float64(x))
-	}
-	lo, hi = lo-20, hi+20
-	c := (lo + hi) / 2
-	for range 30 { // Newton's method, kept within a bracket that shrinks
-		sum, slope := -float64(k), 0.0
-		for _, x := range z {
-			q := sigmoid(float64(x) - c)
-			sum += q
-			slope += q * (1 - q)
-		}
-		if math.Abs(sum) < 1e-6 {
-			break
-		}
-		if sum > 0 {
-			lo = c
-		} else {
-			hi = c
-		}
-		if c += sum / slope; !(c > lo && c < hi) {
-			c = (lo + hi) / 2
-		}
-	}
-	for i, x := range z {
-		z[i] = float32(sigmoid(squash(float64(x) - c)))
-	}
-}
-
-// squash bends margins beyond 8 into logarithms, so that the logistic function
-// of a large one does not round to 1 and lose the order.
-func squash(m float64) float64 {
-	if a := math.Abs(m); a > 8 {
-		return math.Copysign(8+math.Log1p(a-8), m)
-	}
-	return m
 }
 
 // Oracle names the experts that will be chosen: the bound for every predictor.
@@ -178,7 +131,7 @@ func Baselines(s Shape, g *Gates) ([]Predictor, error) {
 		ps = append(ps, p)
 	}
 	if g != nil {
-		r, err := NewGateReuse(g, s)
+		r, err := newGateReuse(g, s)
 		if err != nil {
 			return nil, err
 		}

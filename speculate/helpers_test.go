@@ -56,7 +56,7 @@ var fitOnce = sync.OnceValues(func() ([]Predictor, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := Fit(ctx, train, FitOptions{Horizons: testHorizons}, ps...); err != nil {
+	if err := Fit(ctx, train, testHorizons, ps...); err != nil {
 		return nil, err
 	}
 	if ps, err = Calibrate(ctx, valid, o, ps...); err != nil {

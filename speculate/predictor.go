@@ -2,8 +2,8 @@ package speculate
 
 import (
 	"fmt"
-	"math"
 
+	"github.com/expertspec/expertspec/speculate/internal/prob"
 	"github.com/expertspec/expertspec/trace"
 )
 
@@ -51,26 +51,10 @@ type Prediction struct {
 	Confidence []float32
 }
 
-// rank orders experts by falling score, ties by number, into order [E].
-func rank(scores []float32, order []int32) {
-	for i := range order {
-		j := i
-		s := scores[i]
-		for j > 0 && less(scores[order[j-1]], s) {
-			order[j] = order[j-1]
-			j--
-		}
-		order[j] = int32(i)
-	}
-}
-
-// less is a < b with NaN below all numbers.
-func less(a, b float32) bool { return a < b || a != a && b == b }
-
-// NewPrediction orders scores [E] as a Prediction.
-func NewPrediction(scores []float32) Prediction {
+// newPrediction orders scores [E] as a Prediction.
+func newPrediction(scores []float32) Prediction {
 	p := Prediction{Experts: make([]int32, len(scores)), Confidence: make([]float32, len(scores))}
-	rank(scores, p.Experts)
+	prob.Rank(scores, p.Experts)
 	for i, e := range p.Experts {
 		p.Confidence[i] = scores[e]
 	}
@@ -92,29 +76,4 @@ func same(views []View, out []float32) (Shape, error) {
 		return Shape{}, fmt.Errorf("speculate: %d scores for %d views of %d experts", len(out), len(views), v.seq.shape.Experts)
 	}
 	return v.seq.shape, nil
-}
-
-// sigmoid is 1/(1+e^-x).
-func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
-
-// logit is the inverse of sigmoid, for p kept within [1e-6, 1-1e-6].
-func logit(p float64) float64 {
-	p = min(max(p, 1e-6), 1-1e-6)
-	return math.Log(p / (1 - p))
-}
-
-// LogOdds writes log(p/(1-p)) of probs to odds, which may be the same slice;
-// probabilities are kept within [1e-7, 1-5e-8].
-func LogOdds(probs, odds []float32) {
-	for i, p := range probs {
-		odds[i] = float32(logit64(p))
-	}
-}
-
-// OddsToProbabilities is the inverse of [LogOdds], in place. Odds beyond 8 are
-// bent so that they keep their order.
-func OddsToProbabilities(z []float32) {
-	for i, x := range z {
-		z[i] = float32(sigmoid(squash(float64(x))))
-	}
 }

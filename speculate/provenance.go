@@ -14,18 +14,21 @@ import (
 // Provenance identifies the documents that predictors were fitted on, so that
 // [Provenance.Check] finds them among documents to evaluate on. It is stored
 // with the predictors, as hashes.
-type Provenance struct {
+type Provenance struct{ provenance }
+
+// provenance is the JSON of Provenance.
+type provenance struct {
 	// Seed and Split are the arguments of [Split]; zero where training and
 	// validation documents come from different traces.
 	Seed  uint64     `json:"seed"`
 	Split Fractions  `json:"split"`
-	Train Identities `json:"train"`
-	Valid Identities `json:"valid"`
+	Train identities `json:"train"`
+	Valid identities `json:"valid"`
 }
 
-// Identities are hashes of documents: of their names, and of their token ids
+// identities are hashes of documents: of their names, and of their token ids
 // where these are known.
-type Identities struct {
+type identities struct {
 	Names    hashes `json:"names"`
 	TokenIDs hashes `json:"token_ids,omitempty"`
 }
@@ -74,12 +77,12 @@ func nameHash(k trace.Key) uint64 {
 }
 
 // has reports whether doc is among i, by its name or by its token ids.
-func (i *Identities) has(doc *trace.Document) bool {
+func (i *identities) has(doc *trace.Document) bool {
 	h, ok := tokenHash(doc)
 	return ok && i.TokenIDs.has(h) || i.Names.has(nameHash(doc.Key()))
 }
 
-func identities(ctx context.Context, d Data) (i Identities, err error) {
+func identify(ctx context.Context, d Data) (i identities, err error) {
 	for doc, err := range d.names(ctx) {
 		if err != nil {
 			return i, err
@@ -96,12 +99,12 @@ func identities(ctx context.Context, d Data) (i Identities, err error) {
 // NewProvenance returns the provenance of predictors that are fitted on
 // parts.Train and parts.Valid. It reads their names and token ids once.
 func NewProvenance(ctx context.Context, parts Parts) (*Provenance, error) {
-	p := &Provenance{Seed: parts.seed, Split: parts.fractions}
+	p := &Provenance{provenance{Seed: parts.seed, Split: parts.fractions}}
 	var err error
-	if p.Train, err = identities(ctx, parts.Train); err != nil {
+	if p.Train, err = identify(ctx, parts.Train); err != nil {
 		return nil, err
 	}
-	p.Valid, err = identities(ctx, parts.Valid)
+	p.Valid, err = identify(ctx, parts.Valid)
 	return p, err
 }
 
@@ -111,8 +114,8 @@ func (p *Provenance) Add(o *Provenance) {
 	if o == nil {
 		return
 	}
-	p.Train = Identities{p.Train.Names.add(o.Train.Names), p.Train.TokenIDs.add(o.Train.TokenIDs)}
-	p.Valid = Identities{p.Valid.Names.add(o.Valid.Names), p.Valid.TokenIDs.add(o.Valid.TokenIDs)}
+	p.Train = identities{p.Train.Names.add(o.Train.Names), p.Train.TokenIDs.add(o.Train.TokenIDs)}
+	p.Valid = identities{p.Valid.Names.add(o.Valid.Names), p.Valid.TokenIDs.add(o.Valid.TokenIDs)}
 }
 
 // Check compares parts, of which predictors are to be evaluated on Test, with

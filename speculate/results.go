@@ -117,15 +117,12 @@ func (r *Results) WriteTable(w io.Writer) error {
 	return err
 }
 
-// By are the groupings of rows.
-var By = []string{"all", "layer", "dataset", "phase"}
-
 // WriteMeasures writes a line for each row by ("all", "layer", "dataset",
 // "phase"): recall@K with its interval, top-1, exact set, at least one and ECE;
 // by all also what the predictor costs, where that is known.
 func (r *Results) WriteMeasures(w io.Writer, by string) error {
-	if !slices.Contains(By, by) {
-		return fmt.Errorf("speculate: rows by %q: want one of %q", by, By)
+	if groupings := []string{"all", "layer", "dataset", "phase"}; !slices.Contains(groupings, by) {
+		return fmt.Errorf("speculate: rows by %q: must be one of %q", by, groupings)
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprint(tw, "predictor\thorizon")
@@ -167,9 +164,9 @@ func recallText(x Row) string {
 	return fmt.Sprintf("%.3f", x.RecallK)
 }
 
-// MinDocuments is the number of documents below which an evaluation, or a data
+// minDocuments is the number of documents below which an evaluation, or a data
 // set's part of it, warns that its intervals are not to be relied on.
-const MinDocuments = 20
+const minDocuments = 20
 
 // collector sums documents' reports.
 type collector struct {
@@ -280,18 +277,18 @@ func (c *collector) results() *Results {
 			}
 		}
 	}
-	if len(c.docs) < MinDocuments {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("%d test documents: too few to conclude, want at least %d", len(c.docs), MinDocuments))
+	if len(c.docs) < minDocuments {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%d test documents: too few to conclude, want at least %d", len(c.docs), minDocuments))
 	}
 	var few []string
 	for set, k := range c.docsOf {
-		if k < MinDocuments {
+		if k < minDocuments {
 			few = append(few, fmt.Sprintf("%s (%d)", set, k))
 		}
 	}
-	if len(few) > 0 && len(c.docs) >= MinDocuments {
+	if len(few) > 0 && len(c.docs) >= minDocuments {
 		slices.Sort(few)
-		r.Warnings = append(r.Warnings, fmt.Sprintf("fewer than %d test documents in: %s; their own figures are weak", MinDocuments, strings.Join(few, ", ")))
+		r.Warnings = append(r.Warnings, fmt.Sprintf("fewer than %d test documents in: %s; their own figures are weak", minDocuments, strings.Join(few, ", ")))
 	}
 	return r
 }

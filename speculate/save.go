@@ -208,7 +208,7 @@ func load(fsys fs.FS, file string, loaders map[string]Loader, needs func(string)
 const curvePrefix = "calibration."
 
 // Save implements [Saver]: the base predictor and the curves.
-func (c *Calibrated) Save() (*Saved, error) {
+func (c *calibrated) Save() (*Saved, error) {
 	sv, ok := c.Predictor.(Saver)
 	if !ok {
 		return nil, errors.New("predictor has no Save method")
@@ -221,7 +221,7 @@ func (c *Calibrated) Save() (*Saved, error) {
 		flat := make([]float32, 0, len(c.Curves[h])*curveBins)
 		for _, k := range c.Curves[h] {
 			if k == nil {
-				k = &Curve{}
+				k = &calibrationCurve{}
 			}
 			flat = append(flat, k[:]...)
 		}
@@ -232,7 +232,7 @@ func (c *Calibrated) Save() (*Saved, error) {
 
 // withCurves returns p with the calibration curves in r, if there are any.
 func withCurves(p Predictor, r *safetensors.Reader) (Predictor, error) {
-	c := &Calibrated{Predictor: p, Curves: map[Horizon][]*Curve{}}
+	c := &calibrated{Predictor: p, Curves: map[Horizon][]*calibrationCurve{}}
 	for _, name := range r.Names() {
 		text, ok := strings.CutPrefix(name, curvePrefix)
 		if !ok {
@@ -251,9 +251,9 @@ func withCurves(p Predictor, r *safetensors.Reader) (Predictor, error) {
 			return nil, err
 		}
 		for l := range info.Shape[0] {
-			var k *Curve
+			var k *calibrationCurve
 			if l >= h.FirstLayer() {
-				k = (*Curve)(flat[l*curveBins:])
+				k = (*calibrationCurve)(flat[l*curveBins:])
 			}
 			c.Curves[h] = append(c.Curves[h], k)
 		}

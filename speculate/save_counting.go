@@ -35,7 +35,7 @@ func ownLoaders(gates *Gates) map[string]Loader {
 			if err := json.Unmarshal(s.Config, &c); err != nil {
 				return nil, err
 			}
-			return NewGateReuse(gates, c.Shape)
+			return newGateReuse(gates, c.Shape)
 		},
 		"ensemble": loadEnsemble,
 	}
@@ -207,7 +207,7 @@ func (p *Path) load(s *Saved, r *safetensors.Reader) error {
 }
 
 // Save implements [Saver]. The gates are the checkpoint's and are not stored.
-func (p *GateReuse) Save() (*Saved, error) {
+func (p *gateReuse) Save() (*Saved, error) {
 	cfg, err := json.Marshal(counted{Shape: p.shape})
 	return &Saved{Kind: p.Name(), Name: p.Name(), Config: cfg}, err
 }

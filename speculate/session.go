@@ -180,7 +180,7 @@ func (s *Session) Predict(layer int, h Horizon) (Prediction, error) {
 	if err := s.PredictScores(layer, h, s.scores); err != nil {
 		return Prediction{}, err
 	}
-	return NewPrediction(s.scores), nil
+	return newPrediction(s.scores), nil
 }
 
 // PredictScores is Predict without the ordering. It writes the probability of

@@ -11,7 +11,7 @@ import (
 
 func TestSessionKeepsAWindow(t *testing.T) {
 	p := &PreviousToken{}
-	require.NoError(t, Fit(t.Context(), testData(4, 30, 1), FitOptions{Horizons: testHorizons}, p))
+	require.NoError(t, Fit(t.Context(), testData(4, 30, 1), testHorizons, p))
 	doc := testDoc(400, 5)
 	require.NoError(t, CheckStepwise(p, testHeader(), doc, testHorizons))
 	s, err := NewSession(p, testHeader())
@@ -122,7 +122,7 @@ func TestSessionRequires(t *testing.T) {
 // Documents that Validate refuses, that occur twice, or that are empty, and
 // predictors that cannot answer.
 func TestBadInput(t *testing.T) {
-	ctx, fit, o := t.Context(), FitOptions{Horizons: testHorizons}, EvaluateOptions{Horizons: testHorizons}
+	ctx, fit, o := t.Context(), testHorizons, EvaluateOptions{Horizons: testHorizons}
 	nan := float32(0)
 	nan /= nan
 	for name, spoil := range map[string]func(*trace.Document){
@@ -162,7 +162,7 @@ func TestBadInput(t *testing.T) {
 	assert.ErrorContains(t, err, "no tokens")
 	h := testHeader()
 	h.InputLayers = nil
-	g, err := NewGateReuse(testGates, ShapeOf(h.Model))
+	g, err := newGateReuse(testGates, ShapeOf(h.Model))
 	require.NoError(t, err)
 	_, err = Evaluate(ctx, Slice(h, nil), o, g)
 	assert.ErrorContains(t, err, "gate reuse")
@@ -202,7 +202,7 @@ func BenchmarkEvaluate(b *testing.B) {
 	r := &tracetest.Router{Header: h, Rule: tracetest.Random(1)}
 	docs := r.Documents(8, 512, 1)
 	ps := []Predictor{&Frequency{}}
-	if err := Fit(b.Context(), Slice(h, docs), FitOptions{Horizons: LayersAhead(1)}, ps...); err != nil {
+	if err := Fit(b.Context(), Slice(h, docs), LayersAhead(1), ps...); err != nil {
 		b.Fatal(err)
 	}
 	b.Run("evaluate", func(b *testing.B) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/expertspec/expertspec/speculate/internal/prob"
 	"github.com/expertspec/expertspec/trace"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -51,7 +52,7 @@ func TestTally(t *testing.T) {
 	var a tally
 	order := make([]int32, 5)
 	scores := []float32{.1, .9, .3, .7, 0}
-	rank(scores, order)
+	prob.Rank(scores, order)
 	require.Equal(t, []int32{1, 3, 2, 0, 4}, order)
 	a.observe(scores, order, []int32{3, 2})
 	a.observe(scores, order, []int32{1, trace.NoExpert})
@@ -75,20 +76,6 @@ func TestFanoAccuracy(t *testing.T) {
 	}
 }
 
-func TestLogitsToProbabilities(t *testing.T) {
-	z := []float32{40, 39.5, -3, 2, 0, 60, -80}
-	order, after := make([]int32, len(z)), make([]int32, len(z))
-	rank(z, order)
-	LogitsToProbabilities(z, 3)
-	rank(z, after)
-	sum := float32(0)
-	for _, p := range z {
-		sum += p
-	}
-	assert.Equal(t, after, order)
-	assert.InDelta(t, 3, float64(sum), .01)
-}
-
 // Margins by hand, K = 2 of 4: the two likeliest against the third, the others
 // against the second. Calibration keeps the order, of near certainties too.
 func TestMargins(t *testing.T) {
@@ -96,7 +83,7 @@ func TestMargins(t *testing.T) {
 	z := []float64{-1, 2, .5, -3, 4, 4, 1, 1.5}
 	p := make([]float32, 8)
 	for i, x := range z {
-		p[i] = float32(sigmoid(x))
+		p[i] = float32(prob.Sigmoid(x))
 	}
 	margins(p, s)
 	for i, want := range []float64{-1.5, 3, 1.5, -3.5, 2.5, 2.5, -3, -2.5} {
@@ -112,12 +99,12 @@ func TestMargins(t *testing.T) {
 	for range 1000 {
 		p, before, after := make([]float32, 4), make([]int32, 4), make([]int32, 4)
 		for i := range p {
-			p[i] = float32(sigmoid(rng.NormFloat64() * 3))
+			p[i] = float32(prob.Sigmoid(rng.NormFloat64() * 3))
 		}
-		rank(p, before)
+		prob.Rank(p, before)
 		q := slices.Clone(p)
 		curve.apply(q, s)
-		rank(q, after)
+		prob.Rank(q, after)
 		for i := range 3 { // only next to equal ones may change places
 			require.False(t, before[i] != after[i] && logit(float64(p[before[i]]))-logit(float64(p[before[i+1]])) > .01, "%v became %v", p, q)
 		}

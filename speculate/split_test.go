@@ -36,6 +36,12 @@ func TestSplit(t *testing.T) {
 	assert.Len(t, slices.Compact(slices.SortedFunc(slices.Values(slices.Concat(parts[:]...)), trace.Key.Compare)), 41)
 	assert.Len(t, parts[1], 8)
 	assert.Len(t, parts[2], 12)
+	var valid []string
+	for _, k := range parts[1] {
+		valid = append(valid, k.Dataset+k.Document)
+	}
+	assert.Equal(t, []string{"adoc-004", "adoc-012", "adoc-026", "adoc-030", "bdoc-003", "bdoc-015", "bdoc-027", "bdoc-033"}, valid,
+		"the split of a seed never changes")
 	rand.Shuffle(len(docs), func(i, j int) { docs[i], docs[j] = docs[j], docs[i] })
 	p, err = Split(t.Context(), Slice(testHeader(), docs), Fractions{Valid: .2, Test: .3}, 7)
 	require.NoError(t, err)

@@ -62,7 +62,7 @@ func evaluate(t *testing.T, h trace.Header, docs []*trace.Document) *speculate.R
 	ps, err := speculate.Baselines(speculate.ShapeOf(h.Model), nil)
 	require.NoError(t, err)
 	hs := append(speculate.LayersAhead(1, 2), speculate.Horizon{KnownID: true})
-	require.NoError(t, speculate.Fit(context.Background(), speculate.Slice(h, docs[:len(docs)/2]), speculate.FitOptions{Horizons: hs}, ps...))
+	require.NoError(t, speculate.Fit(context.Background(), speculate.Slice(h, docs[:len(docs)/2]), hs, ps...))
 	r, err := speculate.Evaluate(context.Background(), speculate.Slice(h, docs[len(docs)/2:]), speculate.EvaluateOptions{Horizons: hs, Resamples: 50, Seed: 1}, ps...)
 	require.NoError(t, err)
 	r.Costs = map[string]speculate.Cost{"frequency": {Parameters: 35, Microseconds: 0.1}}

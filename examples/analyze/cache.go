@@ -32,7 +32,7 @@ func (s *side) cacheStudy(ctx context.Context, o options) error {
 	if m.Layers > 1 {
 		p := &speculate.Transition{}
 		ahead.Predictor, ahead.Horizon, ahead.Prefetch = p, speculate.Horizon{Layers: 1}, m.TopK
-		if err := speculate.Fit(ctx, parts.Train, speculate.FitOptions{Horizons: []speculate.Horizon{ahead.Horizon}}, p); err != nil {
+		if err := speculate.Fit(ctx, parts.Train, []speculate.Horizon{ahead.Horizon}, p); err != nil {
 			return err
 		}
 	}

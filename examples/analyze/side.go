@@ -204,7 +204,7 @@ func (s *side) baselines(ctx context.Context, tokens int, seed uint64) (*specula
 	if docs[0].Len() > 0 && docs[0].Tokens[0] == trace.NoToken {
 		ps = slices.DeleteFunc(ps, func(p speculate.Predictor) bool { return p.Name() == (&speculate.TokenID{}).Name() })
 	}
-	if err := speculate.Fit(ctx, parts.Train, speculate.FitOptions{Horizons: hs}, ps...); err != nil {
+	if err := speculate.Fit(ctx, parts.Train, hs, ps...); err != nil {
 		return nil, err
 	}
 	return speculate.Evaluate(ctx, parts.Test, speculate.EvaluateOptions{Horizons: hs, Seed: seed}, ps...)

@@ -40,7 +40,7 @@ func wheel(t *testing.T) (traceDir, predictors string) {
 	set := &speculate.Set{Predictors: []speculate.Predictor{&speculate.Frequency{}, &speculate.Transition{}}}
 	parts, err := speculate.Split(t.Context(), speculate.Slice(h, docs), speculate.Fractions{Valid: .2, Test: .3}, 1)
 	require.NoError(t, err)
-	require.NoError(t, speculate.Fit(t.Context(), parts.Train, speculate.FitOptions{Horizons: speculate.LayersAhead(1, 2)}, set.Predictors...))
+	require.NoError(t, speculate.Fit(t.Context(), parts.Train, speculate.LayersAhead(1, 2), set.Predictors...))
 	set.Provenance, err = speculate.NewProvenance(t.Context(), parts)
 	require.NoError(t, err)
 	require.NoError(t, speculate.SaveAll(predictors, set))

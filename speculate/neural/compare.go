@@ -153,7 +153,7 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 		return p == speculate.Oracle{} || !o.wants(p.Name()) && !(counts && mixes)
 	})
 	o.stage("counting")
-	if err := speculate.Fit(ctx, train, speculate.FitOptions{Horizons: hs}, ps...); err != nil {
+	if err := speculate.Fit(ctx, train, hs, ps...); err != nil {
 		return nil, err
 	}
 	var stats []speculate.Predictor

@@ -77,8 +77,7 @@ func TestTrained(t *testing.T) {
 	var names []string
 	for _, p := range made.Predictors {
 		names = append(names, p.Name())
-		_, ok := p.(*speculate.Calibrated)
-		assert.True(t, ok || p.Name() == "ensemble", "%s is not calibrated", p.Name())
+		assert.True(t, speculate.Base(p) != p || p.Name() == "ensemble", "%s is not calibrated", p.Name())
 	}
 	slices.Sort(names)
 	assert.Equal(t, []string{"ensemble", "frequency", "hidden state", "tiny"}, names)

@@ -27,7 +27,7 @@ func BenchmarkDecision(b *testing.B) {
 	require.NoError(b, err)
 	hs := speculate.LayersAhead(1)
 	stats := []speculate.Predictor{&speculate.Frequency{}, &speculate.PreviousToken{}, &speculate.Transition{}, &speculate.Path{}}
-	require.NoError(b, speculate.Fit(context.Background(), speculate.Slice(h, []*trace.Document{doc}), speculate.FitOptions{Horizons: hs}, stats...))
+	require.NoError(b, speculate.Fit(context.Background(), speculate.Slice(h, []*trace.Document{doc}), hs, stats...))
 	for _, c := range []struct {
 		name string
 		cfg  MLPConfig

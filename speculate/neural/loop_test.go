@@ -66,7 +66,7 @@ func TestResume(t *testing.T) {
 	ps, g := parts(t)
 	stats := []speculate.Predictor{&speculate.Frequency{}}
 	hs := speculate.LayersAhead(1, 3)
-	require.NoError(t, speculate.Fit(context.Background(), ps.Train, speculate.FitOptions{Horizons: hs}, stats...))
+	require.NoError(t, speculate.Fit(context.Background(), ps.Train, hs, stats...))
 	// More tokens than documents have, so that passes end before and after the stop.
 	o := TrainOptions{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 6400, Batch: 64, Accumulate: 2, ValidTokens: 200, Checks: 4, Gates: g, Statistics: stats}
 	for _, cfg := range []MLPConfig{StatisticsAware(12), HiddenState(8)} {
@@ -181,7 +181,7 @@ func TestTokenHorizons(t *testing.T) {
 	p, err := TrainMLP(context.Background(), cfg, ps.Train, ps.Valid, o)
 	require.NoError(t, err)
 	freq := &speculate.Frequency{}
-	require.NoError(t, speculate.Fit(context.Background(), ps.Train, speculate.FitOptions{Horizons: all}, freq))
+	require.NoError(t, speculate.Fit(context.Background(), ps.Train, all, freq))
 	r, err := speculate.Evaluate(context.Background(), ps.Test, speculate.EvaluateOptions{Horizons: all, Resamples: -1}, p, freq)
 	require.NoError(t, err)
 	base, _ := r.Recall("frequency", speculate.Horizon{})

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/speculate/internal/prob"
 	"github.com/expertspec/expertspec/trace"
 )
 
@@ -167,7 +168,7 @@ func (p *MLP) mix(u *unit, s *scratch, views []speculate.View) error {
 		}
 		copy(s.gates, u.gateB)
 		u.gate.addTo(s.gates, s.gateIn)
-		speculate.OddsToProbabilities(s.gates[:len(p.stats)])
+		prob.FromLogOdds(s.gates[:len(p.stats)])
 		for k := range p.stats {
 			for i, o := range s.odds[k*e : (k+1)*e] {
 				s.z[j*s.zs+i] += 2 * s.gates[k] * o
@@ -180,6 +181,6 @@ func (p *MLP) mix(u *unit, s *scratch, views []speculate.View) error {
 // statistic writes the log odds of probs [E] to odds and returns their entropy
 // in bits, less 1.
 func statistic(probs, odds []float32) float32 {
-	speculate.LogOdds(probs, odds)
+	prob.ToLogOdds(probs, odds)
 	return float32(trace.Entropy(probs)) - 1
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/speculate/internal/prob"
 	"github.com/expertspec/expertspec/trace/safetensors"
 )
 
@@ -108,9 +109,9 @@ func (n *network[C]) predict(views []speculate.View, out []float32, logits func(
 			row := out[j*e : (j+1)*e]
 			copy(row, z[j*stride:])
 			if n.soft {
-				speculate.LogitsToProbabilities(row, want.TopK)
+				prob.FromLogits(row, want.TopK)
 			} else {
-				speculate.OddsToProbabilities(row)
+				prob.FromLogOdds(row)
 			}
 		}
 		views, out = views[k:], out[k*e:]

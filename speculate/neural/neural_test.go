@@ -176,9 +176,9 @@ func TestStartsAsGate(t *testing.T) {
 	o := TrainOptions{Backend: backend(t), Horizons: speculate.LayersAhead(2), Seed: 4, Tokens: 64, Batch: 64, Rate: 1e-12, Gates: g}
 	p, err := TrainMLP(context.Background(), HiddenState(16), ps.Train, ps.Valid, o)
 	require.NoError(t, err)
-	reuse, err := speculate.NewGateReuse(g, speculate.ShapeOf(header().Model))
+	baselines, err := speculate.Baselines(speculate.ShapeOf(header().Model), g)
 	require.NoError(t, err)
-	r, err := speculate.Evaluate(context.Background(), ps.Test, speculate.EvaluateOptions{Horizons: o.Horizons, Resamples: -1}, p, reuse)
+	r, err := speculate.Evaluate(context.Background(), ps.Test, speculate.EvaluateOptions{Horizons: o.Horizons, Resamples: -1}, p, baselines[len(baselines)-2]) // gate reuse, before the oracle
 	require.NoError(t, err)
 	a, _ := r.Recall("hidden state", o.Horizons[0])
 	b, _ := r.Recall("gate reuse", o.Horizons[0])

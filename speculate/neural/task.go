@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/speculate/internal/prob"
 )
 
 // head is a target layer at a horizon.
@@ -83,7 +84,8 @@ func (t *task) recall(p passage, y []float32, n, first int) (sum float64, terms 
 // recallAt returns recall@K of scores [E] for the experts chosen [K], false if
 // none was.
 func recallAt(scores []float32, actual []int32) (float64, bool) {
-	order := speculate.NewPrediction(scores).Experts
+	order := make([]int32, len(scores))
+	prob.Rank(scores, order)
 	chosen, hits := 0, 0
 	for i, x := range actual {
 		if x >= 0 {

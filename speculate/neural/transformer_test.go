@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/speculate/internal/prob"
 	"github.com/expertspec/expertspec/trace"
 	"github.com/expertspec/expertspec/trace/tracetest"
 	"github.com/stretchr/testify/assert"
@@ -82,7 +83,7 @@ func TestTransformerEqualsGraph(t *testing.T) {
 				for tok := range n {
 					got, want := make([]float32, tE), append([]float32{}, y[(g*32+i*16+tok)*tE:][:tE]...)
 					require.NoError(t, p.Predict([]speculate.View{views.At(tok, hd.l, hd.h)}, got))
-					speculate.LogitsToProbabilities(want, tK)
+					prob.FromLogits(want, tK)
 					for e := range got {
 						worst = max(worst, math.Abs(float64(got[e]-want[e])))
 					}

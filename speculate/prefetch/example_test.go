@@ -32,7 +32,7 @@ func Example() {
 	data := wheel(7)
 	p := &speculate.Transition{}
 	horizon := speculate.Horizon{Layers: 1}
-	if err := speculate.Fit(ctx, data, speculate.FitOptions{Horizons: []speculate.Horizon{horizon}}, p); err != nil {
+	if err := speculate.Fit(ctx, data, []speculate.Horizon{horizon}, p); err != nil {
 		log.Fatal(err)
 	}
 	cfg := prefetch.Config{Capacity: 6, Policy: prefetch.LRU, Load: 2e-3, Compute: 2e-3}

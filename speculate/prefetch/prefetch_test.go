@@ -335,7 +335,7 @@ func TestHitRatesWithPredictor(t *testing.T) {
 	data := random(5, 25, 3)
 	p := &speculate.Transition{}
 	hs := []speculate.Horizon{{Layers: 1}, {Layers: 2}, {}}
-	require.NoError(t, speculate.Fit(ctx, data, speculate.FitOptions{Horizons: hs}, p))
+	require.NoError(t, speculate.Fit(ctx, data, hs, p))
 	for _, policy := range []Policy{LRU, LFU, OPT} {
 		for _, perLayer := range []bool{false, true} {
 			c := Config{Policy: policy, PerLayer: perLayer, Load: 0.3, Compute: 0.5, Predictor: p, Horizon: hs[1], Prefetch: 3, NextToken: true}
