@@ -3,6 +3,7 @@
 package trace_test
 
 import (
+	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -23,4 +24,9 @@ func TestFIFO(t *testing.T) {
 		_, err := trace.Open(p)
 		assert.ErrorContains(t, err, path+": not a regular file")
 	}
+	_, err := trace.OpenFS(os.DirFS(dir))
+	assert.ErrorContains(t, err, "x.parquet: not a regular file")
+	report, err := trace.ValidateFS(os.DirFS(dir), trace.ValidateOptions{})
+	require.NoError(t, err)
+	assert.ErrorContains(t, report.Err(), "x.parquet: not a regular file")
 }

@@ -75,6 +75,31 @@ func TestTwoWritersUnlocked(t *testing.T) {
 	assert.Equal(t, "doc-001", docs[0].ID)
 }
 
+// TestReplacedTemporary replaces the temporary file of an open writer: Close
+// must not report success for the other file.
+func TestReplacedTemporary(t *testing.T) {
+	dir := t.TempDir()
+	h := plantedHeader()
+	w, err := trace.Create(dir, h, trace.WriterOptions{})
+	require.NoError(t, err)
+	require.NoError(t, w.Write(plantedDocument(1, 6, h)))
+	temps, err := filepath.Glob(filepath.Join(dir, ".*.tmp"))
+	require.NoError(t, err)
+	require.Len(t, temps, 1)
+	require.NoError(t, os.Rename(temps[0], temps[0]+".gone"))
+	require.NoError(t, os.WriteFile(temps[0], []byte("other"), 0o600))
+	assert.ErrorContains(t, w.Close(), "replaced by another file")
+	assert.NoFileExists(t, filepath.Join(dir, "shard-00000.parquet"))
+}
+
+// TestPrefix refuses prefixes that are not the beginning of a file name.
+func TestPrefix(t *testing.T) {
+	for _, prefix := range []string{"a/b", `a\b`, ".a", "_a", "a\xff", "a\x00"} {
+		_, err := trace.Create(t.TempDir(), plantedHeader(), trace.WriterOptions{Prefix: prefix})
+		assert.ErrorContains(t, err, "not the beginning of a visible file name", "%q", prefix)
+	}
+}
+
 // TestStale removes the temporary files of killed writers of the same prefix,
 // and no others.
 func TestStale(t *testing.T) {

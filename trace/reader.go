@@ -71,14 +71,27 @@ type opener func(path string) (fs.File, error)
 // openFile opens a file of the operating system. Anything but a regular file is
 // an error before it is opened, because opening a FIFO blocks.
 func openFile(path string) (fs.File, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fileError(path, errNotRegular)
+	if err := regular(os.Stat(path)); err != nil {
+		return nil, fileError(path, err)
 	}
 	return os.Open(path)
+}
+
+// openerFS returns what openFile is for files of fsys, such as os.DirFS.
+func openerFS(fsys fs.FS) opener {
+	return func(path string) (fs.File, error) {
+		if err := regular(fs.Stat(fsys, path)); err != nil {
+			return nil, fileError(path, err)
+		}
+		return fsys.Open(path)
+	}
+}
+
+func regular(info fs.FileInfo, err error) error {
+	if err == nil && !info.Mode().IsRegular() {
+		return errNotRegular
+	}
+	return err
 }
 
 var errNotRegular = errors.New("not a regular file")
@@ -103,7 +116,7 @@ func OpenFS(fsys fs.FS) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newReader(fsys.Open, paths)
+	return newReader(openerFS(fsys), paths)
 }
 
 func newReader(open opener, paths []string) (*Reader, error) {
@@ -333,24 +346,21 @@ func openReaderAt(open opener, path string) (f fs.File, r io.ReaderAt, size int6
 	if err != nil {
 		return nil, nil, 0, err
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-		}
-	}()
 	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, 0, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, nil, 0, fileError(path, errNotRegular)
+	if err := regular(info, err); err != nil {
+		f.Close()
+		return nil, nil, 0, fileError(path, err)
 	}
 	r, ok := f.(io.ReaderAt)
 	if ok {
 		return f, r, info.Size(), nil
 	}
 	b, err := io.ReadAll(f)
-	return f, bytes.NewReader(b), int64(len(b)), fileError(path, err)
+	if err != nil {
+		f.Close()
+		return nil, nil, 0, fileError(path, err)
+	}
+	return f, bytes.NewReader(b), int64(len(b)), nil
 }
 
 // newShard reads the header of a shard. Decoding corrupt bytes must never

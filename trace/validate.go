@@ -48,7 +48,7 @@ func ValidateFS(fsys fs.FS, opts ValidateOptions) (*ValidationReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	return validate(fsys.Open, paths, opts), nil
+	return validate(openerFS(fsys), paths, opts), nil
 }
 
 func validate(open opener, paths []string, opts ValidateOptions) *ValidationReport {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/gofrs/flock"
 
@@ -63,7 +64,8 @@ func (o *WriterOptions) Validate() error {
 		return fmt.Errorf("writer options: negative size")
 	case o.Float != Float32 && o.Float != Float16:
 		return fmt.Errorf("writer options: float type %d", o.Float)
-	case strings.ContainsAny(o.Prefix, `/\`) || strings.HasPrefix(o.Prefix, ".") || strings.HasPrefix(o.Prefix, "_"):
+	case strings.ContainsAny(o.Prefix, "/\\\x00") || strings.HasPrefix(o.Prefix, ".") || strings.HasPrefix(o.Prefix, "_"),
+		!utf8.ValidString(o.Prefix):
 		return fmt.Errorf("writer options: prefix %q is not the beginning of a visible file name", o.Prefix)
 	}
 	return nil
@@ -265,8 +267,17 @@ func (w *Writer) finish() error {
 		return err
 	}
 	temp := w.file.Name()
+	written, err := w.file.Stat()
+	if err != nil {
+		return err
+	}
 	if err := w.file.Close(); err != nil {
 		return err
+	}
+	if named, err := os.Lstat(temp); err != nil {
+		return err
+	} else if !os.SameFile(written, named) {
+		return fmt.Errorf("%s: replaced by another file while it was written", temp)
 	}
 	path := w.path(w.next)
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
