@@ -35,7 +35,7 @@ var house = map[string][]string{
 	"trace/tracetest":           {"trace"},
 	"mixtral":                   {"trace", "trace/safetensors"},
 	"mixtral/tokenizer":         {},
-	"mixtral/mini":              {"mixtral", "mixtral/tokenizer"},
+	"mixtral/mini":              {},
 	"mixtral/mixtraltest":       {"trace/safetensors"},
 	"mixtral/switchtransformer": {"mixtral", "trace", "trace/safetensors"},
 	"mixtral/collect":           {"mixtral", "mixtral/tokenizer", "trace"},
@@ -52,7 +52,7 @@ var house = map[string][]string{
 // withoutGoMLX build without GoMLX, so that a program that only reads traces
 // builds in seconds.
 var withoutGoMLX = []string{
-	"trace", "trace/convert", "trace/safetensors", "trace/tracetest", "mixtral/tokenizer", "mixtral/mixtraltest",
+	"trace", "trace/convert", "trace/safetensors", "trace/tracetest", "mixtral/tokenizer", "mixtral/mini", "mixtral/mixtraltest",
 	"speculate", "speculate/prefetch", "viz",
 }
 
