@@ -119,7 +119,8 @@ func (m *Model) AllLayers() []int {
 }
 
 // Equal reports whether two headers have the same model, source and recorded
-// layers, so that their shards can be read as one trace.
+// layers, and both or neither have routing weights, so that their shards can be
+// read as one trace.
 func (h *Header) Equal(o *Header) bool { return h.difference(o) == "" }
 
 // difference describes a difference between two headers, or returns "".
@@ -129,6 +130,9 @@ func (h *Header) difference(o *Header) string {
 		if a[i].Value != b[i].Value {
 			return fmt.Sprintf("%s is %s, elsewhere %s", a[i].Key, b[i].Value, a[i].Value)
 		}
+	}
+	if h.NoWeights != o.NoWeights {
+		return "only one of two shards has routing weights"
 	}
 	return ""
 }

@@ -92,6 +92,19 @@ func TestReplacedTemporary(t *testing.T) {
 	assert.NoFileExists(t, filepath.Join(dir, "shard-00000.parquet"))
 }
 
+// TestAppendWithoutWeights refuses to append documents without routing weights to
+// a trace that has them, which could not be read as one trace.
+func TestAppendWithoutWeights(t *testing.T) {
+	dir := t.TempDir()
+	h := plantedHeader()
+	w, err := trace.Create(dir, h, trace.WriterOptions{})
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	h.NoWeights = true
+	_, err = trace.Create(dir, h, trace.WriterOptions{Append: true})
+	assert.ErrorContains(t, err, "routing weights")
+}
+
 // TestPrefix refuses prefixes that are not the beginning of a file name.
 func TestPrefix(t *testing.T) {
 	for _, prefix := range []string{"a/b", `a\b`, ".a", "_a", "a\xff", "a\x00"} {

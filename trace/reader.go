@@ -145,9 +145,6 @@ func joins(a, b *Header) error {
 	if diff := a.difference(b); diff != "" {
 		return errors.New(diff)
 	}
-	if a.NoWeights != b.NoWeights {
-		return errors.New("only one of two shards has routing weights")
-	}
 	return nil
 }
 

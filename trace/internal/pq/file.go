@@ -126,7 +126,8 @@ func (f *File) leaves() error {
 	return nil
 }
 
-// checkGroups checks that every column chunk lies inside the file.
+// checkGroups checks that every column chunk is one of the schema's and lies
+// inside the file.
 func (f *File) checkGroups() error {
 	var rows int64
 	for i := range f.meta.RowGroups {
@@ -142,6 +143,10 @@ func (f *File) checkGroups() error {
 			c := &g.Columns[j]
 			if c.FilePath != "" {
 				return fmt.Errorf("%w: column %q lies in another file", ErrUnsupported, f.columns[j].Path)
+			}
+			// A name that the footer states twice is that of the chunk and the schema.
+			if path := c.MetaData.PathInSchema; len(path) > 0 && !slices.Equal(path, f.columns[j].Path) {
+				return fmt.Errorf("%w: row group %d: chunk of column %q, the schema says %q", ErrCorrupt, i, path, f.columns[j].Path)
 			}
 			start, length := chunkRange(&c.MetaData)
 			if start < 0 || length < 0 || start > f.size || length > f.size-start {

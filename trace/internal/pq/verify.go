@@ -13,6 +13,12 @@ import (
 // checked against the footer.
 func (f *File) Verify(group int, col Column) error {
 	m := &f.meta.RowGroups[group].Columns[col.index].MetaData
+	if m.Type != col.Type {
+		return fmt.Errorf("%w: chunk holds %v, the schema says %v", ErrCorrupt, m.Type, col.Type)
+	}
+	if m.Codec < format.Uncompressed || m.Codec > format.Lz4Raw {
+		return fmt.Errorf("%w: compression %v", ErrCorrupt, m.Codec)
+	}
 	start, length := chunkRange(m)
 	c := &Cursor{f: f, col: col, codec: m.Codec, at: start, end: start + length, unread: m.NumValues}
 	var unpacked int64
