@@ -11,22 +11,22 @@ import (
 )
 
 // calibrated wraps a predictor so that its confidences are probabilities. A
-// rising curve maps margins to log odds, for each horizon and layer, so the
-// order of experts stays. An expert's margin is by how much its log odds exceed
-// those of the best expert that is not among the K likeliest, or fall short of
-// the K-th: which experts are named says much about them that their own odds do
-// not. The curve is the isotonic regression (Zadrozny and Elkan 2002) of what
-// was chosen on binned margins, drawn to a logistic curve (Platt 1999) where
-// there are few observations. The base predictor's name stays.
+// rising curve maps margins to log odds, for each horizon and layer, so that the
+// order of experts remains. The margin of an expert among the K likeliest is the
+// difference of its log odds and those of the next likeliest; the margin of
+// another expert is the difference to the K-th. The curve is the isotonic
+// regression (Zadrozny and Elkan 2002) of what was chosen on binned margins,
+// shrunk towards a logistic curve (Platt 1999) where there are few observations.
+// The name is that of the base predictor.
 type calibrated struct {
 	Predictor
 	// Curves hold, for each horizon and layer [L], the log odds at the bins'
-	// centres; nil: confidences stay as they are.
+	// centers; nil leaves confidences unchanged.
 	Curves map[Horizon][]*calibrationCurve
 }
 
-// calibrationCurve is a calibration curve: calibrated log odds at curveBins evenly spaced
-// margins from -10 to 10, strictly rising.
+// calibrationCurve holds calibrated log odds at curveBins evenly spaced margins
+// from -10 to 10, strictly rising.
 type calibrationCurve [curveBins]float32
 
 // at interpolates the curve at x, and continues it beyond its ends.
@@ -129,7 +129,7 @@ func (c *calibrated) combine(v View, members [][]float32, out []float32) error {
 }
 
 // curveBins are the bins of margins in [-10,10]: narrow, since scores that
-// were trained towards a softmax lie close together.
+// were trained towards a softmax are close together.
 const curveBins = 400
 
 // histogram counts, for bins of margins, how many and how many were chosen.
@@ -145,8 +145,8 @@ func (g *histogram) observe(margin float32, hit bool) {
 	}
 }
 
-// platt fits prob.Sigmoid(a*x+b) by Newton's method, with a prior of one count at
-// a=1, b=0; a stays at least .05 so that the order stays.
+// platt fits sigmoid(a*x+b) by Newton's method, with a prior of one count at
+// a=1, b=0; a is at least .05 so that the order remains.
 func (g *histogram) platt() (float64, float64) {
 	a, b := 1.0, 0.0
 	for range 40 {
@@ -180,8 +180,8 @@ func (g *histogram) platt() (float64, float64) {
 // curve fits a Curve: pooled adjacent violators over bins that each have
 // pseudo observations from the logistic curve.
 func (g *histogram) curve() *calibrationCurve {
-	// Confidences up to .998 and a slope everywhere keep the order of experts
-	// that are nearly sure, in float32.
+	// Confidences of at most .998 and a slope everywhere preserve the order of
+	// nearly certain experts in float32.
 	const pseudo, slope, most = 2400. / curveBins, .02, 6.2
 	a, b := g.platt()
 	type block struct{ n, hits, bins float64 }
@@ -207,7 +207,7 @@ func (g *histogram) curve() *calibrationCurve {
 }
 
 // calibrationTokens is how many tokens of a document are used to calibrate and
-// to fit ensembles: neighbours are alike, and documents are many.
+// to fit ensembles: neighboring tokens are alike, and there are many documents.
 const calibrationTokens = 64
 
 // some returns at most k of the numbers 0..n-1, evenly spaced.
@@ -220,9 +220,11 @@ func some(n, k int) []int {
 	return ts
 }
 
-// Calibrate reads valid once, using up to 64 tokens of each document, and returns ps, each wrapped with curves fitted
-// there at the horizons that it supports; those that need none (the oracle)
-// are returned as they are.
+// Calibrate returns ps with confidences that are probabilities: each is wrapped
+// with curves, fitted on up to 64 tokens of each document of valid at those of
+// o.Horizons that it supports. The order of experts remains. The oracle is returned
+// as it is. Calibrate reads valid once; it uses no other options than Horizons and
+// Workers.
 func Calibrate(ctx context.Context, valid Data, o EvaluateOptions, ps ...Predictor) ([]Predictor, error) {
 	bases := make([]Predictor, len(ps))
 	for i, p := range ps {
@@ -303,7 +305,7 @@ func Calibrate(ctx context.Context, valid Data, o EvaluateOptions, ps ...Predict
 	return out, nil
 }
 
-// logit is the inverse of sigmoid, for p kept within [1e-6, 1-1e-6].
+// logit is the inverse of the logistic function, for p bounded to [1e-6, 1-1e-6].
 func logit(p float64) float64 {
 	p = min(max(p, 1e-6), 1-1e-6)
 	return math.Log(p / (1 - p))

@@ -11,19 +11,16 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// latencyTime bounds the asking of one predictor in [MeasureCosts].
+// latencyTime bounds the measurement of one predictor in [MeasureCosts].
 const latencyTime = 300 * time.Millisecond
 
-// MeasureCosts returns known with what can be measured here filled in: each
-// predictor's parameters, and the time of a decision on the longest of the first eight
-// documents of d, mean over those of horizons that it supports.
+// MeasureCosts returns known with, for each predictor except the oracle, the
+// number of parameters and the time of a decision on one core, measured on the
+// longest of the first eight documents of d at those of horizons that it supports.
 func MeasureCosts(ctx context.Context, d Data, horizons []Horizon, known map[string]Cost, ps ...Predictor) (map[string]Cost, error) {
 	var doc *trace.Document
 	seen := 0
-	for x, err := range d.Documents() {
-		if err == nil {
-			err = ctx.Err()
-		}
+	for x, err := range d.All(ctx) {
 		if err != nil {
 			return nil, err
 		}
@@ -55,14 +52,13 @@ func MeasureCosts(ctx context.Context, d Data, horizons []Horizon, known map[str
 	return costs, nil
 }
 
-// parameters counts the numbers that p learned, counted or trained, and those
-// of the predictors that it asks: an ensemble's members, a network's
-// statistics. Calibration curves are left out, and the model's own routers,
-// which gate reuse reads. A predictor that cannot be saved has 0.
+// parameters counts the numbers that p learned, and those of the predictors that
+// it depends on, without calibration curves and the model's own routers. It is 0
+// for a predictor that cannot be saved.
 func parameters(p Predictor) int64 {
 	p = Base(p)
 	n := int64(0)
-	if q, ok := p.(interface{ Needs() []Predictor }); ok {
+	if q, ok := p.(dependent); ok {
 		for _, m := range q.Needs() {
 			n += parameters(m)
 		}
@@ -94,16 +90,14 @@ func parameters(p Predictor) int64 {
 // errEnough ends a measurement.
 var errEnough = errors.New("measured for long enough")
 
-// latency measures the time of one decision on one core: p follows doc in a
-// [Session], as in decoding, and is asked about each (token, layer) by itself as
-// soon as a horizon allows, layer after layer, so that no layer's weights are
-// in the nearest cache when they are needed. Only [Session.PredictScores] is
-// timed: reading the view, the predictor's own work and calibration, not the
-// recording of what was routed. The result is the median over tokens of the
-// mean over a token's decisions, less the time of reading the clock; other
-// programs' use of the machine disturbs a median little. The time spent asking
-// is about atMost, or all of doc if that is less. It is 0 for a predictor that
-// supports none of horizons.
+// latency measures the time of one decision on one core. It feeds doc to a
+// [Session], as in decoding, and asks about each token and layer separately and
+// as early as possible, layer after layer, so that a layer's weights are not in
+// the nearest cache. Only [Session.PredictScores] is timed: reading the view, the
+// predictor's work and calibration. The result is the median over tokens, which
+// other programs disturb little, of the mean over a token's decisions, less the
+// time of reading the clock. It takes about atMost unless doc ends earlier. It is
+// 0 if p supports none of horizons.
 func latency(ctx context.Context, p Predictor, h trace.Header, doc *trace.Document, horizons []Horizon, atMost time.Duration) (time.Duration, error) {
 	ds, err := decisions(p, ShapeOf(h.Model), horizons)
 	if err != nil || len(ds) == 0 {

@@ -6,8 +6,9 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// Frequency predicts the experts most often chosen at the layer, whatever the
-// token: P(e|l) from counts, with one count of the uniform choice added.
+// Frequency predicts the experts chosen most often at the layer, independent of
+// the token: P(e|l) from counts, plus one count of the uniform choice. The zero
+// value is ready to be fitted, as for all predictors that count.
 type Frequency struct {
 	shape Shape
 	n     []float64   // [L] tokens
@@ -89,12 +90,12 @@ func rows[T any](n, width int) [][]T {
 	return r
 }
 
-// PreviousToken predicts what the token before chose at the layer: the
-// probability of expert e by the place (first choice, second, ..., none) that
-// it had there, P(e chosen | l, e, place), by counting.
+// PreviousToken predicts from the choices of the token before at the layer:
+// P(e chosen | l, e, place) from counts, where place is the rank of expert e among
+// those choices (first, second, ..., not chosen).
 type PreviousToken struct {
 	Frequency
-	// n and hit are [L][E*(K+1)]: times that e had the place, and was chosen next.
+	// Both are [L][E*(K+1)]: how often e had the place, and was chosen next.
 	times, hit [][]float64
 }
 
@@ -110,7 +111,7 @@ func (p *PreviousToken) Begin(s Shape, h []Horizon) error {
 	return p.Frequency.Begin(s, h)
 }
 
-// place returns where e stands in chosen, len(chosen) when nowhere.
+// place returns the index of e in chosen, and len(chosen) if it is not there.
 func place(chosen []int32, e int32) int {
 	for i, c := range chosen {
 		if c == e {
@@ -137,7 +138,7 @@ func (p *PreviousToken) Count(doc *trace.Document) error {
 	return p.Frequency.Count(doc)
 }
 
-// Predict implements [Predictor]; a document's first token gets the frequencies.
+// Predict implements [Predictor]. The first token of a document gets the frequencies.
 func (p *PreviousToken) Predict(views []View, out []float32) error {
 	if err := p.Frequency.Predict(views, out); err != nil || len(views) == 0 {
 		return err
@@ -157,9 +158,9 @@ func (p *PreviousToken) Predict(views []View, out []float32) error {
 	return nil
 }
 
-// TokenID predicts what the token's id chose at the layer in training:
-// P(e|l,id) from counts, with four counts of the layer's frequencies added.
-// Its memory is L*E numbers for each distinct id that it was fitted on.
+// TokenID predicts what tokens of the same id chose at the layer in training:
+// P(e|l,id) from counts, plus four counts of the layer's frequencies. It holds
+// L*E numbers for each distinct id that it was fitted on.
 type TokenID struct {
 	Frequency
 	seen map[int32][]uint32 // L*E counts and, last, the number of tokens
@@ -199,7 +200,7 @@ func (p *TokenID) Count(doc *trace.Document) error {
 	return p.Frequency.Count(doc)
 }
 
-// Predict implements [Predictor]; an unseen id gets the frequencies.
+// Predict implements [Predictor]. An unseen id gets the frequencies.
 func (p *TokenID) Predict(views []View, out []float32) error {
 	if err := p.Frequency.Predict(views, out); err != nil || len(views) == 0 {
 		return err

@@ -37,8 +37,8 @@ func FromReader(r *trace.Reader) Data {
 	return Data{Header: r.Header(), Documents: r.Documents, tokens: r.Select(trace.Filter{TokensOnly: true}).Documents}
 }
 
-// All reads the documents of d. The iteration ends with an error when ctx is
-// done and where a document, which its data set and id name, occurs twice.
+// All reads the documents of d. The iteration ends with an error if ctx is done
+// or if a document, identified by its data set and id, occurs twice.
 func (d Data) All(ctx context.Context) iter.Seq2[*trace.Document, error] {
 	return unique(ctx, d.Documents)
 }
@@ -73,8 +73,8 @@ func unique(ctx context.Context, read func() iter.Seq2[*trace.Document, error]) 
 	}
 }
 
-// Filter returns those documents of d for which keep is true. It may be called
-// with documents that hold no more than their names and token ids.
+// Filter returns those documents of d for which keep returns true. keep is also
+// called with documents that hold only their names and token ids.
 func (d Data) Filter(keep func(*trace.Document) bool) Data {
 	filter := func(read func() iter.Seq2[*trace.Document, error]) func() iter.Seq2[*trace.Document, error] {
 		if read == nil {

@@ -12,11 +12,12 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// Ensemble adds its members' log odds, weighted by what each was worth on
-// validation documents: prob.Sigmoid(b + sum_m w_m logit(p_m)), w >= 0, for each
+// Ensemble adds the log odds of its members with weights that were fitted on
+// validation documents: sigmoid(b + sum_m w_m logit(p_m)), w >= 0, for each
 // horizon (stacking: Wolpert 1992, with the non-negativity of Breiman 1996).
-// Where the mixture's recall@K is not at least its best member's on validation
-// documents that its weights were not fitted on, that member answers alone.
+// Where the recall@K of the mixture is below that of its best member, on
+// validation documents that its weights were not fitted on, that member answers
+// alone.
 type Ensemble struct {
 	name    string
 	parts   []Predictor
@@ -51,8 +52,8 @@ func FitEnsemble(ctx context.Context, name string, valid Data, o EvaluateOptions
 	return m, nil
 }
 
-// mixes reports whether more than one member has a weight; one alone needs no
-// calibration of its own.
+// mixes reports whether more than one member has a weight. A single one needs no
+// further calibration.
 func mixes(w []float64) bool {
 	n := 0
 	for _, x := range w[:len(w)-1] {
@@ -269,7 +270,7 @@ func (p *pool) newton(w []float64, act []int, use func(*item) bool) bool {
 }
 
 // cholesky solves a x = b for a symmetric positive definite a, given by its
-// lower triangle, which it overwrites.
+// lower triangle, which is overwritten.
 func cholesky(a [][]float64, b []float64) []float64 {
 	n := len(b)
 	for j := range n {
@@ -361,13 +362,13 @@ func (p *pool) recall(w []float64, use func(*item) bool) float64 {
 	return sum / max(n, 1)
 }
 
-// Name is what FitEnsemble was given.
+// Name is the argument of FitEnsemble.
 func (m *Ensemble) Name() string { return m.name }
 
 // Members returns the predictors that are mixed.
 func (m *Ensemble) Members() []Predictor { return slices.Clone(m.parts) }
 
-// Requires what its members together require.
+// Requires what any member requires.
 func (m *Ensemble) Requires() Requirements {
 	var r Requirements
 	for _, p := range m.parts {

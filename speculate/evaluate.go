@@ -12,23 +12,25 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// EvaluateOptions say what is measured.
+// EvaluateOptions configure [Evaluate], [Calibrate] and [FitEnsemble].
 type EvaluateOptions struct {
-	// Horizons asked at; predictors that do not support one are left out there.
+	// Horizons of the predictions. Predictors are omitted at those that they do
+	// not support.
 	Horizons []Horizon
-	// Resamples of the documents for the 95 % intervals; 0: 1000, -1: none.
+	// Resamples is how often the documents are resampled for the 95 % intervals;
+	// 0 means 1000, a negative number means no intervals.
 	Resamples int
 	Seed      uint64
-	// Workers is how many documents are worked on at once; 0: one a CPU.
+	// Workers is the number of documents evaluated concurrently; 0 means GOMAXPROCS.
 	Workers int
-	// Each, when not nil, is called for every prediction, in the order of
-	// documents, horizons, layers, predictors, tokens. The slices are reused.
+	// Each, if not nil, is called with every prediction, in the order of documents,
+	// horizons, layers, predictors, tokens. It must not keep the slices.
 	Each func(*Answer) error
-	// Progress, when not nil, is told after each document.
+	// Progress, if not nil, is called after each document with totals.
 	Progress func(documents, tokens int)
 }
 
-// Answer is one prediction beside what was chosen.
+// Answer is a prediction and what was chosen.
 type Answer struct {
 	Dataset, Document string
 	Position          int32
@@ -38,7 +40,7 @@ type Answer struct {
 	Predictor         string
 	Predicted         []int32   // [E], likeliest first
 	Confidence        []float32 // [E], of Predicted
-	Actual            []int32   // the chosen, first choice first
+	Actual            []int32   // the chosen experts, [K], first choice first
 }
 
 // report is what one document contributes.
@@ -61,9 +63,11 @@ type evaluation struct {
 	ps    []Predictor
 }
 
-// Evaluate asks ps about every (token, layer) of test and measures the answers.
-// It reads the documents once and holds a few at a time. The figures depend on
-// neither Workers nor the order of ps.
+// Evaluate measures the predictions of ps about every token and layer of test.
+// It reads the documents once and holds a few at a time. The figures depend
+// neither on Workers nor on the order of ps. A document that is not valid, or that
+// occurs twice, is an error, as is an answer that is not a probability; it names
+// the predictor, the horizon, the layer and the token.
 func Evaluate(ctx context.Context, test Data, o EvaluateOptions, ps ...Predictor) (*Results, error) {
 	e := &evaluation{o: o, shape: ShapeOf(test.Header.Model), ps: ps}
 	if err := e.check(test.Header); err != nil {
@@ -106,7 +110,7 @@ func (e *evaluation) check(h trace.Header) error {
 		return err
 	}
 	if len(e.o.Horizons) == 0 || len(e.ps) == 0 {
-		return errors.New("speculate: nothing to evaluate: want horizons and predictors")
+		return errors.New("speculate: no horizons or no predictors to evaluate")
 	}
 	for i, hz := range e.o.Horizons {
 		if err := hz.Validate(e.shape.Layers); err != nil {

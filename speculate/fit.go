@@ -11,10 +11,10 @@ import (
 // Counter is a predictor that is fitted by counting, one document at a time.
 type Counter interface {
 	Predictor
-	// Begin forgets what was fitted and prepares for documents of this shape,
-	// to be asked at horizons.
+	// Begin discards an earlier fit and prepares for documents of this shape and
+	// for predictions at horizons.
 	Begin(s Shape, horizons []Horizon) error
-	// Count takes in one document, all of it known.
+	// Count adds one document, all of it known.
 	Count(doc *trace.Document) error
 	// End completes the fit.
 	End() error

@@ -16,7 +16,8 @@ type Gates struct {
 	Bias                    []float32
 }
 
-// Validate reports sizes that do not fit each other or s, and values that are no numbers.
+// Validate returns an error for sizes that do not agree with each other or with s,
+// and for values that are not finite.
 func (g *Gates) Validate(s Shape) error {
 	if g.Layers != s.Layers || g.Experts != s.Experts || s.Hidden != 0 && g.Hidden != s.Hidden {
 		return fmt.Errorf("speculate: gates of L=%d E=%d D=%d for a trace of L=%d E=%d D=%d", g.Layers, g.Experts, g.Hidden, s.Layers, s.Experts, s.Hidden)
@@ -36,7 +37,7 @@ func (g *Gates) Validate(s Shape) error {
 func (g *Gates) Logits(l int, x, out []float32) {
 	for e := range out {
 		w := g.Weights[(l*g.Experts+e)*g.Hidden:][:g.Hidden]
-		var a, b float32 // two chains: the sum need not wait for itself
+		var a, b float32 // two sums, for parallel execution
 		i := 0
 		for ; i+1 < len(x); i += 2 {
 			a += w[i] * x[i]
@@ -61,7 +62,7 @@ type gateReuse struct {
 	shape Shape
 }
 
-// newGateReuse returns a gateReuse; it needs no fit.
+// newGateReuse returns a gateReuse, which needs no fit.
 func newGateReuse(g *Gates, s Shape) (*gateReuse, error) {
 	if g == nil {
 		return nil, errors.New("speculate: gate reuse without gates")
@@ -105,8 +106,9 @@ func (p *gateReuse) Predict(views []View, out []float32) error {
 	return nil
 }
 
-// Oracle names the experts that will be chosen: the bound for every predictor.
-// It answers only in [Evaluate], since no view holds the answer.
+// Oracle predicts the experts that will be chosen, an upper bound for all
+// predictors. It answers only in [Evaluate] and in package prefetch, since no view
+// holds the answer.
 type Oracle struct{}
 
 // Name is "oracle".
@@ -118,13 +120,15 @@ func (Oracle) Requires() Requirements { return Requirements{} }
 // Supports every horizon.
 func (Oracle) Supports(Horizon) bool { return true }
 
-// Predict fails: a view does not hold the answer.
+// Predict returns an error, since a view does not hold the answer.
 func (Oracle) Predict([]View, []float32) error {
 	return errors.New("speculate: the oracle answers only in Evaluate")
 }
 
-// Baselines returns the unfitted predictors that learn by counting, the gate
-// reuse where gates are given, and the oracle, in the order of reports.
+// Baselines returns, in the order of reports, the predictors that count, which
+// are to be fitted; gate reuse, unless g is nil; and the oracle. Gate reuse applies
+// layer l's router to the router input of layer l-h, as prefetching systems do
+// (Eliseev and Mazur 2023, arXiv:2312.17238, section 3.2).
 func Baselines(s Shape, g *Gates) ([]Predictor, error) {
 	var ps []Predictor
 	for _, p := range newCounters() {

@@ -7,19 +7,19 @@ import (
 	"strings"
 )
 
-// ErrHorizon is returned by a predictor that is asked at a horizon for which it
-// was not fitted, or which its inputs do not allow.
+// ErrHorizon is the error of a predictor at a horizon that it was not fitted for
+// or that its inputs do not allow.
 var ErrHorizon = errors.New("speculate: horizon not supported by this predictor")
 
-// Horizon says how early a prediction is made. The zero value is one token
-// ahead, the predicted token's id unknown.
+// Horizon is how early a prediction is made. The zero value is one token ahead,
+// where the id of the predicted token is unknown.
 type Horizon struct {
-	// Layers is the distance h in MoE layers, at least 1: routing of token t is
-	// known up to and with layer l-h. 0: one token ahead, nothing of token t's
+	// Layers is the distance h in MoE layers: the routing of token t is known up to
+	// and including layer l-h. 0 means one token ahead, where nothing of token t's
 	// routing is known.
 	Layers int `json:"layers"`
-	// KnownID says, where Layers is 0, that the id of token t itself is known
-	// (it has been sampled, or belongs to the prompt).
+	// KnownID means, where Layers is 0, that the id of token t itself is known: it
+	// has been sampled, or belongs to the prompt.
 	KnownID bool `json:"known_id,omitempty"`
 }
 
@@ -44,7 +44,7 @@ func (h Horizon) String() string {
 	}
 }
 
-// ParseHorizon reads what [Horizon.String] writes; a plain number is a distance
+// ParseHorizon parses what [Horizon.String] returns. A plain number is a distance
 // in layers.
 func ParseHorizon(s string) (Horizon, error) {
 	switch s {
@@ -60,17 +60,17 @@ func ParseHorizon(s string) (Horizon, error) {
 	return Horizon{Layers: n}, nil
 }
 
-// Validate reports a negative distance, one not below the number of layers L,
-// or KnownID beside a distance in layers, where it is implied.
+// Validate returns an error for a distance that is negative or not below the
+// number of layers L, and for KnownID with a distance in layers, which implies it.
 func (h Horizon) Validate(layers int) error {
 	switch {
 	case h.Layers < 0 || h.Layers >= layers && h.Layers > 0:
-		return fmt.Errorf("speculate: horizon of %d layers in a model of %d: want 0 to %d", h.Layers, layers, layers-1)
+		return fmt.Errorf("speculate: horizon of %d layers in a model of %d; must be 0 to %d", h.Layers, layers, layers-1)
 	case h.Layers > 0 && h.KnownID:
-		return fmt.Errorf("speculate: horizon %d layers: KnownID is for horizons of one token", h.Layers)
+		return fmt.Errorf("speculate: horizon of %d layers: KnownID is for horizons of one token", h.Layers)
 	}
 	return nil
 }
 
-// FirstLayer returns the lowest target layer that is scored at this horizon.
+// FirstLayer returns the lowest target layer that is evaluated at this horizon.
 func (h Horizon) FirstLayer() int { return h.Layers }

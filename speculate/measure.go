@@ -42,7 +42,7 @@ func (a *tally) add(b *tally) {
 }
 
 // observe adds one prediction: scores [E], their order [E], and the experts
-// chosen, [K]. A pair without chosen experts is left out.
+// chosen, [K]. A pair without chosen experts is omitted.
 func (a *tally) observe(scores []float32, order, actual []int32) {
 	k := 0
 	for _, e := range actual {
@@ -101,26 +101,28 @@ func (a *tally) observe(scores []float32, order, actual []int32) {
 	}
 }
 
-// Metrics are means over (token, layer) pairs, each in 0..1.
+// Metrics are means over pairs of token and layer, each in [0,1] except Bits.
 type Metrics struct {
-	// Pairs is how many (token, layer) pairs the means are over.
+	// Pairs is the number of pairs.
 	Pairs int64 `json:"pairs"`
-	// Top1: the first named is the first chosen. TopAny: it is among the chosen.
+	// Top1 is the share of pairs where the likeliest expert is the first choice;
+	// TopAny, where it is among those chosen.
 	Top1   float64 `json:"top1"`
 	TopAny float64 `json:"top_any"`
-	// Recall and Precision at k = 1..8: of the chosen experts, the share among
-	// the first k named; of the first k named, the share chosen.
+	// Recall at k = 1..8 is the share of the chosen experts that are among the k
+	// likeliest; Precision, the share of the k likeliest that are chosen.
 	Recall    [MaxRank]float64 `json:"recall"`
 	Precision [MaxRank]float64 `json:"precision"`
-	// Exact: the first K named are the K chosen. AtLeastOne: one of them is.
+	// Exact is the share of pairs where the K likeliest are those chosen;
+	// AtLeastOne, where at least one of them is.
 	Exact      float64 `json:"exact"`
 	AtLeastOne float64 `json:"at_least_one"`
-	// ECE is the expected calibration error of the confidence in each of the
-	// first K named (Naeini, Cooper and Hauskrecht 2015), 15 bins of equal width.
+	// ECE is the expected calibration error of the confidence in each of the K
+	// likeliest (Naeini, Cooper and Hauskrecht 2015), 15 bins of equal width.
 	ECE float64 `json:"ece"`
-	// Bits is the cross-entropy of the first choice under the confidences scaled
-	// to a sum of 1, in bits; each is at most 20. TopBound is the top-1 accuracy
-	// that it allows by Fano's inequality.
+	// Bits is the cross-entropy, in bits, of the first choice under the confidences
+	// scaled to a sum of 1; at most 20 a pair. TopBound is the top-1 accuracy that
+	// it allows by Fano's inequality (Cover and Thomas 2006, theorem 2.10.1).
 	Bits     float64 `json:"bits"`
 	TopBound float64 `json:"top1_bound"`
 }

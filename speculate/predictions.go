@@ -7,19 +7,20 @@ import (
 	"github.com/parquet-go/parquet-go/compress/zstd"
 )
 
-// PredictionRow is a row of a predictions file: one answer about a (token,
-// layer), from which anyone can recompute every figure.
+// PredictionRow is a row of a predictions file: one prediction about a token and
+// a layer. All figures can be computed from these rows.
 type PredictionRow struct {
 	Dataset  string `parquet:"dataset,dict"`
 	Document string `parquet:"document,dict"`
 	Position int32  `parquet:"position"`
 	Phase    string `parquet:"phase,dict"`
 	Layer    int32  `parquet:"layer"`
-	// Distance is h in layers; 0: one token ahead with its id known, -1: without.
+	// Distance is h in layers; 0 is one token ahead with a known id, -1 with an
+	// unknown id.
 	Distance  int32  `parquet:"distance"`
 	Predictor string `parquet:"predictor,dict"`
-	// Predicted are experts, likeliest first, at most MaxRank or K of them,
-	// and Confidence the probability of each to be chosen.
+	// Predicted are the likeliest experts in order, at most MaxRank or K of them,
+	// and Confidence is the probability of each to be chosen.
 	Predicted  []int32   `parquet:"predicted,list"`
 	Confidence []float32 `parquet:"confidence,list"`
 	// Actual are the experts chosen, first choice first.
@@ -33,15 +34,16 @@ type PredictionWriter struct {
 	n    int // rows in the group so far
 }
 
-// NewPredictionWriter writes to w; Close ends the file and leaves w open.
+// NewPredictionWriter returns a writer to w. Close completes the file and does not
+// close w.
 func NewPredictionWriter(w io.Writer) *PredictionWriter {
 	return &PredictionWriter{w: parquet.NewGenericWriter[PredictionRow](w, parquet.Compression(&zstd.Codec{}))}
 }
 
-// groupRows is how many rows a row group has at most, which bounds memory.
+// groupRows is the maximum number of rows in a row group, which bounds memory.
 const groupRows = 1 << 19
 
-// Write adds an answer; it fits [EvaluateOptions.Each].
+// Write adds an answer. It can be [EvaluateOptions].Each.
 func (p *PredictionWriter) Write(a *Answer) error {
 	d := int32(a.Horizon.Layers)
 	if d == 0 && !a.Horizon.KnownID {
@@ -74,7 +76,7 @@ func (p *PredictionWriter) write() error {
 	return err
 }
 
-// Close writes what is left and the file's footer.
+// Close writes the remaining rows and the footer.
 func (p *PredictionWriter) Close() error {
 	if err := p.write(); err != nil {
 		return err

@@ -7,51 +7,53 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// Requirements names what a predictor reads beyond the chosen experts.
+// Requirements are what a predictor reads besides the chosen experts.
 type Requirements struct {
 	TokenIDs bool `json:"token_ids,omitempty"`
 	Weights  bool `json:"weights,omitempty"`
 	Logits   bool `json:"router_logits,omitempty"`
 	Inputs   bool `json:"router_inputs,omitempty"`
-	// History is how many earlier tokens are read; -1: all of them.
+	// History is the number of earlier tokens that are read; a negative number
+	// means all of them.
 	History int `json:"history,omitempty"`
 }
 
-// Check reports what a trace with this header lacks. Router logits and inputs
-// must be recorded at every layer.
+// Check returns an error if a trace with header h lacks what is required. Router
+// logits and router inputs must be recorded at every layer.
 func (r Requirements) Check(h trace.Header) error {
 	switch {
 	case r.Logits && len(h.LogitLayers) != h.Model.Layers:
-		return fmt.Errorf("speculate: the trace has router logits of %d of %d layers", len(h.LogitLayers), h.Model.Layers)
+		return fmt.Errorf("speculate: router logits are required at all layers; the trace has those of %d of %d layers", len(h.LogitLayers), h.Model.Layers)
 	case r.Inputs && (len(h.InputLayers) != h.Model.Layers || h.Model.Hidden == 0):
-		return fmt.Errorf("speculate: the trace has router inputs of %d of %d layers", len(h.InputLayers), h.Model.Layers)
+		return fmt.Errorf("speculate: router inputs are required at all layers; the trace has those of %d of %d layers", len(h.InputLayers), h.Model.Layers)
 	}
 	return nil
 }
 
-// Predictor names the experts of a (token, layer) ahead of time. Predict may be
-// called by several goroutines at once, on views of different documents.
+// Predictor predicts the experts of a token at a layer. Predict may be called by
+// several goroutines at a time, with views of different documents. It must not
+// keep views, or what it read from them, after it returns; see [View.Memory].
 type Predictor interface {
 	Name() string
 	Requires() Requirements
 	// Supports reports whether Predict can answer at h.
 	Supports(h Horizon) bool
-	// Predict writes, for each view, the probability of each expert to be among
-	// those chosen, to out [len(views),E]; a row sums to about K. All views
-	// have one sequence, layer and horizon. Its error is ErrHorizon, or names
-	// what the views lack.
+	// Predict writes to out, [len(views),E], for each view the probability of each
+	// expert to be among those chosen. A row adds up to about K. All views are of
+	// one document, layer and horizon, and an answer depends on its own view only.
+	// The error is ErrHorizon, or names what the views lack.
 	Predict(views []View, out []float32) error
 }
 
-// Prediction is an answer about one (token, layer).
+// Prediction is the answer about one token at one layer.
 type Prediction struct {
-	// Experts are all experts, likeliest first, [E]; ties go to the lower number.
+	// Experts are all experts, likeliest first, [E]. Ties go to the lower number.
 	Experts []int32
 	// Confidence is the probability of each of Experts to be chosen, [E].
 	Confidence []float32
 }
 
-// newPrediction orders scores [E] as a Prediction.
+// newPrediction returns the prediction of scores, [E].
 func newPrediction(scores []float32) Prediction {
 	p := Prediction{Experts: make([]int32, len(scores)), Confidence: make([]float32, len(scores))}
 	prob.Rank(scores, p.Experts)
@@ -61,7 +63,8 @@ func newPrediction(scores []float32) Prediction {
 	return p
 }
 
-// same fails when views are not of one layer and horizon, or out is not [len(views),E].
+// same returns the shape of views that are of one document, layer and horizon, for
+// out of [len(views),E].
 func same(views []View, out []float32) (Shape, error) {
 	if len(views) == 0 {
 		return Shape{}, nil
@@ -73,7 +76,7 @@ func same(views []View, out []float32) (Shape, error) {
 		}
 	}
 	if len(out) != len(views)*v.seq.shape.Experts {
-		return Shape{}, fmt.Errorf("speculate: %d scores for %d views of %d experts", len(out), len(views), v.seq.shape.Experts)
+		return Shape{}, fmt.Errorf("speculate: got %d scores for %d views of %d experts", len(out), len(views), v.seq.shape.Experts)
 	}
 	return v.seq.shape, nil
 }

@@ -21,10 +21,10 @@ type Interval struct {
 type Row struct {
 	Predictor string  `json:"predictor"`
 	Horizon   Horizon `json:"horizon"`
-	// By is "all", "layer", "dataset" or "phase"; Key is which one.
+	// By is "all", "layer", "dataset" or "phase"; Key is its value.
 	By  string `json:"by"`
 	Key string `json:"key,omitempty"`
-	// Documents is how many documents the row is over.
+	// Documents is the number of documents that the row is over.
 	Documents int `json:"documents"`
 	Metrics
 	// RecallK is recall@K for the model's top-k K, and RecallKInterval its interval.
@@ -32,7 +32,7 @@ type Row struct {
 	RecallKInterval *Interval `json:"recall_k_interval,omitempty"`
 }
 
-// Cost is what a predictor takes.
+// Cost is the cost of a predictor. 0 means unknown.
 type Cost struct {
 	Parameters   int64   `json:"parameters,omitempty"`    // numbers that it learned
 	TrainSeconds float64 `json:"train_seconds,omitempty"` // wall time of its training; 0: it counts, in one reading of the trace
@@ -49,7 +49,7 @@ type Results struct {
 	Tokens     int             `json:"tokens"`
 	Rows       []Row           `json:"rows"`
 	Costs      map[string]Cost `json:"costs,omitempty"`
-	// Warnings say where the split is too small to conclude from.
+	// Warnings name what makes the figures unreliable, for example few documents.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
@@ -164,8 +164,8 @@ func recallText(x Row) string {
 	return fmt.Sprintf("%.3f", x.RecallK)
 }
 
-// minDocuments is the number of documents below which an evaluation, or a data
-// set's part of it, warns that its intervals are not to be relied on.
+// minDocuments is the number of documents, of all or of a data set, below which
+// an evaluation warns that its intervals are unreliable.
 const minDocuments = 20
 
 // collector sums documents' reports.

@@ -8,9 +8,9 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// scan runs work on every document, several at a time, and hands the results
-// to merge in the documents' order: what is summed there does not depend on
-// the number of workers. It holds at most 2*workers documents.
+// scan calls work with every document, several at a time, and merge with the
+// results in the order of the documents, so that sums do not depend on the number
+// of workers. It validates the documents and holds at most 2*workers of them.
 func scan[R any](ctx context.Context, d Data, workers int, work func(*trace.Document, *sequence) (R, error), merge func(*trace.Document, R) error) error {
 	type job struct {
 		doc  *trace.Document
@@ -52,7 +52,7 @@ func scan[R any](ctx context.Context, d Data, workers int, work func(*trace.Docu
 				readErr = ctx.Err()
 				return
 			}
-			jobs <- j // a worker always takes it: order is filled first
+			jobs <- j // a worker takes it, because order is filled first
 		}
 	})
 	var firstErr error
@@ -75,7 +75,7 @@ func scan[R any](ctx context.Context, d Data, workers int, work func(*trace.Docu
 	return readErr
 }
 
-// peeker is a predictor that is shown the answer.
+// peeker is a predictor that is called with the answer.
 type peeker interface {
 	peek(actual []int32, out []float32)
 }
@@ -108,7 +108,7 @@ type answers struct {
 	free  [][]float32
 }
 
-// ask moves to a layer and horizon, and to those tokens.
+// ask selects a layer, a horizon and tokens.
 func (a *answers) ask(h Horizon, l int, tokens []int) {
 	a.views = a.views[:0]
 	for _, t := range tokens {
@@ -121,7 +121,7 @@ func (a *answers) ask(h Horizon, l int, tokens []int) {
 	clear(a.memo)
 }
 
-// of returns p's scores [tokens,E]; they hold until the next ask.
+// of returns p's scores, [tokens,E], which are valid until the next ask.
 func (a *answers) of(p Predictor) ([]float32, error) {
 	if s, ok := a.memo[p]; ok {
 		return s, nil

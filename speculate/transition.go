@@ -14,8 +14,8 @@ type Transition struct {
 	tables map[Horizon]*transitions
 }
 
-// transitions count, for each target layer and source expert, how often the
-// source was chosen and how often each target with it.
+// transitions counts, for each target layer and source expert, how often the
+// source was chosen, and how often each target with it.
 type transitions struct {
 	from [][]float64 // [L][E]
 	to   [][]float64 // [L][E*E]
@@ -40,7 +40,8 @@ func (p *Transition) Begin(s Shape, hs []Horizon) error {
 	return p.Frequency.Begin(s, hs)
 }
 
-// source returns the experts of doc from which layer l of token t is predicted, nil: none.
+// source returns the experts of doc from which layer l of token t is predicted,
+// nil if there are none.
 func source(doc *trace.Document, s Shape, h Horizon, t, l, steps int) []int32 {
 	if h.Layers > 0 {
 		l -= h.Layers + steps - 1
@@ -105,7 +106,8 @@ func (p *Transition) End() error {
 	return nil
 }
 
-// Predict implements [Predictor]; with no source token it gives the frequencies.
+// Predict implements [Predictor]. Without a source token the answer is that of
+// [Frequency].
 func (p *Transition) Predict(views []View, out []float32) error {
 	if err := p.Frequency.Predict(views, out); err != nil || len(views) == 0 {
 		return err
@@ -140,12 +142,12 @@ func (p *Transition) Predict(views []View, out []float32) error {
 
 // Path predicts from the first choices of the token at the three layers l-h,
 // l-h-1 and l-h-2 (at a horizon of one token: of the three tokens before, at
-// layer l): P(e | path), by counting, each shorter path adding four counts to
-// the longer one. Its memory grows with the paths seen, at most MaxPaths.
+// layer l): P(e | path) from counts, plus four counts of the next shorter path. Its
+// memory grows with the paths seen, at most MaxPaths.
 type Path struct {
 	Transition
-	// MaxPaths bounds the paths remembered over all layers and horizons; later
-	// ones fall back on the transition. 0: 1<<18.
+	// MaxPaths bounds the number of paths over all layers and horizons; for later
+	// ones the answer is that of [Transition]. 0 means 1<<18.
 	MaxPaths int
 	paths    map[pathKey][]uint32 // E counts and, last, the times that it was seen
 }

@@ -20,17 +20,17 @@ func ShapeOf(m trace.Model) Shape {
 	return Shape{Layers: m.Layers, Experts: m.Experts, TopK: m.TopK, Hidden: m.Hidden, Vocabulary: m.Vocabulary}
 }
 
-// Validate reports sizes that no model has.
+// Validate returns an error for sizes that no model has.
 func (s Shape) Validate() error {
-	const most = 1 << 20 // so that products of sizes do not overflow, nor a lie allocate much
+	const most = 1 << 20 // bounds products of sizes, and the memory that a corrupt file can allocate
 	if s.Layers > most>>4 || s.Experts > most>>4 || s.Hidden > most || s.Vocabulary > most<<4 || s.Layers < 1 || s.Experts < 1 || s.TopK < 1 || s.TopK > s.Experts || s.Hidden < 0 || s.Vocabulary < 0 {
-		return fmt.Errorf("speculate: shape L=%d E=%d K=%d D=%d V=%d is none", s.Layers, s.Experts, s.TopK, s.Hidden, s.Vocabulary)
+		return fmt.Errorf("speculate: shape L=%d E=%d K=%d D=%d V=%d is invalid", s.Layers, s.Experts, s.TopK, s.Hidden, s.Vocabulary)
 	}
 	return nil
 }
 
-// sequence is what has become known of one document: all of it in evaluation,
-// a growing window in a [Session]. Rows start at token base.
+// sequence is what is known of one document: all of it in evaluation, a growing
+// window in a [Session]. Rows start at token base.
 type sequence struct {
 	header  trace.Header
 	shape   Shape
@@ -40,7 +40,7 @@ type sequence struct {
 	weights []float32 // [n-base,L,K]
 	logits  []float32 // [n-base,nz,E]
 	inputs  []float32 // [n-base,nx,D]
-	// logitAt and inputAt give each layer's row in logits and inputs, -1: none.
+	// logitAt and inputAt are each layer's row in logits and inputs, -1 for none.
 	logitAt, inputAt []int
 	nz, nx           int
 	memories         map[memoryKey]*memory
@@ -53,7 +53,7 @@ func layerIndex(layers int, recorded []int) ([]int, error) {
 	}
 	for i, l := range recorded {
 		if l < 0 || l >= layers || i > 0 && l <= recorded[i-1] {
-			return nil, fmt.Errorf("speculate: recorded layers %v: want ascending numbers below %d", recorded, layers)
+			return nil, fmt.Errorf("speculate: recorded layers %v; must be ascending and below %d", recorded, layers)
 		}
 		at[l] = i
 	}
@@ -90,10 +90,10 @@ func (s *sequence) hold(doc *trace.Document) {
 	s.tokens, s.experts, s.weights, s.logits, s.inputs = doc.Tokens, doc.Experts, doc.Weights, doc.RouterLogits, doc.RouterInput
 }
 
-// View is what is known when the experts of (Token, Layer) are predicted. Its
-// accessors return nil, or false, for anything later, anything not recorded,
-// and anything before the document's start. Their results share memory with
-// the trace and must not be changed.
+// View is what is known when the experts of one token at one layer are predicted.
+// Its methods return nil, or false, for what comes later, for what is not recorded,
+// and before the start of the document. Their results share memory with the trace
+// and must not be modified.
 type View struct {
 	seq   *sequence
 	t, l  int
@@ -106,11 +106,11 @@ func (s *sequence) view(t, l int, h Horizon) View {
 	return View{seq: s, t: t, l: l, limit: max(0, l-h.Layers+1) * min(1, h.Layers), knows: h.Layers > 0 || h.KnownID, hor: h}
 }
 
-// Views hands out the views of one document, all of which is known: what
-// training a predictor needs.
+// Views returns the views of one document, all of which is known. Training a
+// predictor needs them.
 type Views struct{ seq *sequence }
 
-// NewViews checks doc against h and returns its views.
+// NewViews validates doc against h and returns its views.
 func NewViews(h trace.Header, doc *trace.Document) (*Views, error) {
 	seq, err := newSequence(h)
 	if err == nil {
@@ -125,19 +125,19 @@ func NewViews(h trace.Header, doc *trace.Document) (*Views, error) {
 // At returns what is known of the document when (t, layer) is predicted at h.
 func (d *Views) At(t, layer int, h Horizon) View { return d.seq.view(t, layer, h) }
 
-// Token returns the index in the document of the token whose experts are asked for.
+// Token returns the index in the document of the token of the prediction.
 func (v View) Token() int { return v.t }
 
-// Layer returns the layer whose experts are asked for.
+// Layer returns the layer of the prediction.
 func (v View) Layer() int { return v.l }
 
-// Horizon returns how early the question is asked.
+// Horizon returns the horizon of the prediction.
 func (v View) Horizon() Horizon { return v.hor }
 
 // Shape returns the model's geometry.
 func (v View) Shape() Shape { return v.seq.shape }
 
-// ID returns the id of token t, and false when it is not known or not recorded.
+// ID returns the id of token t, and false if it is not known or not recorded.
 func (v View) ID(t int) (int32, bool) {
 	s := v.seq
 	if t < s.base || t >= s.n && t != v.t || t > v.t || t == v.t && !v.knows || t-s.base >= len(s.tokens) {
@@ -155,7 +155,7 @@ func (v View) Visible(t, l int) bool {
 	return t < v.t || l < v.limit
 }
 
-// slice returns row (t, at) of a [n,rows,width] array where it may be seen.
+// slice returns row (t, at) of a, [n,rows,width], if the routing of (t, l) is known.
 func (v View) slice(a []float32, t, l, at, rows, width int) []float32 {
 	if at < 0 || width == 0 || !v.Visible(t, l) {
 		return nil
@@ -194,7 +194,7 @@ func (v View) Logits(t, l int) []float32 {
 	return v.slice(v.seq.logits, t, l, v.seq.logitAt[l], v.seq.nz, v.seq.shape.Experts)
 }
 
-// Input returns the router input of token t at layer l, [D]: the normalised
+// Input returns the router input of token t at layer l, [D]: the normalized
 // hidden state that the router and the experts read.
 func (v View) Input(t, l int) []float32 {
 	if l < 0 || l >= len(v.seq.inputAt) {
@@ -229,8 +229,8 @@ type memory struct {
 // [CheckCausality] finds a predictor that does.
 //
 // Memory returns the index of the first token and the rows. In a [Session] the
-// rows reach back as far as [Requirements].History; where owner was not asked for
-// longer than that, they begin anew.
+// rows reach back as far as [Requirements].History, and start later where owner
+// was not called for longer than that.
 func (v View) Memory(owner any, width int, fill func(begin []View, first int, rows []float32)) (first int, rows []float32) {
 	s, key := v.seq, memoryKey{owner, v.knows}
 	m := s.memories[key]
