@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/prefetch"
@@ -29,7 +30,7 @@ func TestExpertCache(t *testing.T) {
 	data := roundTrace(10)
 	points, err := prefetch.HitRates(ctx, data, prefetch.Config{}, []int{9, 12})
 	require.NoError(t, err)
-	r, err := prefetch.Simulate(ctx, data, prefetch.Config{Capacity: 4, Load: 3e-3, Compute: 2e-3, Predictor: speculate.Oracle{},
+	r, err := prefetch.Simulate(ctx, data, prefetch.Config{Capacity: 4, Load: 3 * time.Millisecond, Compute: 2 * time.Millisecond, Predictor: speculate.Oracle{},
 		Horizon: speculate.Horizon{Layers: 1}, Prefetch: 2, Events: 1000})
 	require.NoError(t, err)
 	study := CacheStudy{Names: []string{"LRU"}, Rates: [][]prefetch.Point{points}, Labels: []string{"ahead"}, Costs: []*prefetch.Result{r},

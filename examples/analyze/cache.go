@@ -27,7 +27,7 @@ func (s *side) cacheStudy(ctx context.Context, o options) error {
 	}
 	parts.Test = exceptTrain(speculate.Slice(h, docs), parts) // the valid part is not needed: half and half
 	m := h.Model
-	cfg := prefetch.Config{Load: o.load.Seconds(), Compute: o.compute.Seconds()}
+	cfg := prefetch.Config{Load: o.load, Compute: o.compute}
 	ahead := cfg
 	if m.Layers > 1 {
 		p := &speculate.Transition{}

@@ -44,7 +44,7 @@ func (o *options) program() cli.Program {
 
 func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.trace, "trace", "", "`folder` of the trace to score on (required)")
-	f.TextVar(&o.split, "split", speculate.Fractions{}, "`shares` of validation and test documents, as .15,.15, when train ran with the same -split, -seed and -trace: score\non the test documents only; empty: on all")
+	f.TextVar(&o.split, "split", speculate.Fractions{}, "`shares` of validation and test documents, as .15,.15, when train ran with the same -split, -seed and -trace: score\non the test documents only; empty: on all, with a warning where train used some of them; another split or seed is refused")
 	f.StringVar(&o.predictors, "predictors", "predictors", "`folder` that train wrote")
 	f.StringVar(&o.model, "model", "", "`folder` of the checkpoint that the gates are read from, or mini; required for gate reuse")
 	f.StringVar(&o.json, "json", "", "`file` for all figures")

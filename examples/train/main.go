@@ -60,7 +60,7 @@ func (o *options) program() cli.Program {
 func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.trace, "trace", "", "`folder` of the trace to fit on (required)")
 	f.StringVar(&o.valid, "valid", "", "`folder` of the trace to choose and calibrate on; empty: a part of -trace")
-	f.TextVar(&o.split, "split", speculate.Fractions{Valid: .15, Test: .15}, "without -valid, `shares` of documents to choose on, and to keep for evaluate -split")
+	f.TextVar(&o.split, "split", speculate.Fractions{Valid: .15, Test: .15}, "without -valid, `shares` of documents to choose on, and to keep for evaluate -split; documents with equal token ids stay together")
 	f.StringVar(&o.datasets, "datasets", "", "`names` of the data sets of -trace to read, separated by commas; empty: all")
 	f.StringVar(&o.test, "test", "", "with -leave-out each, `folder` of the trace to score on; empty: a part of -trace")
 	f.StringVar(&o.leaveOut, "leave-out", "", "`name` of a data set to learn nothing of, or each; empty: none")

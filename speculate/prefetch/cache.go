@@ -1,11 +1,11 @@
 package prefetch
 
-// usage is what a policy orders experts by, over ids layer*E+expert: kept for
-// all experts, resident or not.
+// usage holds what a policy orders experts by, for all ids layer*E+expert,
+// resident or not.
 //
-// The one of smallest key is evicted first. No two keys are equal and none
-// depends on the cache's size, so each policy is a stack algorithm (Mattson et
-// al. 1970, "Evaluation techniques for storage hierarchies").
+// The expert with the smallest key is evicted first. No two keys are equal and
+// none depends on the cache's size, so each policy is a stack algorithm (Mattson
+// et al. 1970, "Evaluation techniques for storage hierarchies").
 type usage struct {
 	policy Policy
 	tick   int64   // requests so far, below 1<<31
@@ -18,10 +18,10 @@ func newUsage(p Policy, n int) *usage {
 	return &usage{policy: p, key: make([]int64, n), count: make([]int64, n)}
 }
 
-// maxRequests bounds those of a document, so that keys do not overflow.
+// maxRequests bounds the requests of a document, so that keys do not overflow.
 const maxRequests = 1<<31 - 1
 
-// begin starts a document with its sequence of requests.
+// begin starts a document with its requests.
 func (u *usage) begin(requests []int32) {
 	u.tick = 0
 	clear(u.count)
@@ -44,7 +44,7 @@ func (u *usage) begin(requests []int32) {
 	}
 }
 
-// request notes that the i-th request is for id.
+// request records that the i-th request is for id.
 func (u *usage) request(i int, id int32) {
 	u.tick++
 	switch u.policy {
@@ -61,7 +61,7 @@ func (u *usage) request(i int, id int32) {
 // before reports whether a is evicted before b.
 func (u *usage) before(a, b int32) bool { return u.key[a] < u.key[b] }
 
-// cache is a heap of resident experts, the first to be evicted on top.
+// cache is a heap of resident experts, with the first to be evicted on top.
 type cache struct {
 	use  *usage
 	heap []int32
@@ -121,7 +121,8 @@ func (c *cache) pop() int32 {
 	return id
 }
 
-// evict removes the first to be evicted that may be, -1: none.
+// evict removes and returns the first to be evicted for which may returns true; -1
+// if there is none.
 func (c *cache) evict(may func(int32) bool) int32 {
 	victim := int32(-1)
 	c.held = c.held[:0]
@@ -145,15 +146,15 @@ func (c *cache) clear() {
 	c.heap = c.heap[:0]
 }
 
-// stack is Mattson's: the first C are what a cache of C experts holds, for
-// every C at once.
+// stack is that of Mattson et al.: for every C, its first C experts are those that
+// a cache of C experts holds.
 type stack struct {
 	use *usage
 	ids []int32
 }
 
-// request moves id to the top and returns its depth before, from 0; -1: it was
-// not there. It is called before the usage changes.
+// request moves id to the top and returns its former 0-based depth, -1 if it was
+// not in the stack. It is called before the usage changes.
 func (s *stack) request(id int32) int {
 	depth := -1
 	for i, x := range s.ids {
@@ -173,12 +174,12 @@ func (s *stack) request(id int32) int {
 	if n == 0 {
 		return depth
 	}
-	if s.use.policy == LRU { // by falling recency: all below it move down
+	if s.use.policy == LRU { // by decreasing recency: all above id move down
 		copy(s.ids[1:n+1], s.ids[:n])
 		s.ids[0] = id
 		return depth
 	}
-	carry := s.ids[0] // leaves the caches of sizes up to where it is put down
+	carry := s.ids[0] // evicted from the caches of all sizes up to its new depth
 	key, least := s.use.key, s.use.key[carry]
 	for i, x := range s.ids[1:n] {
 		if k := key[x]; k < least {

@@ -2,14 +2,13 @@ package prefetch
 
 import (
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
 )
 
-// Policy says which resident expert makes room.
+// Policy is a rule for which resident expert is evicted.
 type Policy string
 
 const (
@@ -24,36 +23,36 @@ const (
 	OPT Policy = "OPT"
 )
 
-// Config is what is simulated.
+// Config describes a simulation.
 type Config struct {
-	// Capacity is how many experts are resident: of all layers together, 1 to
-	// L*E, or with PerLayer of each layer, 1 to E. HitRates sets it itself.
+	// Capacity is the number of resident experts: of all layers together, 1 to L*E,
+	// or with PerLayer of each layer, 1 to E. HitRates ignores it.
 	Capacity int
 	PerLayer bool
 	Policy   Policy // "": LRU
-	// Load is the time in seconds to copy one expert, Compute that of one layer
-	// with its experts resident. Both above 0 where Predictor is set.
-	Load, Compute float64
-	// Predictor is asked at Horizon, a distance of at least one layer, and its
-	// Prefetch likeliest experts are loaded ahead; nil: no prefetcher.
+	// Load is the time to copy one expert, Compute that of one layer with its
+	// experts resident. Both must be positive where Predictor is set.
+	Load, Compute time.Duration
+	// Predictor predicts at Horizon, a distance of at least one layer, and its
+	// Prefetch likeliest experts are copied ahead; nil means no prefetcher.
 	Predictor speculate.Predictor
 	Horizon   speculate.Horizon
 	Prefetch  int
-	// NextToken asks the predictor one token ahead (the zero Horizon) for the
-	// layers below Horizon.Layers; else those are loaded on demand.
+	// NextToken also predicts one token ahead, at the zero Horizon, for the layers
+	// below Horizon.Layers. Their experts are otherwise copied on demand.
 	NextToken bool
-	// Events is how many events of the timeline are kept, from the first.
+	// Events is the maximum number of events in the result, from the first.
 	Events int
 }
 
-// The bounds keep products of sizes, and sums of times, from overflowing.
+// Bounds so that products of sizes and sums of times do not overflow.
 const (
 	maxExperts = 1 << 22
 	maxEvents  = 1 << 20
-	maxSeconds = 1e4
+	maxTime    = 10_000 * time.Second
 )
 
-// Validate reports what is wrong with c for a trace with header h.
+// Validate returns an error if c is invalid for a trace with header h.
 func (c Config) Validate(h trace.Header) error {
 	s := speculate.ShapeOf(h.Model)
 	if err := s.Validate(); err != nil {
@@ -65,13 +64,13 @@ func (c Config) Validate(h trace.Header) error {
 	most := c.most(s)
 	switch {
 	case c.Capacity < 1 || c.Capacity > most:
-		return fmt.Errorf("prefetch: capacity is %d experts: want 1 to %d", c.Capacity, most)
+		return fmt.Errorf("prefetch: capacity is %d experts; must be 1 to %d", c.Capacity, most)
 	case c.Policy != "" && c.Policy != LRU && c.Policy != LFU && c.Policy != OPT:
-		return fmt.Errorf("prefetch: policy %q: want %s, %s or %s", c.Policy, LRU, LFU, OPT)
-	case !(c.Load >= 0 && c.Load <= maxSeconds) || !(c.Compute >= 0 && c.Compute <= maxSeconds):
-		return fmt.Errorf("prefetch: load takes %g s and compute %g s: want 0 to %g", c.Load, c.Compute, maxSeconds)
+		return fmt.Errorf("prefetch: policy is %q; must be %s, %s or %s", c.Policy, LRU, LFU, OPT)
+	case c.Load < 0 || c.Load > maxTime || c.Compute < 0 || c.Compute > maxTime:
+		return fmt.Errorf("prefetch: load takes %v and compute %v; must be 0 to %v", c.Load, c.Compute, maxTime)
 	case c.Events < 0 || c.Events > maxEvents:
-		return fmt.Errorf("prefetch: %d events: want 0 to %d", c.Events, maxEvents)
+		return fmt.Errorf("prefetch: %d events; must be 0 to %d", c.Events, maxEvents)
 	case c.Predictor == nil && (c.Prefetch != 0 || c.NextToken):
 		return fmt.Errorf("prefetch: %d experts to prefetch without a predictor", c.Prefetch)
 	case c.Predictor == nil:
@@ -89,11 +88,11 @@ func (c Config) validatePredictor(h trace.Header, s speculate.Shape) error {
 	}
 	switch {
 	case c.Horizon.Layers < 1:
-		return fmt.Errorf("prefetch: horizon %v: want a distance of at least one layer", c.Horizon)
+		return fmt.Errorf("prefetch: horizon is %v; must be a distance of at least one layer", c.Horizon)
 	case c.Prefetch < 1 || c.Prefetch > s.Experts:
-		return fmt.Errorf("prefetch: %d experts to prefetch: want 1 to %d", c.Prefetch, s.Experts)
-	case nanoseconds(c.Load) < 1 || nanoseconds(c.Compute) < 1:
-		return fmt.Errorf("prefetch: load takes %g s and compute %g s: a prefetcher needs times of at least 1 ns", c.Load, c.Compute)
+		return fmt.Errorf("prefetch: %d experts to prefetch; must be 1 to %d", c.Prefetch, s.Experts)
+	case c.Load == 0 || c.Compute == 0:
+		return fmt.Errorf("prefetch: load takes %v and compute %v; with a predictor both must be positive", c.Load, c.Compute)
 	case !c.Predictor.Supports(c.Horizon):
 		return fmt.Errorf("prefetch: predictor %s at %v: %w", c.Predictor.Name(), c.Horizon, speculate.ErrHorizon)
 	case c.NextToken && !c.Predictor.Supports(speculate.Horizon{}):
@@ -102,7 +101,7 @@ func (c Config) validatePredictor(h trace.Header, s speculate.Shape) error {
 	return nil
 }
 
-// most is the largest capacity.
+// most is the maximum capacity.
 func (c Config) most(s speculate.Shape) int {
 	if c.PerLayer {
 		return s.Experts
@@ -117,7 +116,5 @@ func (c Config) policy() Policy {
 	return c.Policy
 }
 
-// nanoseconds rounds: the clock is whole so that sums are exact.
-func nanoseconds(seconds float64) int64 { return int64(math.Round(seconds * float64(time.Second))) }
-
+// seconds are those of a clock in nanoseconds, whose sums are exact.
 func seconds(ns int64) float64 { return float64(ns) / float64(time.Second) }

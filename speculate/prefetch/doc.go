@@ -4,34 +4,34 @@
 //
 // # The model
 //
-// Tokens of a document are decoded one at a time, layer by layer, whatever
-// their phase was. Each document starts with an empty cache and an idle
-// channel. The experts of all layers share a cache of C experts, or each layer
-// has one of c = Capacity experts (PerLayer).
+// Tokens of a document are decoded one at a time, layer by layer, whatever their
+// phase was. Each document starts with an empty cache and an idle channel. The
+// experts of all layers share a cache of Capacity experts, or with PerLayer each
+// layer has a cache of that size.
 //
 // At a layer the chosen experts are requested one after the other, first choice
 // first. One that is resident is a hit. One whose prefetch is being copied is
-// late: the layer waits for the rest of it. Any other is a miss: it is copied on
-// demand. There is one channel, which copies one expert at a time in Load
-// seconds and is never interrupted; a demand goes before prefetches that wait.
-// Once all of its experts have been had, the layer computes for Compute seconds.
+// late: the layer waits for the rest of the copy. Any other is a miss: it is
+// copied on demand. There is one channel, which copies one expert at a time in
+// Load and is never interrupted. A demand precedes prefetches in the queue. Once
+// all of its experts are resident, the layer computes for Compute.
 //
 // When the routing of layer l is known, which takes no time, the Prefetch
-// likeliest experts of layer l+h, of probability above 0, are put in the queue
-// of prefetches unless they are resident. With NextToken, the last layer also
-// asks for layers 0..h-1 of the next token, of which no routing is known then.
-// A prefetch starts when the channel is free and evicts then. It leaves the
-// queue when its layer comes.
+// likeliest experts of layer l+h with a probability above 0 are put in the queue
+// of prefetches unless they are resident. With NextToken, predictions for layers
+// 0..h-1 of the next token, none of whose routing is known, follow the last layer.
+// A prefetch starts, and evicts, when the channel is free. It leaves the queue
+// when its layer comes.
 //
-// Eviction is by least recent use (LRU), by least frequent use since the
-// document's start, ties to the least recent (LFU, counts survive eviction), or
-// by the farthest next use (OPT: Belady 1966), which needs the future and
-// bounds what is possible on demand. A prefetch is not a use: one that was not
-// needed ranks by the expert's last request, if any, and so goes early. What was predicted and is resident is kept
-// until its layer has passed; a prefetch that finds nothing else to evict, nor
-// anything that the running layer does not use, is dropped. A demand that finds
-// nothing else evicts by policy. Nothing else is pinned: without a prefetcher
-// the hits are those of the policy on the plain sequence of choices.
+// Eviction is by least recent use (LRU); by least frequent use since the start of
+// the document, ties to the least recent (LFU; counts survive eviction); or by the
+// farthest next use (OPT: Belady 1966), which needs the future and is the bound
+// for caches that copy on demand. A prefetch is not a use: an expert that was not
+// requested since ranks by its last request, if any, and so is evicted early. What
+// was predicted and is resident is protected until its layer has passed. A
+// prefetch that finds nothing else to evict, except what the current layer uses,
+// is dropped; a demand then evicts by policy. Nothing else is protected: without a
+// prefetcher the hits are those of the policy on the sequence of choices.
 //
 // Axis letters: T tokens, L MoE layers, E experts, K experts per token.
 package prefetch

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"time"
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/prefetch"
@@ -35,7 +36,7 @@ func Example() {
 	if err := speculate.Fit(ctx, data, []speculate.Horizon{horizon}, p); err != nil {
 		log.Fatal(err)
 	}
-	cfg := prefetch.Config{Capacity: 6, Policy: prefetch.LRU, Load: 2e-3, Compute: 2e-3}
+	cfg := prefetch.Config{Capacity: 6, Policy: prefetch.LRU, Load: 2 * time.Millisecond, Compute: 2 * time.Millisecond}
 	without, err := prefetch.Simulate(ctx, data, cfg)
 	if err != nil {
 		log.Fatal(err)

@@ -11,12 +11,12 @@ import (
 // plan is what one document asks for, with ids layer*E+expert.
 type plan struct {
 	requests []int32 // the choices, [T,L,K] without trace.NoExpert
-	ends     []int   // [T*L] number of requests up to and with that layer
-	wanted   []int32 // [T*L,m] what was predicted, likeliest first, -1: no more
+	ends     []int   // [T*L] number of requests up to and including that layer
+	wanted   []int32 // [T*L,m] predicted experts, likeliest first, -1 after the last
 }
 
-// each makes the plan of every document and hands it to f, which may not keep
-// it. It returns the documents and tokens seen.
+// each calls f with every document and its plan, which f must not keep. It returns
+// the number of documents and tokens.
 func each(ctx context.Context, data speculate.Data, cfg Config, f func(*trace.Document, *plan)) (documents, tokens int, err error) {
 	p := new(plan)
 	var scores []float32
@@ -30,12 +30,12 @@ func each(ctx context.Context, data speculate.Data, cfg Config, f func(*trace.Do
 		}
 		s := speculate.ShapeOf(data.Header.Model)
 		if len(d.Tokens) > (maxRequests-s.Layers)/(s.Layers*s.TopK) {
-			return 0, 0, fmt.Errorf("prefetch: document %s/%s: %d tokens are too many", d.Dataset, d.ID, len(d.Tokens))
+			return 0, 0, fmt.Errorf("prefetch: document %q of data set %q: %d tokens are too many", d.ID, d.Dataset, len(d.Tokens))
 		}
 		p.read(d, s)
 		if cfg.Predictor != nil {
 			if scores, err = p.predict(ctx, cfg, s, views, d, scores); err != nil {
-				return 0, 0, fmt.Errorf("prefetch: document %s/%s: predictor %s: %w", d.Dataset, d.ID, cfg.Predictor.Name(), err)
+				return 0, 0, fmt.Errorf("prefetch: document %q of data set %q: predictor %s: %w", d.ID, d.Dataset, cfg.Predictor.Name(), err)
 			}
 		}
 		f(d, p)
@@ -56,7 +56,7 @@ func (p *plan) read(d *trace.Document, s speculate.Shape) {
 	}
 }
 
-// chunk bounds the scores held at a time, in tokens.
+// chunk is the maximum number of tokens whose scores are in memory.
 const chunk = 512
 
 // predict fills wanted.
@@ -107,7 +107,7 @@ func (p *plan) predict(ctx context.Context, cfg Config, s speculate.Shape, views
 	return scores, nil
 }
 
-// actual is the oracle's answer, first choice first: it cannot have it from a view.
+// actual is the answer of the oracle, first choice first, which a view does not hold.
 func actual(d *trace.Document, s speculate.Shape, l, from int, out []float32) {
 	clear(out)
 	for i := range len(out) / s.Experts {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
@@ -125,7 +126,7 @@ func TestPolicies(t *testing.T) {
 			require.NoError(t, err)
 			rates[p] = points
 			for i, c := range sizes {
-				r, err := Simulate(ctx, data, Config{Policy: p, PerLayer: perLayer, Capacity: c, Load: 1, Compute: 2})
+				r, err := Simulate(ctx, data, Config{Policy: p, PerLayer: perLayer, Capacity: c, Load: time.Second, Compute: 2 * time.Second})
 				require.NoError(t, err)
 				want := naive(t, data, p, c, perLayer)
 				assert.Equal(t, want, r.Total.Hits, "%s of %d, per layer %v: simulated %d hits, by stack %d, want %d", p, c, perLayer, r.Total.Hits, points[i].Total.Hits, want)
@@ -216,7 +217,7 @@ func simulate(t *testing.T, data speculate.Data, c Config) *Result {
 	t.Helper()
 	r, err := Simulate(context.Background(), data, c)
 	require.NoError(t, err)
-	checkSums(t, r, c.Load, c.Compute)
+	checkSums(t, r, c.Load.Seconds(), c.Compute.Seconds())
 	return r
 }
 
@@ -224,14 +225,14 @@ func simulate(t *testing.T, data speculate.Data, c Config) *Result {
 // miss 12 times.
 func TestByHand(t *testing.T) {
 	data := planted(10)
-	r := simulate(t, data, Config{Capacity: 11, Load: 3, Compute: 2})
+	r := simulate(t, data, Config{Capacity: 11, Load: 3 * time.Second, Compute: 2 * time.Second})
 	assert.Equal(t, int64(30), r.Total.Misses)
 	assert.Equal(t, int64(12), r.Total.Cold)
 	assert.Equal(t, float64(30*5), r.Seconds)
 	assert.Equal(t, 10./150, r.TokensPerSecond)
 	assert.Equal(t, float64(9), r.StallPerToken)
 	assert.Equal(t, float64(3), r.TransfersPerToken)
-	r = simulate(t, data, Config{Capacity: 12, Load: 3, Compute: 2})
+	r = simulate(t, data, Config{Capacity: 12, Load: 3 * time.Second, Compute: 2 * time.Second})
 	assert.Equal(t, int64(12), r.Total.Misses)
 	assert.Equal(t, 0.6, r.HitRate)
 	assert.Equal(t, float64(36), r.Total.StallSeconds)
@@ -240,7 +241,7 @@ func TestByHand(t *testing.T) {
 
 	// A load of 3 s under a layer of 2 s: asked for at the layer before, it is
 	// late by 1 s. Layer 0 misses each time.
-	c := Config{Capacity: 4, Load: 3, Compute: 2, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 2, Events: 6}
+	c := Config{Capacity: 4, Load: 3 * time.Second, Compute: 2 * time.Second, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 2, Events: 6}
 	r = simulate(t, data, c)
 	assert.Equal(t, int64(20), r.Total.Late)
 	assert.Equal(t, int64(10), r.Total.Misses)
@@ -267,7 +268,7 @@ func TestByHand(t *testing.T) {
 func TestOracle(t *testing.T) {
 	data := random(3, 40, 2)
 	for _, h := range []int{1, 2} {
-		c := Config{Capacity: 12, Load: 1, Compute: 2, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: h}, Prefetch: 2}
+		c := Config{Capacity: 12, Load: time.Second, Compute: 2 * time.Second, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: h}, Prefetch: 2}
 		r := simulate(t, data, c)
 		if h == 1 {
 			for l := h; l < 3; l++ {
@@ -277,7 +278,7 @@ func TestOracle(t *testing.T) {
 		}
 		assert.Equal(t, int64(0), r.Total.Wasted)
 		assert.NotEqual(t, int64(0), r.Total.Prefetched)
-		c.NextToken, c.Compute = true, 10
+		c.NextToken, c.Compute = true, 10*time.Second
 		r = simulate(t, data, c)
 		assert.LessOrEqual(t, r.Total.Misses, int64(3*h*2), "h=%d with the next token", h)
 		assert.Equal(t, int64(0), r.Total.Late, "h=%d with the next token", h)
@@ -286,7 +287,7 @@ func TestOracle(t *testing.T) {
 
 func TestWrong(t *testing.T) {
 	data := planted(10)
-	c := Config{Capacity: 12, Load: 1, Compute: 2, Predictor: wrong{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 1}
+	c := Config{Capacity: 12, Load: time.Second, Compute: 2 * time.Second, Predictor: wrong{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 1}
 	r := simulate(t, data, c)
 	assert.Equal(t, int64(0), r.Total.Used)
 	assert.NotEqual(t, int64(0), r.Total.Wasted)
@@ -309,7 +310,7 @@ func TestPrefetchIsNoUse(t *testing.T) {
 		d.Experts = append(d.Experts, 0, 1)
 	}
 	d.Experts[4*2] = 3 // token 4 needs room: the prefetched expert's
-	r := simulate(t, speculate.Slice(h, []*trace.Document{d}), Config{Capacity: 3, Load: 1, Compute: 2, Predictor: wrong{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 1})
+	r := simulate(t, speculate.Slice(h, []*trace.Document{d}), Config{Capacity: 3, Load: time.Second, Compute: 2 * time.Second, Predictor: wrong{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 1})
 	// Tokens 0..3: two cold misses, one prefetch. Token 4: expert 3 evicts the
 	// prefetched one; layer 1's prefetch of it evicts expert 0, as 3 is in use.
 	// Token 5: expert 0 is a miss again, and again evicts the unused prefetch;
@@ -321,7 +322,7 @@ func TestPrefetchIsNoUse(t *testing.T) {
 	assert.Equal(t, int64(3), c.Wasted)
 	assert.Equal(t, float64(4), c.StallSeconds)
 	// With room for one there is no room for a prefetch while a layer runs.
-	r = simulate(t, speculate.Slice(h, []*trace.Document{d}), Config{Capacity: 1, Load: 1, Compute: 2, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 1})
+	r = simulate(t, speculate.Slice(h, []*trace.Document{d}), Config{Capacity: 1, Load: time.Second, Compute: 2 * time.Second, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 1})
 	c = r.Total
 	assert.Equal(t, int64(0), c.Prefetched)
 	assert.Equal(t, int64(6), c.Dropped)
@@ -338,7 +339,7 @@ func TestHitRatesWithPredictor(t *testing.T) {
 	require.NoError(t, speculate.Fit(ctx, data, hs, p))
 	for _, policy := range []Policy{LRU, LFU, OPT} {
 		for _, perLayer := range []bool{false, true} {
-			c := Config{Policy: policy, PerLayer: perLayer, Load: 0.3, Compute: 0.5, Predictor: p, Horizon: hs[1], Prefetch: 3, NextToken: true}
+			c := Config{Policy: policy, PerLayer: perLayer, Load: 300 * time.Millisecond, Compute: 500 * time.Millisecond, Predictor: p, Horizon: hs[1], Prefetch: 3, NextToken: true}
 			sizes := []int{6, 1, 4}
 			points, err := HitRates(ctx, data, c, sizes)
 			require.NoError(t, err)
@@ -353,7 +354,7 @@ func TestHitRatesWithPredictor(t *testing.T) {
 }
 
 func TestJSON(t *testing.T) {
-	r := simulate(t, planted(2), Config{Capacity: 4, Load: 1, Compute: 2, Events: 3, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 2}, Prefetch: 1})
+	r := simulate(t, planted(2), Config{Capacity: 4, Load: time.Second, Compute: 2 * time.Second, Events: 3, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 2}, Prefetch: 1})
 	raw, err := json.Marshal(r)
 	require.NoError(t, err)
 	var back Result
@@ -368,7 +369,7 @@ func TestJSON(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	data := planted(3)
-	oracle := Config{Capacity: 4, Load: 1, Compute: 1, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 1}
+	oracle := Config{Capacity: 4, Load: time.Second, Compute: time.Second, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 1}
 	with := func(f func(*Config)) Config {
 		c := oracle
 		f(&c)
@@ -382,18 +383,18 @@ func TestRefusals(t *testing.T) {
 		{Config{Capacity: 16}, "1 to 15"},
 		{Config{Capacity: 6, PerLayer: true}, "1 to 5"},
 		{Config{Capacity: 1, Policy: "FIFO"}, "FIFO"},
-		{Config{Capacity: 1, Load: math.NaN()}, "NaN"},
-		{Config{Capacity: 1, Compute: -1}, "-1"},
+		{Config{Capacity: 1, Load: 3 * time.Hour}, "3h0m0s"},
+		{Config{Capacity: 1, Compute: -time.Second}, "-1s"},
 		{Config{Capacity: 1, Events: -1}, "events"},
 		{Config{Capacity: 1, Prefetch: 1}, "without a predictor"},
 		{with(func(c *Config) { c.Horizon.Layers = 3 }), "3 layers"},
 		{with(func(c *Config) { c.Horizon.Layers = 0 }), "at least one layer"},
 		{with(func(c *Config) { c.Prefetch = 6 }), "1 to 5"},
-		{with(func(c *Config) { c.Load = 0 }), "1 ns"},
+		{with(func(c *Config) { c.Load = 0 }), "must be positive"},
 		{with(func(c *Config) { c.Predictor = &speculate.Transition{} }), "transition"},
 	} {
 		_, err := Simulate(context.Background(), data, c.cfg)
-		assert.ErrorContains(t, err, c.want, "%+v: got %v, want %q", c.cfg, err, c.want)
+		assert.ErrorContains(t, err, c.want, "%+v", c.cfg)
 	}
 	_, err := HitRates(context.Background(), data, Config{}, []int{3, 99})
 	assert.ErrorContains(t, err, "99")
@@ -412,7 +413,7 @@ func BenchmarkSimulate(b *testing.B) {
 	for _, policy := range []Policy{LRU, OPT} {
 		b.Run(string(policy), func(b *testing.B) {
 			data := random(4, 1000, 4)
-			c := Config{Policy: policy, Capacity: 9, Load: 0.5, Compute: 1, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 2}
+			c := Config{Policy: policy, Capacity: 9, Load: 500 * time.Millisecond, Compute: time.Second, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 2}
 			for b.Loop() {
 				_, err := Simulate(context.Background(), data, c)
 				require.NoError(b, err)

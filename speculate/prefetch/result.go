@@ -1,26 +1,26 @@
 package prefetch
 
-// Counts are of experts. Requests = Hits + Late + Misses, Prefetched = Used +
-// Wasted, Transfers = Misses + Prefetched.
+// Counts are numbers of experts. Requests = Hits + Late + Misses, Prefetched =
+// Used + Wasted, Transfers = Misses + Prefetched.
 type Counts struct {
 	Requests int64 `json:"requests"` // choices of an expert by a token
 	Hits     int64 `json:"hits"`     // resident when needed
 	Late     int64 `json:"late"`     // being prefetched when needed
 	Misses   int64 `json:"misses"`   // copied on demand
-	// Cold are the requests that are the expert's first in the document: the
-	// misses that no cache without a prefetcher avoids.
+	// Cold are the first requests for an expert in the document, which miss in any
+	// cache without a prefetcher.
 	Cold       int64 `json:"cold"`
 	Prefetched int64 `json:"prefetched"` // copied ahead
 	Used       int64 `json:"used"`       // of those, requested before they were evicted
 	Wasted     int64 `json:"wasted"`     // the others
-	// Dropped prefetches were wanted and not begun: overtaken by the request,
-	// their layer passed, or there was no room.
+	// Dropped prefetches were queued and not started: the request came before, the
+	// layer passed, or there was no room.
 	Dropped      int64   `json:"dropped"`
 	Transfers    int64   `json:"transfers"`
-	StallSeconds float64 `json:"stall_seconds"` // waited for experts
+	StallSeconds float64 `json:"stall_seconds"` // time that layers waited for experts
 }
 
-// HitRate is the share of requests that were hits, 0 where there were none.
+// HitRate is the share of requests that were hits, 0 without requests.
 func (c Counts) HitRate() float64 { return ratio(float64(c.Hits), float64(c.Requests)) }
 
 func ratio(a, b float64) float64 {
@@ -43,11 +43,11 @@ func (c *Counts) add(o Counts) {
 	c.Transfers += o.Transfers
 }
 
-// Event is a stretch of time on the compute unit or on the channel.
+// Event is an interval of time on the compute unit or on the channel.
 type Event struct {
 	Document string `json:"document"`
-	Token    int    `json:"token"`  // that it is for, its index in the document
-	Layer    int    `json:"layer"`  // that it is for
+	Token    int    `json:"token"`  // index in the document of the token that it is for
+	Layer    int    `json:"layer"`  // the layer that it is for
 	Expert   int    `json:"expert"` // -1: none
 	Kind     Kind   `json:"kind"`
 	// Start and End are seconds from the simulation's start.
@@ -55,7 +55,7 @@ type Event struct {
 	End   float64 `json:"end"`
 }
 
-// Kind says what an event is.
+// Kind is the kind of an event.
 type Kind string
 
 const (
@@ -69,12 +69,12 @@ const (
 	Prefetch Kind = "prefetch"
 )
 
-// Result is what a simulation came to.
+// Result is the result of a simulation. HitRate and Resident are in [0,1].
 type Result struct {
 	Policy    Policy `json:"policy"`
 	Predictor string `json:"predictor,omitempty"`
 	Horizon   string `json:"horizon,omitempty"`
-	Prefetch  int    `json:"prefetch,omitempty"` // experts asked for a layer
+	Prefetch  int    `json:"prefetch,omitempty"` // predicted experts of a layer
 	Capacity  int    `json:"capacity"`           // of all layers, or of each with PerLayer
 	PerLayer  bool   `json:"per_layer,omitempty"`
 	// Resident is the share of all L*E experts that the cache holds.
@@ -84,13 +84,13 @@ type Result struct {
 	Total     Counts  `json:"total"`
 	// Layers are the counts by the layer that an expert belongs to, [L].
 	Layers            []Counts `json:"layers"`
-	HitRate           float64  `json:"hit_rate"` // 0..1
+	HitRate           float64  `json:"hit_rate"`
 	TransfersPerToken float64  `json:"transfers_per_token"`
 	StallPerToken     float64  `json:"stall_seconds_per_token"`
-	Seconds           float64  `json:"seconds"`           // in all: compute and stall
-	TokensPerSecond   float64  `json:"tokens_per_second"` // 0 where no time passed
-	// Events are the first Config.Events, by the order in which they were found
-	// out, which is not always that of their start.
+	Seconds           float64  `json:"seconds"`           // compute and stall
+	TokensPerSecond   float64  `json:"tokens_per_second"` // 0 if no time passed
+	// Events are the first Config.Events in the order of the simulation, which is
+	// not always that of their start.
 	Events []Event `json:"events,omitempty"`
 }
 
@@ -100,7 +100,7 @@ type Point struct {
 	Capacity int    `json:"capacity"` // as Config.Capacity
 	// HitRate is the share of choices whose expert was resident when needed.
 	HitRate float64 `json:"hit_rate"`
-	// TransfersPerToken is experts copied a token.
+	// TransfersPerToken is the mean number of experts copied for a token.
 	TransfersPerToken float64 `json:"transfers_per_token"`
 	Total             Counts  `json:"total"`
 }

@@ -24,17 +24,17 @@ type simulator struct {
 	events  []Event
 	doc     string
 
-	now, busy int64 // ns: the compute unit's clock, and when the channel is free
+	now, busy int64 // ns: the compute unit's clock, and when the channel becomes free
 	step      int   // t*L+l
-	running   int32 // the expert being prefetched, -1: none; it is there at busy
+	running   int32 // the expert being prefetched until busy; -1: none
 	queue     []wish
-	due       []int32 // [L*E] last step for which it is kept, -1: not
-	usedAt    []int32 // [L*E] step of the last request, -1: none in this document
+	due       []int32 // [L*E] last step for which it is protected from eviction; -1: none
+	usedAt    []int32 // [L*E] step of the last request in this document; -1: none
 	queued    []bool  // [L*E]
 	fresh     []bool  // [L*E] prefetched, resident, not yet requested
 }
 
-// wish is a prefetch that waits.
+// wish is a prefetch in the queue.
 type wish struct {
 	id   int32
 	step int // that it is for
@@ -43,7 +43,7 @@ type wish struct {
 
 func newSimulator(cfg Config, s speculate.Shape) *simulator {
 	n := s.Layers * s.Experts
-	m := &simulator{cfg: cfg, shape: s, load: nanoseconds(cfg.Load), comp: nanoseconds(cfg.Compute), use: newUsage(cfg.policy(), n), size: cfg.Capacity,
+	m := &simulator{cfg: cfg, shape: s, load: int64(cfg.Load), comp: int64(cfg.Compute), use: newUsage(cfg.policy(), n), size: cfg.Capacity,
 		layers: make([]Counts, s.Layers), stalled: make([]int64, s.Layers), running: -1,
 		due: make([]int32, n), usedAt: make([]int32, n), queued: make([]bool, n), fresh: make([]bool, n)}
 	at := make([]int32, n)
@@ -117,7 +117,7 @@ func (m *simulator) begin(name string, p *plan) {
 	}
 }
 
-// unused settles a prefetched expert that leaves the cache.
+// unused counts a prefetched expert that is evicted before it was requested.
 func (m *simulator) unused(id int32) {
 	if m.fresh[id] {
 		m.fresh[id] = false
@@ -125,7 +125,7 @@ func (m *simulator) unused(id int32) {
 	}
 }
 
-// expire drops the prefetches for the present layer, which has all it needs.
+// expire drops the prefetches for the current layer, whose experts are all resident.
 func (m *simulator) expire() {
 	m.queue = slices.DeleteFunc(m.queue, func(w wish) bool {
 		if w.step > m.step {
@@ -187,13 +187,13 @@ func (m *simulator) miss(c *Counts, id int32) {
 		}
 		m.unused(victim)
 	}
-	m.running = -1 // what was being copied is there when this copy starts
+	m.running = -1 // that copy ends before this one starts
 	m.busy = start + m.load
 	m.event(Demand, m.step, id, start, m.busy)
 	m.wait(id, m.busy)
 }
 
-// ask queues what is predicted now that the routing of the present layer is known.
+// ask queues what is predicted from the routing of the current layer.
 func (m *simulator) ask(p *plan) {
 	if p.wanted == nil {
 		return
@@ -252,7 +252,7 @@ func (m *simulator) advance() {
 	}
 }
 
-// result adds up.
+// result returns the totals.
 func (m *simulator) result(documents, tokens int) *Result {
 	s := m.shape
 	r := &Result{Policy: m.use.policy, Capacity: m.size, PerLayer: m.cfg.PerLayer, Documents: documents, Tokens: tokens, Events: m.events,
@@ -289,10 +289,11 @@ func Simulate(ctx context.Context, data speculate.Data, cfg Config) (*Result, er
 	return m.result(documents, tokens), nil
 }
 
-// HitRates gives the hit rate at each of capacities, in their order, in one
-// pass over data. Without a predictor it costs about as much as one simulation,
-// however many capacities: LRU, LFU and OPT are stack algorithms (Mattson et al.
-// 1970). cfg.Capacity is not read.
+// HitRates returns the hit rate at each of capacities, in their order, in one
+// pass over data. Without a predictor it takes about the time of one simulation
+// for any number of capacities, because LRU, LFU and OPT are stack algorithms
+// (Mattson et al. 1970, "Evaluation techniques for storage hierarchies").
+// cfg.Capacity is ignored.
 func HitRates(ctx context.Context, data speculate.Data, cfg Config, capacities []int) ([]Point, error) {
 	cfg.Events = 0
 	s := speculate.ShapeOf(data.Header.Model)
@@ -306,7 +307,7 @@ func HitRates(ctx context.Context, data speculate.Data, cfg Config, capacities [
 		return stackRates(ctx, data, cfg, s, capacities)
 	}
 	if n := s.Layers * s.Experts; len(capacities) > maxExperts/n {
-		return nil, fmt.Errorf("prefetch: %d capacities of a cache of %d experts: want at most %d", len(capacities), n, maxExperts/n)
+		return nil, fmt.Errorf("prefetch: %d capacities of a cache of %d experts; must be at most %d", len(capacities), n, maxExperts/n)
 	}
 	var sims []*simulator
 	for _, c := range capacities {
