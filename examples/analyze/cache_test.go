@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/tracetest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -18,18 +18,12 @@ import (
 // next from. The section is omitted where there are too few documents.
 func TestCacheOfOneLayer(t *testing.T) {
 	for documents, want := range map[int]bool{3: false, 11: true} {
-		dir := t.TempDir()
-		in, out := filepath.Join(dir, "trace"), filepath.Join(dir, "out")
-		w, err := trace.Create(in, trace.Header{Model: trace.Model{Name: "flat", Layers: 1, Stacks: []trace.Stack{{Name: "decoder", Layers: 1}}, Experts: 6, TopK: 2}, NoWeights: true}, trace.WriterOptions{})
-		require.NoError(t, err)
-		for i := range documents {
-			d := &trace.Document{Dataset: "a", ID: fmt.Sprint(i)}
-			for p := range int32(9) {
-				d.Tokens, d.Experts = append(d.Tokens, p), append(d.Experts, p%6, (p+1)%6)
-			}
-			require.NoError(t, w.Write(d))
+		out := t.TempDir()
+		r := tracetest.Router{
+			Header: trace.Header{Model: trace.Model{Name: "flat", Layers: 1, Stacks: []trace.Stack{{Name: "decoder", Layers: 1}}, Experts: 6, TopK: 2}, NoWeights: true},
+			Rule:   tracetest.Choose(func(s *tracetest.Step) []int32 { return []int32{s.Token % 6, (s.Token + 1) % 6} }),
 		}
-		require.NoError(t, w.Close())
+		in := tracetest.Write(t, r.Header, r.Documents(documents, 9, 1), trace.WriterOptions{})
 		status, _, errs := clitest.Run(t, new(options).program(), "-trace", in, "-out", out, "-figures=false")
 		require.Equal(t, cli.Done, status, errs)
 		raw, err := os.ReadFile(filepath.Join(out, "report.html"))

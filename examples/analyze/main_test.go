@@ -14,44 +14,37 @@ import (
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/tracetest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
 // planted writes a trace of 3 layers, 5 experts, top-2: prefill goes to the
 // experts of even number, decode to all.
-func planted(t *testing.T, dir string) {
+func planted(t *testing.T) string {
 	t.Helper()
 	h := trace.Header{Model: trace.Model{Name: "planted", Layers: 3, Stacks: []trace.Stack{{Name: "decoder", Layers: 3}}, Experts: 5, TopK: 2, Vocabulary: 97}}
-	w, err := trace.Create(dir, h, trace.WriterOptions{})
-	require.NoError(t, err)
-	for i := range 24 {
-		d := &trace.Document{Dataset: []string{"a", "b"}[i%2], ID: fmt.Sprint(i)}
-		for p := range 20 {
-			d.Tokens = append(d.Tokens, int32(p*i%97))
-			phase := trace.Prefill
-			if p >= 13 {
-				phase = trace.Decode
-			}
-			d.Phases = append(d.Phases, phase)
-			for l := range 3 {
-				first, second := (p+l)%3*2, (p+l+1)%3*2
-				if phase == trace.Decode {
-					first, second = (p+l)%5, (p+l+2)%5
-				}
-				d.Experts = append(d.Experts, int32(first), int32(second))
-				d.Weights = append(d.Weights, 0.75, 0.25)
-			}
+	r := tracetest.Router{Header: h, Prompt: 13, Rule: tracetest.Choose(func(s *tracetest.Step) []int32 {
+		at := int32(s.Position + s.Layer)
+		if s.Position >= 13 {
+			return []int32{at % 5, (at + 2) % 5}
 		}
-		require.NoError(t, w.Write(d))
+		return []int32{at % 3 * 2, (at + 1) % 3 * 2}
+	})}
+	var docs []*trace.Document
+	for i := range 24 {
+		ids := make([]int32, 20)
+		for p := range ids {
+			ids[p] = int32(p * i % 97)
+		}
+		docs = append(docs, r.Document([]string{"a", "b"}[i%2], fmt.Sprint(i), ids))
 	}
-	require.NoError(t, w.Close())
+	return tracetest.Write(t, h, docs, trace.WriterOptions{})
 }
 
 func TestAnalyze(t *testing.T) {
 	dir := t.TempDir()
-	in, out, file := filepath.Join(dir, "trace"), filepath.Join(dir, "out"), filepath.Join(dir, "s.json")
-	planted(t, in)
+	in, out, file := planted(t), filepath.Join(dir, "out"), filepath.Join(dir, "s.json")
 	args := []string{"-trace", in, "-phase", "prefill", "-against", in, "-against-phase", "decode", "-out", out, "-json", file}
 	ok := func(args ...string) {
 		t.Helper()
@@ -89,8 +82,7 @@ func TestAnalyze(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	dir := t.TempDir()
-	in := filepath.Join(dir, "trace")
-	planted(t, in)
+	in := planted(t)
 	bad := filepath.Join(dir, "results.json")
 	require.NoError(t, os.WriteFile(bad, []byte(`{"shape": {"layers": 9, "experts": 5, "top_k": 2}}`), 0o600))
 	for _, c := range []struct {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,33 +9,16 @@ import (
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
 	"github.com/expertspec/expertspec/speculate"
-	"github.com/expertspec/expertspec/trace"
 	"github.com/parquet-go/parquet-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// wheel writes a trace in which a token's expert moves on by one from layer to
-// layer, and predictors fitted on it.
+// wheel returns a trace and predictors that were fitted on it.
 func wheel(t *testing.T) (traceDir, predictors string) {
 	t.Helper()
-	traceDir, predictors = filepath.Join(t.TempDir(), "trace"), t.TempDir()
-	h := trace.Header{Model: trace.Model{Name: "wheel", Layers: 3, Stacks: []trace.Stack{{Name: "decoder", Layers: 3}}, Experts: 4, TopK: 1, Vocabulary: 200}}
-	w, err := trace.Create(traceDir, h, trace.WriterOptions{})
-	require.NoError(t, err)
-	var docs []*trace.Document
-	for i := range 30 {
-		d := &trace.Document{Dataset: "wheel", ID: fmt.Sprint(i)}
-		for p := range 9 {
-			e := int32(i*7+p*p) % 4
-			d.Tokens = append(d.Tokens, int32(4*i)+e) // no two documents are equal
-			d.Experts = append(d.Experts, e, (e+1)%4, (e+2)%4)
-			d.Weights = append(d.Weights, 1, 1, 1)
-		}
-		require.NoError(t, w.Write(d))
-		docs = append(docs, d)
-	}
-	require.NoError(t, w.Close())
+	h, docs, traceDir := clitest.Wheel(t, 30, "wheel")
+	predictors = t.TempDir()
 	set := &speculate.Set{Predictors: []speculate.Predictor{&speculate.Frequency{}, &speculate.Transition{}}}
 	parts, err := speculate.Split(t.Context(), speculate.Slice(h, docs), speculate.Fractions{Valid: .2, Test: .3}, 1)
 	require.NoError(t, err)

@@ -1,37 +1,18 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
-	"github.com/expertspec/expertspec/trace"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// wheel writes a trace in which a token's expert moves on by one from layer to
-// layer.
 func wheel(t *testing.T, docs int, datasets ...string) string {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "trace")
-	h := trace.Header{Model: trace.Model{Name: "wheel", Layers: 3, Stacks: []trace.Stack{{Name: "decoder", Layers: 3}}, Experts: 4, TopK: 1, Vocabulary: 200}}
-	w, err := trace.Create(dir, h, trace.WriterOptions{})
-	require.NoError(t, err)
-	for i := range docs {
-		d := &trace.Document{Dataset: datasets[i%len(datasets)], ID: fmt.Sprint(i)}
-		for p := range 9 {
-			e := int32(i*7+p*p) % 4
-			d.Tokens = append(d.Tokens, int32(4*i)+e) // no two documents are equal
-			d.Experts = append(d.Experts, e, (e+1)%4, (e+2)%4)
-			d.Weights = append(d.Weights, 1, 1, 1)
-		}
-		require.NoError(t, w.Write(d))
-	}
-	require.NoError(t, w.Close())
+	_, _, dir := clitest.Wheel(t, docs, datasets...)
 	return dir
 }
 
@@ -39,9 +20,8 @@ func TestTrain(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "predictors")
 	status, stdout, stderr := clitest.Run(t, new(options).program(), "-trace", wheel(t, 40, "wheel"), "-out", out, "-horizons", "1,2", "-only", "transition,inter-layer,ensemble", "-tokens", "600", "-batch", "32", "-width", "8")
 	require.Equal(t, cli.Done, status, stderr)
-	s := stdout
-	assert.Contains(t, s, "inter-layer: ")
-	assert.Contains(t, s, "3 predictors")
+	assert.Contains(t, stdout, "inter-layer: ")
+	assert.Contains(t, stdout, "3 predictors")
 	for _, f := range []string{"predictors.json", "transition.safetensors", "inter-layer.safetensors", "ensemble.safetensors"} {
 		_, err := os.Stat(filepath.Join(out, f))
 		assert.NoError(t, err)
@@ -52,20 +32,19 @@ func TestLeaveOut(t *testing.T) {
 	dir, out := wheel(t, 40, "wheel", "axle"), t.TempDir()
 	status, stdout, stderr := clitest.Run(t, new(options).program(), "-trace", dir, "-out", out, "-horizons", "1", "-only", "transition", "-leave-out", "each")
 	require.Equal(t, cli.Done, status, stderr)
-	s := stdout
-	assert.Contains(t, s, "axle           3          1.000 / 1.000")
-	assert.Contains(t, s, "mean")
+	assert.Contains(t, stdout, "axle           3          1.000 / 1.000")
+	assert.Contains(t, stdout, "mean")
 	status, stdout, stderr = clitest.Run(t, new(options).program(), "-trace", dir, "-test", dir, "-out", out, "-horizons", "1", "-only", "transition", "-leave-out", "each")
-	assert.Equal(t, 0, status, stderr)
+	assert.Equal(t, cli.Done, status, stderr)
 	assert.Contains(t, stdout, "40 test documents")
-	status, stdout, stderr = clitest.Run(t, new(options).program(), "-trace", dir, "-out", out, "-horizons", "1", "-only", "transition", "-datasets", "axle", "-leave-out", "axle")
-	assert.Equal(t, 1, status, stderr)
+	status, _, stderr = clitest.Run(t, new(options).program(), "-trace", dir, "-out", out, "-horizons", "1", "-only", "transition", "-datasets", "axle", "-leave-out", "axle")
+	assert.Equal(t, cli.Failed, status, stderr)
 	assert.Contains(t, stderr, "no documents")
 	text, err := os.ReadFile(filepath.Join(out, "leave-out.json"))
 	require.NoError(t, err)
 	assert.Contains(t, string(text), `"wheel"`)
 	status, stdout, stderr = clitest.Run(t, new(options).program(), "-trace", dir, "-out", out, "-horizons", "1", "-only", "transition", "-leave-out", "axle")
-	assert.Equal(t, 0, status, stderr)
+	assert.Equal(t, cli.Done, status, stderr)
 	assert.Contains(t, stdout, "1 predictors")
 }
 

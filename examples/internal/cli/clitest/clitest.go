@@ -3,10 +3,13 @@ package clitest
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/tracetest"
 )
 
 // Run starts p with arguments and empty standard input.
@@ -21,4 +24,22 @@ func RunInput(t *testing.T, p cli.Program, stdin string, args ...string) (status
 	var out, errs bytes.Buffer
 	status = p.Start(t.Context(), args, cli.Streams{In: strings.NewReader(stdin), Out: &out, Err: &errs})
 	return status, out.String(), errs.String()
+}
+
+// Wheel returns n documents of the data sets in turn, and the folder of a trace of
+// them, whose 3 layers choose experts e, e+1 and e+2 of 4. No two documents have
+// the same token ids.
+func Wheel(t *testing.T, n int, datasets ...string) (h trace.Header, docs []*trace.Document, dir string) {
+	h.Model = trace.Model{Name: "wheel", Layers: 3, Stacks: []trace.Stack{{Name: "decoder", Layers: 3}}, Experts: 4, TopK: 1, Vocabulary: 200}
+	r := tracetest.Router{Header: h, Rule: tracetest.Choose(func(s *tracetest.Step) []int32 {
+		return []int32{(s.Token + int32(s.Layer)) % 4}
+	})}
+	for i := range n {
+		ids := make([]int32, 9)
+		for p := range ids {
+			ids[p] = int32(4*i + (i*7+p*p)%4)
+		}
+		docs = append(docs, r.Document(datasets[i%len(datasets)], fmt.Sprint(i), ids))
+	}
+	return h, docs, tracetest.Write(t, h, docs, trace.WriterOptions{})
 }
