@@ -85,8 +85,11 @@ func (p Program) Start(ctx context.Context, args []string, s Streams) int {
 	if err == nil && p.Check != nil {
 		err = p.Check(flags)
 	}
+	// A library's error may begin with the name of its package, which is the
+	// program's for some.
+	text := func(err error) string { return strings.TrimPrefix(err.Error(), p.Name+": ") }
 	if err != nil {
-		say("%v (-h lists the flags)", err)
+		say("%s (-h lists the flags)", text(err))
 		return Usage
 	}
 	err = p.Run(ctx, s)
@@ -100,9 +103,7 @@ func (p Program) Start(ctx context.Context, args []string, s Streams) int {
 	case ctx.Err() != nil:
 		say("interrupted; %s", p.Interrupted())
 	default:
-		// A library's error may begin with the name of its package, which is the
-		// program's for some.
-		say("%s", strings.TrimPrefix(err.Error(), p.Name+": "))
+		say("%s", text(err))
 	}
 	return Failed
 }

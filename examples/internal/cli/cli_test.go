@@ -39,6 +39,7 @@ func TestStart(t *testing.T) {
 		{"value", t.Context(), []string{"-n", "x"}, nil, cli.Usage, "prog: invalid value \"x\" for flag -n: parse error (-h lists the flags)\n"},
 		{"argument", t.Context(), []string{"-n", "3", "x"}, nil, cli.Usage, "prog: unexpected argument \"x\" (-h lists the flags)\n"},
 		{"check", t.Context(), nil, nil, cli.Usage, "prog: -n is required (-h lists the flags)\n"},
+		{"check prefix once", t.Context(), []string{"-n", "-1"}, nil, cli.Usage, "prog: N is negative (-h lists the flags)\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var stderr bytes.Buffer
@@ -49,6 +50,9 @@ func TestStart(t *testing.T) {
 				Check: func(*flag.FlagSet) error {
 					if n == 0 {
 						return errors.New("-n is required")
+					}
+					if n < 0 {
+						return errors.New("prog: N is negative") // as a library says
 					}
 					return nil
 				},

@@ -87,7 +87,10 @@ func (m *Model) LoadTokenizer() (*tokenizer.Tokenizer, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("-model %s: the checkpoint has no tokenizer.json", m.Folder)
 	}
-	return t, err
+	if err != nil {
+		return nil, fmt.Errorf("-model %s: %w", m.Folder, err)
+	}
+	return t, nil
 }
 
 // LoadTokenizer reads a tokenizer.json, or for "mini" the embedded model's.
@@ -111,7 +114,7 @@ func (m *Model) Load(ctx context.Context) (model *mixtral.Model, free func(), er
 	o := mixtral.Options{Backend: backend, Executor: m.Executor, DType: m.dtype}
 	if model, err = mixtral.Load(ctx, files, o); err != nil {
 		backend.Finalize()
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("-model %s: %w", m.Folder, err)
 	}
 	return model, func() { model.Close(); backend.Finalize() }, nil
 }
@@ -127,12 +130,12 @@ func ReadGates(folder string) (*speculate.Gates, error) {
 	}
 	c, err := mixtral.OpenCheckpoint(files)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("-model %s: %w", folder, err)
 	}
 	defer c.Close()
 	w, err := c.Routers()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("-model %s: %w", folder, err)
 	}
 	cfg := c.Config()
 	return &speculate.Gates{Layers: cfg.Layers, Experts: cfg.Experts, Hidden: cfg.HiddenSize, Weights: w}, nil
