@@ -2,7 +2,7 @@ package speculate
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"math"
 	"slices"
 
@@ -251,7 +251,7 @@ func Calibrate(ctx context.Context, valid Data, o EvaluateOptions, ps ...Predict
 					}
 					scores, err := a.of(p)
 					if err != nil {
-						return nil, fmt.Errorf("speculate: document %s/%s: %w", doc.Dataset, doc.ID, err)
+						return nil, err
 					}
 					x := slices.Clone(scores)
 					margins(x, s)
@@ -281,7 +281,7 @@ func Calibrate(ctx context.Context, valid Data, o EvaluateOptions, ps ...Predict
 		return nil, err
 	}
 	if docs == 0 {
-		return nil, fmt.Errorf("speculate: no documents to calibrate on")
+		return nil, errors.New("speculate: no documents to calibrate on")
 	}
 	out := make([]Predictor, len(bases))
 	for j, p := range bases {

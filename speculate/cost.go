@@ -141,7 +141,7 @@ func latency(ctx context.Context, p Predictor, h trace.Header, doc *trace.Docume
 		return nil
 	})
 	if err != nil && err != errEnough {
-		return 0, fmt.Errorf("speculate: latency of %s: %w", p.Name(), err)
+		return 0, err
 	}
 	finish()
 	slices.Sort(means)

@@ -65,7 +65,7 @@ func (f *Frequency) Predict(views []View, out []float32) error {
 		return err
 	}
 	if f.prior == nil || f.shape.Layers != s.Layers || f.shape.Experts != s.Experts {
-		return errShape(f.Name(), f.shape, s)
+		return errShape(f.shape, s)
 	}
 	for i, v := range views {
 		copy(out[i*s.Experts:], f.prior[v.l])
@@ -73,12 +73,12 @@ func (f *Frequency) Predict(views []View, out []float32) error {
 	return nil
 }
 
-func errShape(name string, fitted, asked Shape) error {
+func errShape(fitted, asked Shape) error {
 	if fitted.Layers == 0 {
-		return fmt.Errorf("speculate: %s is not fitted", name)
+		return fmt.Errorf("not fitted")
 	}
-	return fmt.Errorf("speculate: %s fitted for L=%d E=%d K=%d, asked for L=%d E=%d K=%d",
-		name, fitted.Layers, fitted.Experts, fitted.TopK, asked.Layers, asked.Experts, asked.TopK)
+	return fmt.Errorf("fitted for L=%d E=%d K=%d, got L=%d E=%d K=%d",
+		fitted.Layers, fitted.Experts, fitted.TopK, asked.Layers, asked.Experts, asked.TopK)
 }
 
 func rows[T any](n, width int) [][]T {

@@ -127,7 +127,7 @@ func (e *evaluation) check(h trace.Header) error {
 		}
 		names[p.Name()] = true
 		if err := p.Requires().Check(h); err != nil {
-			return fmt.Errorf("%s: %w", p.Name(), err)
+			return fmt.Errorf("speculate: %s: %w", p.Name(), err)
 		}
 	}
 	return nil
@@ -146,7 +146,7 @@ func (e *evaluation) document(doc *trace.Document, seq *sequence) (*report, erro
 				}
 				scores, err := a.of(p)
 				if err != nil {
-					return nil, fmt.Errorf("speculate: document %s/%s: %w", doc.Dataset, doc.ID, err)
+					return nil, err
 				}
 				c := &r.cells[i*len(e.ps)+j]
 				if c.layers == nil {

@@ -10,6 +10,8 @@ import (
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
 	"github.com/expertspec/expertspec/trace/tracetest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // A model of L=3 layers, E=4 experts and K=1, whose layer l chooses expert id+l
@@ -96,14 +98,9 @@ func (byID) Predict(views []speculate.View, out []float32) error {
 // A test of it on a small trace: it knows nothing of the future, and is right.
 func TestOwnPredictor(t *testing.T) {
 	docs, horizons := wheel.Documents(20, 8, 1), []speculate.Horizon{{Layers: 1}, {KnownID: true}}
-	if err := speculate.CheckCausality(byID{}, wheel.Header, docs[0], horizons); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, speculate.CheckCausality(byID{}, wheel.Header, docs[0], horizons))
 	r, err := speculate.Evaluate(t.Context(), speculate.Slice(wheel.Header, docs), speculate.EvaluateOptions{Horizons: horizons}, byID{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if recall, _ := r.Recall("by id", horizons[0]); recall != 1 {
-		t.Errorf("got recall %g, want 1", recall)
-	}
+	require.NoError(t, err)
+	recall, _ := r.Recall("by id", horizons[0])
+	assert.Equal(t, 1., recall)
 }

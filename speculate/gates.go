@@ -92,12 +92,12 @@ func (p *gateReuse) Predict(views []View, out []float32) error {
 		return ErrHorizon
 	}
 	if s.Experts != p.shape.Experts || s.Hidden != p.gates.Hidden || s.Layers != p.shape.Layers {
-		return errShape(p.Name(), p.shape, s)
+		return errShape(p.shape, s)
 	}
 	for i, v := range views {
 		x := v.Input(v.t, v.l-v.hor.Layers)
 		if x == nil {
-			return fmt.Errorf("speculate: gate reuse: no router input of layer %d", v.l-v.hor.Layers)
+			return fmt.Errorf("no router input of layer %d", v.l-v.hor.Layers)
 		}
 		row := out[i*s.Experts : (i+1)*s.Experts]
 		p.gates.Logits(v.l, x, row)
@@ -122,7 +122,7 @@ func (Oracle) Supports(Horizon) bool { return true }
 
 // Predict returns an error, since a view does not hold the answer.
 func (Oracle) Predict([]View, []float32) error {
-	return errors.New("speculate: the oracle answers only in Evaluate")
+	return errors.New("the oracle answers only in Evaluate")
 }
 
 // Baselines returns, in the order of reports, the predictors that count, which

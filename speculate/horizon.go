@@ -9,7 +9,7 @@ import (
 
 // ErrHorizon is the error of a predictor at a horizon that it was not fitted for
 // or that its inputs do not allow.
-var ErrHorizon = errors.New("speculate: horizon not supported by this predictor")
+var ErrHorizon = errors.New("horizon not supported by the predictor")
 
 // Horizon is how early a prediction is made. The zero value is one token ahead,
 // where the id of the predicted token is unknown.

@@ -1,6 +1,7 @@
 package speculate
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/expertspec/expertspec/speculate/internal/prob"
@@ -23,9 +24,9 @@ type Requirements struct {
 func (r Requirements) Check(h trace.Header) error {
 	switch {
 	case r.Logits && len(h.LogitLayers) != h.Model.Layers:
-		return fmt.Errorf("speculate: router logits are required at all layers; the trace has those of %d of %d layers", len(h.LogitLayers), h.Model.Layers)
+		return fmt.Errorf("router logits are required at all layers; the trace has those of %d of %d layers", len(h.LogitLayers), h.Model.Layers)
 	case r.Inputs && (len(h.InputLayers) != h.Model.Layers || h.Model.Hidden == 0):
-		return fmt.Errorf("speculate: router inputs are required at all layers; the trace has those of %d of %d layers", len(h.InputLayers), h.Model.Layers)
+		return fmt.Errorf("router inputs are required at all layers; the trace has those of %d of %d layers", len(h.InputLayers), h.Model.Layers)
 	}
 	return nil
 }
@@ -72,11 +73,11 @@ func same(views []View, out []float32) (Shape, error) {
 	v := views[0]
 	for _, w := range views[1:] {
 		if w.l != v.l || w.hor != v.hor || w.seq != v.seq {
-			return Shape{}, fmt.Errorf("speculate: views of one call differ in document, layer or horizon")
+			return Shape{}, errors.New("views of one call differ in document, layer or horizon")
 		}
 	}
 	if len(out) != len(views)*v.seq.shape.Experts {
-		return Shape{}, fmt.Errorf("speculate: got %d scores for %d views of %d experts", len(out), len(views), v.seq.shape.Experts)
+		return Shape{}, fmt.Errorf("got %d scores for %d views of %d experts", len(out), len(views), v.seq.shape.Experts)
 	}
 	return v.seq.shape, nil
 }

@@ -30,7 +30,9 @@ func scan[R any](ctx context.Context, d Data, workers int, work func(*trace.Docu
 			seq, _ := newSequence(d.Header)
 			for j := range jobs {
 				if j.err = seq.setDocument(j.doc); j.err == nil {
-					j.r, j.err = work(j.doc, seq)
+					if j.r, j.err = work(j.doc, seq); j.err != nil {
+						j.err = fmt.Errorf("speculate: document %q of data set %q: %w", j.doc.ID, j.doc.Dataset, j.err)
+					}
 				}
 				close(j.done)
 			}

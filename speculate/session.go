@@ -34,7 +34,7 @@ type Routing struct {
 func NewSession(p Predictor, h trace.Header) (*Session, error) {
 	needs := p.Requires()
 	if err := needs.Check(h); err != nil {
-		return nil, fmt.Errorf("%s: %w", p.Name(), err)
+		return nil, fmt.Errorf("speculate: %s: %w", p.Name(), err)
 	}
 	if !needs.Logits {
 		h.LogitLayers = nil
@@ -193,7 +193,7 @@ func (s *Session) PredictScores(layer int, h Horizon, scores []float32) error {
 	t := q.n - 1
 	switch {
 	case layer < h.Layers || layer >= q.shape.Layers:
-		return fmt.Errorf("speculate: layer %d at %v: want %d to %d", layer, h, h.Layers, q.shape.Layers-1)
+		return fmt.Errorf("speculate: layer %d at %v; must be %d to %d", layer, h, h.Layers, q.shape.Layers-1)
 	case h.Layers > 0 && layer-h.Layers >= s.layer:
 		return fmt.Errorf("speculate: layer %d at %v: only %d layers have been observed", layer, h, s.layer)
 	case t < 0 && (h.Layers > 0 || h.KnownID):
@@ -205,8 +205,11 @@ func (s *Session) PredictScores(layer int, h Horizon, scores []float32) error {
 		t++
 	}
 	if !s.p.Supports(h) {
-		return fmt.Errorf("%s at %v: %w", s.p.Name(), h, ErrHorizon)
+		return fmt.Errorf("speculate: %s at %v: %w", s.p.Name(), h, ErrHorizon)
 	}
 	s.views[0] = q.view(t, layer, h)
-	return s.p.Predict(s.views[:], scores)
+	if err := s.p.Predict(s.views[:], scores); err != nil {
+		return fmt.Errorf("speculate: %s at %v, layer %d: %w", s.p.Name(), h, layer, err)
+	}
+	return nil
 }

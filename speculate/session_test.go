@@ -157,7 +157,7 @@ func TestBadInput(t *testing.T) {
 		assert.ErrorContains(t, err, `document "doc-000" of data set "a" occurs twice`, i)
 	}
 	_, err := Evaluate(ctx, testData(1, 9, 1), o, &Frequency{})
-	assert.ErrorContains(t, err, "frequency is not fitted")
+	assert.ErrorContains(t, err, "frequency at h=1, layer 1: not fitted")
 	_, err = Evaluate(ctx, Slice(testHeader(), nil), o, Oracle{})
 	assert.ErrorContains(t, err, "no tokens")
 	h := testHeader()
