@@ -73,8 +73,10 @@ func (o *options) check(*flag.FlagSet) error {
 		return errors.New("-validate takes none of -from, -to, -in and -out")
 	case o.validate != "":
 		return nil
-	case (o.from == "") == (o.to == ""):
+	case o.from == "" && o.to == "":
 		return errors.New("one of -from, -to and -validate is required")
+	case o.from != "" && o.to != "":
+		return errors.New("-from and -to exclude each other")
 	case !slices.Contains(formats, o.from+o.to):
 		return fmt.Errorf("no format %q; the formats are %v", o.from+o.to, formats)
 	case o.in == "" || o.out == "":
@@ -87,7 +89,7 @@ func (o *options) check(*flag.FlagSet) error {
 
 func (o *options) run(ctx context.Context, s cli.Streams) error {
 	if o.validate != "" {
-		return validate(o.validate, s)
+		return validate(ctx, o.validate, s)
 	}
 	report, err := o.convertTrace(ctx, s.Out)
 	if report != nil {
@@ -98,8 +100,6 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	switch {
 	case err != nil:
 		return err
-	case len(report.Omitted) > 0 && report.Documents == 0:
-		return fmt.Errorf("no document of %s could be converted", o.in)
 	case len(report.Omitted) > 0:
 		return &cli.Incomplete{Omitted: len(report.Omitted), What: "documents or lines of " + o.in}
 	}
@@ -107,8 +107,19 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 }
 
 // validate reports every problem of a trace.
-func validate(dir string, s cli.Streams) error {
-	r, err := trace.Validate(dir, trace.ValidateOptions{})
+func validate(ctx context.Context, dir string, s cli.Streams) error {
+	var r *trace.ValidationReport
+	var err error
+	done := make(chan struct{})
+	go func() {
+		r, err = trace.Validate(dir, trace.ValidateOptions{})
+		close(done)
+	}()
+	select {
+	case <-ctx.Done(): // the process ends
+		return ctx.Err()
+	case <-done:
+	}
 	if err != nil {
 		return err
 	}
@@ -144,7 +155,7 @@ func (o *options) convertTrace(ctx context.Context, out io.Writer) (*convert.Rep
 	if o.quiet || report.Documents == 0 {
 		return report, nil
 	}
-	if s, err = statistics(o.out); err != nil {
+	if s, err = statistics(ctx, o.out); err != nil {
 		return report, err
 	}
 	table(out, s.Summary())
@@ -161,7 +172,7 @@ func summary(out io.Writer, r *convert.Report, path string, start time.Time) {
 }
 
 // statistics reads the trace that was written, which shows that it can be read.
-func statistics(dir string) (*trace.Statistics, error) {
+func statistics(ctx context.Context, dir string) (*trace.Statistics, error) {
 	r, err := trace.Open(dir)
 	if err != nil {
 		return nil, err
@@ -174,7 +185,7 @@ func statistics(dir string) (*trace.Statistics, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := s.Add(d); err != nil {
+		if err := errors.Join(ctx.Err(), s.Add(d)); err != nil {
 			return nil, err
 		}
 	}

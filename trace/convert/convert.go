@@ -148,8 +148,9 @@ func (r *Report) each(ctx context.Context, docs iter.Seq2[*trace.Document, error
 }
 
 // Read converts the foreign trace at path into a new trace in dir. If that fails,
-// or ctx is cancelled, no shard of it is left. The Report is not nil once the
-// source could be opened, also where the conversion fails later.
+// ctx is cancelled, or every document is omitted, which is an error, no shard of it
+// is left. The Report is not nil once the source could be opened, also where the
+// conversion fails later.
 func Read(ctx context.Context, from, path, dir string, o Options, w trace.WriterOptions) (report *Report, err error) {
 	f, err := lookup(from)
 	if err != nil {
@@ -198,6 +199,9 @@ func Read(ctx context.Context, from, path, dir string, o Options, w trace.Writer
 	})
 	if err != nil {
 		return report, err
+	}
+	if report.Documents == 0 && len(report.Omitted) > 0 {
+		return report, fmt.Errorf("%s: no document could be converted", path)
 	}
 	return report, out.Close()
 }
