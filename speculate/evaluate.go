@@ -167,7 +167,7 @@ func (e *evaluation) score(doc *trace.Document, c *cell, p Predictor, h Horizon,
 		actual := doc.Experts[at : at+s.TopK]
 		prob.Rank(row, order)
 		c.layers[l].observe(row, order, actual)
-		ph := phaseOf(doc, t)
+		ph := doc.Phase(t)
 		if len(doc.Phases) > 0 {
 			if c.phases[ph] == nil {
 				c.phases[ph] = &tally{}
@@ -176,7 +176,7 @@ func (e *evaluation) score(doc *trace.Document, c *cell, p Predictor, h Horizon,
 		}
 		if e.o.Each != nil {
 			pr := newPrediction(row)
-			r.answers = append(r.answers, Answer{Dataset: doc.Dataset, Document: doc.ID, Position: positionOf(doc, t), Phase: ph,
+			r.answers = append(r.answers, Answer{Dataset: doc.Dataset, Document: doc.ID, Position: doc.Position(t), Phase: ph,
 				Layer: l, Horizon: h, Predictor: p.Name(), Predicted: pr.Experts, Confidence: pr.Confidence, Actual: actual})
 		}
 	}
@@ -187,20 +187,6 @@ func (e *evaluation) score(doc *trace.Document, c *cell, p Predictor, h Horizon,
 		}
 		c.phases[trace.Prefill].add(&c.layers[l])
 	}
-}
-
-func phaseOf(doc *trace.Document, t int) trace.Phase {
-	if len(doc.Phases) == 0 {
-		return trace.Prefill
-	}
-	return doc.Phases[t]
-}
-
-func positionOf(doc *trace.Document, t int) int32 {
-	if len(doc.Positions) == 0 {
-		return int32(t)
-	}
-	return doc.Positions[t]
 }
 
 // resample returns n draws, each the number of times that each of docs

@@ -1,0 +1,227 @@
+package speculate
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/expertspec/expertspec/speculate/internal/prob"
+)
+
+// item is one (token, layer): members' log odds [M,E] and what was chosen.
+type item struct {
+	half   int // the document's: weights fitted on 0 are judged on 1
+	odds   []float32
+	actual []int32
+}
+
+// pool is a uniform sample of items, of bounded size.
+type pool struct {
+	items []item
+	seen  int
+	bound int
+	e     int
+	rng   *rand.Rand
+}
+
+func (p *pool) offer(it item) {
+	p.seen++
+	if len(p.items) < p.bound {
+		p.items = append(p.items, it)
+	} else if i := p.rng.IntN(p.seen); i < p.bound {
+		p.items[i] = it
+	}
+}
+
+// fit returns weights for members active among m; the rest are 0.
+func (p *pool) fit(active []int, m int) []float64 {
+	half := func(it *item) bool { return it.half == 0 }
+	w := p.solve(active, m, half)
+	judge := func(w []float64) float64 { return p.recall(w, func(it *item) bool { return it.half == 1 }) }
+	best, bestRecall := -1, -1.0
+	for _, i := range active {
+		one := make([]float64, m+1)
+		one[i] = 1
+		if r := judge(one); r > bestRecall {
+			best, bestRecall = i, r
+		}
+	}
+	if judge(w) < bestRecall {
+		one := make([]float64, m+1)
+		one[best] = 1
+		return one
+	}
+	return p.solve(active, m, func(*item) bool { return true })
+}
+
+// solve maximises the likelihood of the chosen sets by Newton's method,
+// dropping members whose weight turns negative.
+func (p *pool) solve(active []int, m int, use func(*item) bool) []float64 {
+	act := slices.Clone(active)
+	w := make([]float64, len(act)+1)
+	for i := range act {
+		w[i] = 1 / float64(len(act))
+	}
+	for {
+		n := len(act) + 1
+		for range 12 {
+			if !p.newton(w, act, use) {
+				break
+			}
+		}
+		worst := -1
+		for i := range act {
+			if w[i] < 0 && (worst < 0 || w[i] < w[worst]) {
+				worst = i
+			}
+		}
+		if worst < 0 || len(act) == 1 {
+			out := make([]float64, m+1)
+			for i, a := range act {
+				out[a] = max(w[i], 0)
+			}
+			if len(act) == 1 && w[0] <= 0 {
+				out[act[0]] = 1
+			}
+			out[m] = w[n-1]
+			return out
+		}
+		act, w = slices.Delete(act, worst, worst+1), slices.Delete(w, worst, worst+1)
+	}
+}
+
+// newton takes one step on w and reports whether it moved.
+func (p *pool) newton(w []float64, act []int, use func(*item) bool) bool {
+	n := len(w)
+	g, hs := make([]float64, n), rows[float64](n, n)
+	for i := range n { // a weak pull to where it is keeps equal members apart
+		hs[i][i] = 1
+	}
+	x := make([]float64, n)
+	for i := range p.items {
+		it := &p.items[i]
+		if !use(it) {
+			continue
+		}
+		for e := range p.e {
+			z := w[n-1]
+			for j, a := range act {
+				x[j] = float64(it.odds[a*p.e+e])
+				z += w[j] * x[j]
+			}
+			x[n-1] = 1
+			q := prob.Sigmoid(z)
+			d, v := q, q*(1-q)
+			if place(it.actual, int32(e)) < len(it.actual) {
+				d--
+			}
+			for j, xj := range x {
+				g[j] += d * xj
+				for k := 0; k <= j; k++ {
+					hs[j][k] += v * xj * x[k]
+				}
+			}
+		}
+	}
+	step := cholesky(hs, g)
+	move := 0.0
+	for i, s := range step {
+		s = max(min(s, 1), -1)
+		w[i] -= s
+		move += math.Abs(s)
+	}
+	return move > 1e-4
+}
+
+// cholesky solves a x = b for a symmetric positive definite a, given by its
+// lower triangle, which is overwritten.
+func cholesky(a [][]float64, b []float64) []float64 {
+	n := len(b)
+	for j := range n {
+		for k := range j {
+			a[j][j] -= a[j][k] * a[j][k]
+		}
+		a[j][j] = math.Sqrt(max(a[j][j], 1e-12))
+		for i := j + 1; i < n; i++ {
+			for k := range j {
+				a[i][j] -= a[i][k] * a[j][k]
+			}
+			a[i][j] /= a[j][j]
+		}
+	}
+	x := slices.Clone(b)
+	for i := range n {
+		for k := range i {
+			x[i] -= a[i][k] * x[k]
+		}
+		x[i] /= a[i][i]
+	}
+	for i := n - 1; i >= 0; i-- {
+		for k := i + 1; k < n; k++ {
+			x[i] -= a[k][i] * x[k]
+		}
+		x[i] /= a[i][i]
+	}
+	return x
+}
+
+// curve calibrates the mixture w.
+func (p *pool) curve(w []float64, s Shape) *calibrationCurve {
+	var g histogram
+	scores := make([]float32, p.e)
+	for i := range p.items {
+		it := &p.items[i]
+		p.mix(w, it, scores)
+		for e, z := range scores {
+			scores[e] = prob.Of(float64(z) + w[len(w)-1])
+		}
+		margins(scores, s)
+		for e, x := range scores {
+			g.observe(x, place(it.actual, int32(e)) < len(it.actual))
+		}
+	}
+	return g.curve()
+}
+
+// mix writes the mixture's log odds of an item, less b, to out [E].
+func (p *pool) mix(w []float64, it *item, out []float32) {
+	for e := range out {
+		z := 0.0
+		for j := range len(w) - 1 {
+			z += w[j] * float64(it.odds[j*p.e+e])
+		}
+		out[e] = float32(z)
+	}
+}
+
+// recall is the mean recall@K of the mixture w over items in use.
+func (p *pool) recall(w []float64, use func(*item) bool) float64 {
+	scores, order := make([]float32, p.e), make([]int32, p.e)
+	n, sum := 0.0, 0.0
+	for i := range p.items {
+		it := &p.items[i]
+		if !use(it) {
+			continue
+		}
+		p.mix(w, it, scores)
+		prob.Rank(scores, order)
+		k := 0
+		for _, e := range it.actual {
+			if e >= 0 {
+				k++
+			}
+		}
+		if k == 0 {
+			continue
+		}
+		hits := 0
+		for _, e := range order[:min(k, len(order))] {
+			if place(it.actual, e) < len(it.actual) {
+				hits++
+			}
+		}
+		n++
+		sum += float64(hits) / float64(k)
+	}
+	return sum / max(n, 1)
+}
