@@ -95,7 +95,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 func (w *worker) lines(file io.Reader, errs io.Writer) (bad int, err error) {
 	lines, reported := bufio.NewReader(file), time.Now()
 	for number := 1; ; number++ {
-		line, readErr := lines.ReadBytes('\n')
+		line, readErr := cli.ReadLine(lines)
 		if readErr != nil && readErr != io.EOF {
 			return bad, readErr
 		}

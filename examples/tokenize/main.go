@@ -92,7 +92,7 @@ func convert(t *tokenizer.Tokenizer, o options, in io.Reader, out, errs io.Write
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	for n := 1; ; n++ {
-		line, readErr := r.ReadBytes('\n')
+		line, readErr := cli.ReadLine(r)
 		if readErr != nil && readErr != io.EOF {
 			return bad, errors.Join(fmt.Errorf("line %d: %w", n, readErr), w.Flush())
 		}

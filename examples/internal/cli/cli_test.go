@@ -1,11 +1,13 @@
 package cli_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -114,4 +116,23 @@ func TestSecondInterrupt(t *testing.T) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// zeros is an endless file without lines, as /dev/zero is.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+func TestReadLine(t *testing.T) {
+	r := bufio.NewReaderSize(strings.NewReader("a\n"+strings.Repeat("b", 99)+"\nc"), 16)
+	for _, want := range []string{"a\n", strings.Repeat("b", 99) + "\n"} {
+		line, err := cli.ReadLine(r)
+		require.NoError(t, err)
+		assert.Equal(t, want, string(line))
+	}
+	line, err := cli.ReadLine(r)
+	assert.Equal(t, io.EOF, err)
+	assert.Equal(t, "c", string(line))
+	_, err = cli.ReadLine(bufio.NewReader(zeros{}))
+	assert.ErrorContains(t, err, "longer than 64 MiB")
 }

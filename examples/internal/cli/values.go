@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -67,4 +68,23 @@ func WriteFile(path string, write func(io.Writer) error) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
+}
+
+// maxLine bounds a line of input, in bytes, so that a file without line ends (a
+// device, say) does not fill the memory.
+const maxLine = 64 << 20
+
+// ReadLine returns the next line of r with its end, as bufio.Reader.ReadBytes
+// does. A line of more than 64 MiB is an error.
+func ReadLine(r *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		if line = append(line, part...); len(line) > maxLine {
+			return nil, fmt.Errorf("a line is longer than %d MiB", maxLine>>20)
+		}
+		if err != bufio.ErrBufferFull {
+			return line, err
+		}
+	}
 }
