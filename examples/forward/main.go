@@ -97,7 +97,7 @@ func (w *worker) lines(file io.Reader, errs io.Writer) (bad int, err error) {
 	for number := 1; ; number++ {
 		line, readErr := cli.ReadLine(lines)
 		if readErr != nil && readErr != io.EOF {
-			return bad, readErr
+			return bad, fmt.Errorf("%s:%d: %w", w.o.in, number, readErr)
 		}
 		if time.Since(reported) > 5*time.Second {
 			reported = time.Now()
