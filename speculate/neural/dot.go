@@ -13,9 +13,6 @@ type matrix struct {
 // lane divides strides.
 const lane = 8
 
-// chunk is the number of elements of x that are processed at once.
-const chunk = 128
-
 // newMatrix lays out w [in,out]. A large matrix gets 8 bits where there is a
 // kernel for them; without one they would be slower than 32.
 func newMatrix(in, out int, w []float32) matrix {

@@ -13,6 +13,9 @@ var vectors = archsimd.X86.AVX2() && archsimd.X86.FMA()
 // The loops below load elements of x as integers: a scalar SSE instruction between
 // AVX ones is slow, see addRow.
 
+// chunk is the number of elements of x that are processed at once.
+const chunk = 128
+
 // term is a non-zero element of x: its row in the matrix and its bits.
 type term struct{ row, bits uint32 }
 

@@ -13,6 +13,8 @@ import (
 // TrainOptions are the options of [TrainMLP] and [TrainTransformer]. Numbers
 // that are 0 mean the defaults named beside them.
 type TrainOptions struct {
+	// Backend trains, for example one of mixtral.OpenBackend. GoMLX's Go backend must
+	// be configured as "ops_sequential": its default mode can deadlock.
 	Backend  compute.Backend
 	Horizons []speculate.Horizon
 	Seed     uint64
