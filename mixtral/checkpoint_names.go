@@ -149,11 +149,11 @@ func (c *Checkpoint) whole(name string, shape []int) (part, error) {
 	}
 	if !slices.Equal(t.info.Shape, shape) {
 		return part{}, &safetensors.Error{File: t.file.Name(), Tensor: name,
-			Err: fmt.Errorf("has shape %v, want %v as in %s", t.info.Shape, shape, configFile)}
+			Err: fmt.Errorf("has shape %v, expected %v as in %s", t.info.Shape, shape, configFile)}
 	}
 	if _, ok := computeTypes[t.info.DType]; !ok {
 		return part{}, &safetensors.Error{File: t.file.Name(), Tensor: name,
-			Err: fmt.Errorf("is %s, want F32, F16 or BF16", t.info.DType)}
+			Err: fmt.Errorf("is %s, expected F32, F16 or BF16", t.info.DType)}
 	}
 	return part{stored: t, shape: shape}, nil
 }

@@ -126,10 +126,10 @@ func TestRoutingRows(t *testing.T) {
 				}
 				for i, d := range r.Document {
 					if want := next[[2]int{r.Layer, d}]; r.Position[i] != want {
-						return fmt.Errorf("layer %d, document %d: position %d, want %d", r.Layer, d, r.Position[i], want)
+						return fmt.Errorf("layer %d, document %d: position %d, expected %d", r.Layer, d, r.Position[i], want)
 					}
 					if want := batch[d][r.Position[i]]; r.Token[i] != want || r.Phase[i] != trace.Prefill {
-						return fmt.Errorf("layer %d, document %d, position %d: token %d in %s, want %d in prefill", r.Layer, d, r.Position[i], r.Token[i], r.Phase[i], want)
+						return fmt.Errorf("layer %d, document %d, position %d: token %d in %s, expected %d in prefill", r.Layer, d, r.Position[i], r.Token[i], r.Phase[i], want)
 					}
 					next[[2]int{r.Layer, d}]++
 				}

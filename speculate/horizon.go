@@ -55,7 +55,7 @@ func ParseHorizon(s string) (Horizon, error) {
 	}
 	n, err := strconv.Atoi(strings.TrimPrefix(s, "h="))
 	if err != nil || n < 1 {
-		return Horizon{}, fmt.Errorf(`speculate: horizon %q: want "token", "token+id" or a number of layers of at least 1`, s)
+		return Horizon{}, fmt.Errorf(`speculate: horizon %q: expected "token", "token+id" or a number of layers of at least 1`, s)
 	}
 	return Horizon{Layers: n}, nil
 }

@@ -278,7 +278,7 @@ func (c *collector) results() *Results {
 		}
 	}
 	if len(c.docs) < minDocuments {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("%d test documents: too few to conclude, want at least %d", len(c.docs), minDocuments))
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%d test documents: too few to conclude, expected at least %d", len(c.docs), minDocuments))
 	}
 	var few []string
 	for set, k := range c.docsOf {

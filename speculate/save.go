@@ -152,7 +152,7 @@ func LoadAll(fsys fs.FS, gates *Gates, loaders map[string]Loader) (*Set, error) 
 		return nil, fmt.Errorf("%s: %w", setFile, err)
 	}
 	if list.Version != 1 || len(list.Predictors) == 0 {
-		return nil, fmt.Errorf("%s: got version %d with %d predictors, want version 1 with at least one", setFile, list.Version, len(list.Predictors))
+		return nil, fmt.Errorf("%s: got version %d with %d predictors, expected version 1 with at least one", setFile, list.Version, len(list.Predictors))
 	}
 	kinds := ownLoaders(gates)
 	for kind, l := range loaders {
@@ -195,7 +195,7 @@ func load(fsys fs.FS, file string, loaders map[string]Loader, needs func(string)
 	}
 	loader := loaders[s.Kind]
 	if loader == nil {
-		return nil, fmt.Errorf("got a predictor of kind %q, want one of %q", s.Kind, slices.Sorted(maps.Keys(loaders)))
+		return nil, fmt.Errorf("got a predictor of kind %q, expected one of %q", s.Kind, slices.Sorted(maps.Keys(loaders)))
 	}
 	p, err := loader(&s, r, needs)
 	if err != nil {
@@ -244,7 +244,7 @@ func withCurves(p Predictor, r *safetensors.Reader) (Predictor, error) {
 		}
 		info, _ := r.Info(name)
 		if len(info.Shape) != 2 || info.Shape[1] != curveBins {
-			return nil, fmt.Errorf("tensor %q: got shape %v, want [L,%d]", name, info.Shape, curveBins)
+			return nil, fmt.Errorf("tensor %q: got shape %v, expected [L,%d]", name, info.Shape, curveBins)
 		}
 		flat, err := r.Float32s(name)
 		if err != nil {

@@ -193,7 +193,7 @@ func (p *Path) load(s *Saved, r *safetensors.Reader) error {
 		return err
 	}
 	if len(ks)%5 != 0 {
-		return fmt.Errorf(`tensor "paths": got %d values, want rows of 5`, len(ks))
+		return fmt.Errorf(`tensor "paths": got %d values, expected rows of 5`, len(ks))
 	}
 	var keys []pathKey
 	for k := range slices.Chunk(ks, 5) {
@@ -252,7 +252,7 @@ func loadEnsemble(s *Saved, _ *safetensors.Reader, needs func(string) (Predictor
 			return nil, err
 		}
 		if len(w) != len(m.parts)+1 {
-			return nil, fmt.Errorf("ensemble of %d members: got %d weights at %v, want %d", len(m.parts), len(w), h, len(m.parts)+1)
+			return nil, fmt.Errorf("ensemble of %d members: got %d weights at %v, expected %d", len(m.parts), len(w), h, len(m.parts)+1)
 		}
 		m.Weights[h] = w
 	}
@@ -299,7 +299,7 @@ func table[S, T any](read func(string) ([]S, error), name string, n, width int, 
 		return nil, err
 	}
 	if len(x) != n*width {
-		return nil, fmt.Errorf("tensor %q: got %d values, want %d rows of %d", name, len(x), n, width)
+		return nil, fmt.Errorf("tensor %q: got %d values, expected %d rows of %d", name, len(x), n, width)
 	}
 	out := rows[T](n, width)
 	for i, v := range x {

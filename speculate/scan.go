@@ -156,7 +156,7 @@ func (a *answers) check(out []float32) error {
 	for i, x := range out {
 		if !(x >= 0 && x <= 1) {
 			e := a.seq.shape.Experts
-			return fmt.Errorf("token %d, expert %d: got probability %g, want one in [0,1]", a.views[i/e].t, i%e, x)
+			return fmt.Errorf("token %d, expert %d: got probability %g, expected one in [0,1]", a.views[i/e].t, i%e, x)
 		}
 	}
 	return nil

@@ -58,7 +58,7 @@ func (s *Session) Begin(id int32) error {
 		return fmt.Errorf("speculate: token %d begins after %d of %d layers of the token before it", q.n, s.layer, q.shape.Layers)
 	}
 	if id < trace.NoToken || q.shape.Vocabulary > 0 && int(id) >= q.shape.Vocabulary {
-		return fmt.Errorf("speculate: token %d: got id %d, want one below %d", q.n, id, q.shape.Vocabulary)
+		return fmt.Errorf("speculate: token %d: got id %d, expected one below %d", q.n, id, q.shape.Vocabulary)
 	}
 	lk := q.shape.Layers * q.shape.TopK
 	if keep := s.needs.History + 1; keep > 0 && q.n-q.base >= 2*keep+16 {
@@ -103,12 +103,12 @@ func (s *Session) Observe(r Routing) error {
 		{"router input values", len(r.Input), q.shape.Hidden, q.nx > 0},
 	} {
 		if x.needed && x.got != x.want {
-			return fmt.Errorf("speculate: token %d, layer %d: got %d %s, want %d", q.n-1, l, x.got, x.what, x.want)
+			return fmt.Errorf("speculate: token %d, layer %d: got %d %s, expected %d", q.n-1, l, x.got, x.what, x.want)
 		}
 	}
 	for _, e := range r.Experts {
 		if e < trace.NoExpert || int(e) >= q.shape.Experts {
-			return fmt.Errorf("speculate: token %d, layer %d: got expert %d, want one below %d", q.n-1, l, e, q.shape.Experts)
+			return fmt.Errorf("speculate: token %d, layer %d: got expert %d, expected one below %d", q.n-1, l, e, q.shape.Experts)
 		}
 	}
 	copy(q.experts[row*q.shape.TopK:], r.Experts)

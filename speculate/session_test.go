@@ -80,9 +80,9 @@ func TestSessionRequires(t *testing.T) {
 	}{
 		{Requirements{}, ""},
 		{Requirements{TokenIDs: true}, ""},
-		{Requirements{Weights: true}, "got 0 weights, want 3"},
-		{Requirements{Logits: true}, "got 0 router logits, want 7"},
-		{Requirements{Inputs: true}, "got 0 router input values, want 11"},
+		{Requirements{Weights: true}, "got 0 weights, expected 3"},
+		{Requirements{Logits: true}, "got 0 router logits, expected 7"},
+		{Requirements{Inputs: true}, "got 0 router input values, expected 11"},
 	} {
 		s, err := NewSession(&needs{r: c.r}, testHeader())
 		require.NoError(t, err)

@@ -49,7 +49,7 @@ func (f *Fractions) UnmarshalText(text []byte) error {
 	f.Valid, err = strconv.ParseFloat(strings.TrimSpace(valid), 64)
 	f.Test, err2 = strconv.ParseFloat(strings.TrimSpace(test), 64)
 	if !ok || err != nil || err2 != nil {
-		return fmt.Errorf("got %q, want the shares of validation and of test documents, for example .15,.15", text)
+		return fmt.Errorf("got %q, expected the shares of validation and of test documents, for example .15,.15", text)
 	}
 	return f.validate()
 }

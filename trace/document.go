@@ -105,7 +105,7 @@ func (d *Document) shapes(h *Header) error {
 		if n == want || optional && n == 0 {
 			return nil
 		}
-		return fmt.Errorf("%s holds %d values, want %d for %d tokens", name, n, want, t)
+		return fmt.Errorf("%s holds %d values, expected %d for %d tokens", name, n, want, t)
 	}
 	m := &h.Model
 	weights := t * m.Layers * m.TopK

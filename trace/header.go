@@ -19,9 +19,9 @@ const (
 func (m *Model) Validate() error {
 	switch {
 	case m.Layers < 1 || m.Layers > MaxLayers:
-		return fmt.Errorf("model %q: %d layers, want 1..%d", m.Name, m.Layers, MaxLayers)
+		return fmt.Errorf("model %q: %d layers, expected 1..%d", m.Name, m.Layers, MaxLayers)
 	case m.Experts < 1 || m.Experts > MaxExperts:
-		return fmt.Errorf("model %q: %d experts, want 1..%d", m.Name, m.Experts, MaxExperts)
+		return fmt.Errorf("model %q: %d experts, expected 1..%d", m.Name, m.Experts, MaxExperts)
 	case m.TopK < 1 || m.TopK > m.Experts:
 		return fmt.Errorf("model %q: top-k %d of %d experts", m.Name, m.TopK, m.Experts)
 	case m.Hidden < 0 || m.Hidden > maxRow:
@@ -79,7 +79,7 @@ func ascending(list []int, limit int) error {
 	last := -1
 	for i, v := range list {
 		if v <= last || v >= limit {
-			return fmt.Errorf("entry %d is %d, want ascending values below %d", i, v, limit)
+			return fmt.Errorf("entry %d is %d, expected ascending values below %d", i, v, limit)
 		}
 		last = v
 	}

@@ -27,7 +27,7 @@ func TestValidateDocument(t *testing.T) {
 		"gap":                {func(d *trace.Document) { d.Experts[at] = trace.NoExpert }, "token 4, layer 3: expert"},
 		"weight NaN":         {func(d *trace.Document) { d.Weights[at] = float32(math.NaN()) }, "token 4, layer 3: weight NaN of choice 1"},
 		"weight below 0":     {func(d *trace.Document) { d.Weights[at] = -.1 }, "token 4, layer 3: weight -0.1"},
-		"weights short":      {func(d *trace.Document) { d.Weights = d.Weights[1:] }, "Weights holds 134 values, want 135"},
+		"weights short":      {func(d *trace.Document) { d.Weights = d.Weights[1:] }, "Weights holds 134 values, expected 135"},
 		"token beyond":       {func(d *trace.Document) { d.Tokens[2] = plantedV }, "token 2: id 1000 in a vocabulary of 1000"},
 		"tokens missing":     {func(d *trace.Document) { d.Tokens = nil }, "no tokens"},
 		"position twice":     {func(d *trace.Document) { d.Positions = []int32{0, 1, 2, 3, 3, 5, 6, 7, 8} }, "token 4: position 3 after 3"},

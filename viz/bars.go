@@ -18,7 +18,7 @@ type bars struct {
 
 func (b bars) check() error {
 	if n := len(b.Categories); n > maxSide {
-		return fmt.Errorf("viz: figure %s: got %d categories, want at most %d", b.Name, n, maxSide)
+		return fmt.Errorf("viz: figure %s: got %d categories, expected at most %d", b.Name, n, maxSide)
 	}
 	for _, g := range b.Groups {
 		if err := g.check(len(b.Categories)); err != nil {

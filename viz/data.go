@@ -78,7 +78,7 @@ func dims(g [][]float64) (r, c int) {
 func checkGrid(name string, g [][]float64) error {
 	r, c := dims(g)
 	if r > maxSide || c > maxSide {
-		return fmt.Errorf("viz: figure %s: got %d x %d values, want at most %d rows and columns", name, r, c, maxSide)
+		return fmt.Errorf("viz: figure %s: got %d x %d values, expected at most %d rows and columns", name, r, c, maxSide)
 	}
 	for i, row := range g {
 		if len(row) != c {

@@ -30,7 +30,7 @@ func (j journeys) block(p *page) (blockHTML, error) {
 		return blockHTML{}, err
 	}
 	if j.Experts < 0 || j.Experts > maxSide {
-		return blockHTML{}, fmt.Errorf("viz: journeys %s: got %d experts, want 0 to %d", j.Name, j.Experts, maxSide)
+		return blockHTML{}, fmt.Errorf("viz: journeys %s: got %d experts, expected 0 to %d", j.Name, j.Experts, maxSide)
 	}
 	out := blockHTML{ID: j.Name, Title: j.Title, Caption: j.Caption}
 	data := journeysJSON{Layers: j.Layers, Experts: j.Experts, TopK: j.TopK, Wide: j.Experts > 255, Documents: []journeyJSON{}}
@@ -39,7 +39,7 @@ func (j journeys) block(p *page) (blockHTML, error) {
 			return out, err
 		}
 		if d.Layers != j.Layers || d.TopK != j.TopK {
-			return out, fmt.Errorf("viz: journeys %s: document %s/%s has %d layers and top-%d, want %d and top-%d",
+			return out, fmt.Errorf("viz: journeys %s: document %s/%s has %d layers and top-%d, expected %d and top-%d",
 				j.Name, d.Dataset, d.Document, d.Layers, d.TopK, j.Layers, j.TopK)
 		}
 	}

@@ -29,7 +29,7 @@ const maxEvents = 20000
 
 func (t timeline) check() error {
 	if len(t.Events) > maxEvents {
-		return fmt.Errorf("viz: figure %s: got %d events, want at most %d", t.Name, len(t.Events), maxEvents)
+		return fmt.Errorf("viz: figure %s: got %d events, expected at most %d", t.Name, len(t.Events), maxEvents)
 	}
 	for i, e := range t.Events {
 		if e.Lane < 0 || e.Lane >= len(t.Lanes) || !(e.End >= e.Start) || math.IsInf(e.Start, 0) || math.IsInf(e.End, 0) {

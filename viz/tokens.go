@@ -141,7 +141,7 @@ func (f TokenPaths) check() error {
 		return err
 	}
 	if len(f.Tokens) > seriesColours {
-		return fmt.Errorf("viz: figure %s: got %d paths, want at most %d", f.Name, len(f.Tokens), seriesColours)
+		return fmt.Errorf("viz: figure %s: got %d paths, expected at most %d", f.Name, len(f.Tokens), seriesColours)
 	}
 	each := j.Layers * j.TopK
 	for _, t := range f.Tokens {

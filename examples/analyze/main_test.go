@@ -71,7 +71,7 @@ func TestAnalyze(t *testing.T) {
 	raw, err = os.ReadFile(file)
 	require.NoError(t, err)
 	if err := json.Unmarshal(raw, &s); err != nil || s.Documents != 5 { // 1, 6, 11, 16, 21
-		t.Errorf("part 2 of 5 has %d documents, %v; want 5", s.Documents, err)
+		t.Errorf("part 2 of 5 has %d documents, %v; expected 5", s.Documents, err)
 	}
 	// A second run writes the same report.
 	ok(append(args, "-figures=false")...)

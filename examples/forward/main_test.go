@@ -40,8 +40,8 @@ func TestForward(t *testing.T) {
 	assert.Len(t, got.Names(), len(want))
 	for name, shape := range want {
 		info, ok := got.Info(name)
-		require.True(t, ok, "%s is %v, want %v", name, info.Shape, shape)
-		assert.Equal(t, shape, info.Shape, "%s is %v, want %v", name, info.Shape, shape)
+		require.True(t, ok, "%s is %v, expected %v", name, info.Shape, shape)
+		assert.Equal(t, shape, info.Shape, "%s is %v, expected %v", name, info.Shape, shape)
 	}
 	a, errA := got.Int32s("x.greedy_ids")
 	b, errB := ref.Int32s("case2.greedy_ids")
@@ -55,8 +55,8 @@ func TestForward(t *testing.T) {
 	require.Len(t, x, len(y))
 	for i := range x {
 		d := x[i] - y[i]
-		require.LessOrEqual(t, d, float32(1e-4), "router logit %d is %v, want %v", i, x[i], y[i])
-		require.GreaterOrEqual(t, d, float32(-1e-4), "router logit %d is %v, want %v", i, x[i], y[i])
+		require.LessOrEqual(t, d, float32(1e-4), "router logit %d is %v, expected %v", i, x[i], y[i])
+		require.GreaterOrEqual(t, d, float32(-1e-4), "router logit %d is %v, expected %v", i, x[i], y[i])
 	}
 }
 

@@ -71,14 +71,14 @@ func expect(t *testing.T, got []string, want ...string) {
 	for i := range max(len(got), len(want)) {
 		switch {
 		case i >= len(got):
-			t.Errorf("nothing, want %q", want[i])
+			t.Errorf("nothing, expected %q", want[i])
 		case i >= len(want):
 			t.Errorf("also %q", got[i])
 		case strings.HasPrefix(want[i], "error: "):
-			assert.True(t, strings.HasPrefix(got[i], "error: "), "%q, want %q", got[i], want[i])
+			assert.True(t, strings.HasPrefix(got[i], "error: "), "%q, expected %q", got[i], want[i])
 			assert.Contains(t, got[i], want[i][len("error: "):])
 		case got[i] != want[i]:
-			t.Errorf("%q, want %q", got[i], want[i])
+			t.Errorf("%q, expected %q", got[i], want[i])
 		}
 	}
 }

@@ -95,7 +95,7 @@ func (p *plan) predict(ctx context.Context, cfg Config, s speculate.Shape, views
 			}
 			for i, x := range out {
 				if !(x >= 0 && x <= 1) {
-					return scores, fmt.Errorf("layer %d at %v: token %d, expert %d: got probability %g, want one in [0,1]", l, h, asked[i/s.Experts].Token(), i%s.Experts, x)
+					return scores, fmt.Errorf("layer %d at %v: token %d, expert %d: got probability %g, expected one in [0,1]", l, h, asked[i/s.Experts].Token(), i%s.Experts, x)
 				}
 			}
 			for i := range asked {

@@ -108,7 +108,7 @@ func allenaiDocument(line []byte, m *trace.Model) (*trace.Document, error) {
 		return nil, err
 	}
 	if x.l != m.Layers || x.k != m.TopK {
-		return nil, fmt.Errorf("exp_ids has top-k %d and %d layers, want %d and %d", x.k, x.l, m.TopK, m.Layers)
+		return nil, fmt.Errorf("exp_ids has top-k %d and %d layers, expected %d and %d", x.k, x.l, m.TopK, m.Layers)
 	}
 	d := &trace.Document{Tokens: x.ids, Experts: make([]int32, len(x.experts))}
 	for t := range x.t {

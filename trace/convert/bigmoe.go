@@ -66,7 +66,7 @@ func (f *bigmoeFile) line(l *lineReader) error {
 	switch {
 	case l.n == 1:
 		if string(line) != bigmoeMagic {
-			return l.place(fmt.Errorf("not a route trace: want %q", bigmoeMagic))
+			return l.place(fmt.Errorf("not a route trace: expected %q", bigmoeMagic))
 		}
 	case len(bytes.TrimSpace(line)) == 0:
 	case line[0] == '#':
@@ -75,7 +75,7 @@ func (f *bigmoeFile) line(l *lineReader) error {
 		}
 	case !f.columns:
 		if string(line) != bigmoeHeader {
-			return l.place(fmt.Errorf("columns are %q, want %q", line, bigmoeHeader))
+			return l.place(fmt.Errorf("columns are %q, expected %q", line, bigmoeHeader))
 		}
 		f.columns = true
 	default:
@@ -142,10 +142,10 @@ func (f *bigmoeFile) row(line []byte) error {
 		f.turn = v[0]
 	}
 	if len(fields) != 9 {
-		return fmt.Errorf("%d fields, want 9", len(fields))
+		return fmt.Errorf("%d fields, expected 9", len(fields))
 	}
 	if v[1] != 0 && v[1] != 1 {
-		return fmt.Errorf("phase is %d, want 0 or 1", v[1])
+		return fmt.Errorf("phase is %d, expected 0 or 1", v[1])
 	}
 	w, err := strconv.ParseFloat(fields[6], 32)
 	if err != nil {

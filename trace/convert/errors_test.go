@@ -151,7 +151,7 @@ func TestBadVLLM(t *testing.T) {
 		"b.npy: values of type f4":           npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 1)}", 0, 0, 0, 0),
 		"b.npy: 1 bytes of data, shape [1 1": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 1, 2)}", 0),
 		"is larger than the file":            npy("{'descr': '<i8', 'fortran_order': False, 'shape': (99999999, 99999999, 99999999)}", 0),
-		"b.npy: shape [1 2 2], want [T,1,2]": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 2, 2)}", 0, 1, 2, 3),
+		"b.npy: shape [1 2 2], expected [T,1,2]": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 2, 2)}", 0, 1, 2, 3),
 		"b.npy: header":                      npy("{'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (1,)}"),
 		"expert 1 twice":                     npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 1, 2)}", 1, 1),
 		"value 1 does not fit 32 bits":       npy("{'descr': '>i8', 'fortran_order': False, 'shape': (1, 1, 2)}", append(make([]byte, 8), 0x80, 0, 0, 0, 0, 0, 0, 0)...),

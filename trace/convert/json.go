@@ -38,7 +38,7 @@ func integers(value []byte, depth int) (flat []int32, shape []int, err error) {
 			i++
 		default:
 			if level != depth {
-				return nil, nil, fmt.Errorf("value %d is at depth %d, want %d", len(flat), level, depth)
+				return nil, nil, fmt.Errorf("value %d is at depth %d, expected %d", len(flat), level, depth)
 			}
 			v, n, err := integer(value[i:])
 			if err != nil {

@@ -68,11 +68,11 @@ func readSpecMoE(b []byte) (*specmoe, error) {
 	}
 	l, ok := v.(*list)
 	if !ok {
-		return nil, fmt.Errorf("pickle holds %s, want a list of MixtralGatingDataPoint", kind(v))
+		return nil, fmt.Errorf("pickle holds %s, expected a list of MixtralGatingDataPoint", kind(v))
 	}
 	for i, item := range l.items {
 		if p, ok := item.(*point); !ok || !p.built {
-			return nil, fmt.Errorf("item %d is %s, want MixtralGatingDataPoint", i, kind(item))
+			return nil, fmt.Errorf("item %d is %s, expected MixtralGatingDataPoint", i, kind(item))
 		}
 	}
 	return s, nil

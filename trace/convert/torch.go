@@ -157,7 +157,7 @@ func loadStorage(b []byte, limit *budget) (*storage, error) {
 	}
 	n := u.number(8)
 	if u.err == nil && n != env.elements {
-		return nil, fmt.Errorf("%d elements, want %d", n, env.elements)
+		return nil, fmt.Errorf("%d elements, expected %d", n, env.elements)
 	}
 	if size := uint64(s.dtype.Size()); n > uint64(len(b))/size {
 		u.fail(errPickleEnd)

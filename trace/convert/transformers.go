@@ -73,7 +73,7 @@ func openTransformers(ctx context.Context, path string, o Options) (*source, err
 		notes = append(notes, fmt.Sprintf("top-k %d, as Mixtral; the file does not say", m.TopK))
 	}
 	if o.Experts != 0 && o.Experts != m.Experts {
-		return nil, &place{file: first.path, err: fmt.Errorf("logits of %d experts, want %d", m.Experts, o.Experts)}
+		return nil, &place{file: first.path, err: fmt.Errorf("logits of %d experts, expected %d", m.Experts, o.Experts)}
 	}
 	notes = append(notes, "weights are the softmax over the chosen experts")
 	h := header(o, m, nil)
@@ -182,7 +182,7 @@ func (f *logitFile) find(r *safetensors.Reader) (safetensors.Info, error) {
 	case len(families) == 0:
 		return safetensors.Info{}, errors.New("no tensors [B*T,E] with a layer's number in their names")
 	case len(names) != 1:
-		return safetensors.Info{}, fmt.Errorf("%d families of tensors; %d of them (%s) name a router or gate, want one",
+		return safetensors.Info{}, fmt.Errorf("%d families of tensors; %d of them (%s) name a router or gate, expected one",
 			len(families), len(names), strings.Join(names, ", "))
 	}
 	all := families[names[0]]

@@ -228,7 +228,7 @@ func (r *arrayReader) document(a *array, m *trace.Model) (*trace.Document, error
 		return nil, err
 	}
 	if len(shape) != 3 || shape[1] != m.Layers || shape[2] != m.TopK {
-		return nil, fmt.Errorf("shape %v, want [T,%d,%d]", shape, m.Layers, m.TopK)
+		return nil, fmt.Errorf("shape %v, expected [T,%d,%d]", shape, m.Layers, m.TopK)
 	}
 	d := &trace.Document{Experts: values, Tokens: slices.Repeat([]int32{trace.NoToken}, shape[0])}
 	if a.ids == "" {

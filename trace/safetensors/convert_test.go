@@ -31,7 +31,7 @@ func TestConvertAsTorch(t *testing.T) {
 		require.NoError(t, Convert(got, to, wide, F32))
 		for i := 0; i < len(got); i += 2 {
 			g, w := binary.LittleEndian.Uint16(got[i:]), binary.LittleEndian.Uint16(want[i:])
-			assert.Equal(t, w, g, "%#08x to %s is %#04x, want %#04x as torch", binary.LittleEndian.Uint32(wide[2*i:]), to, g, w)
+			assert.Equal(t, w, g, "%#08x to %s is %#04x, expected %#04x as torch", binary.LittleEndian.Uint32(wide[2*i:]), to, g, w)
 		}
 	}
 }
@@ -64,8 +64,8 @@ func TestWiden(t *testing.T) {
 			if h>>15 == 1 {
 				want = -want
 			}
-			require.Equal(t, want, float64(got), "%s %#04x is %v, want %v", dtype, h, got, want)
-			require.Equal(t, (h>>15 == 1), math.Signbit(float64(got)), "%s %#04x is %v, want %v", dtype, h, got, want)
+			require.Equal(t, want, float64(got), "%s %#04x is %v, expected %v", dtype, h, got, want)
+			require.Equal(t, (h>>15 == 1), math.Signbit(float64(got)), "%s %#04x is %v, expected %v", dtype, h, got, want)
 		}
 		// Narrowing restores what was widened.
 		back := make([]byte, len(src))

@@ -171,7 +171,7 @@ func TestCorrupt(t *testing.T) {
 
 func wantError(t *testing.T, err error, parts ...string) {
 	t.Helper()
-	require.Error(t, err, "no error, want %q", parts)
+	require.Error(t, err, "no error, expected %q", parts)
 	for _, part := range parts {
 		assert.Contains(t, err.Error(), part)
 	}
@@ -226,7 +226,7 @@ func TestReadErrors(t *testing.T) {
 	wantError(t, f.ReadAt("a", nil, -1), `tensor "a"`)
 	wantError(t, f.ReadAt("a", make([]byte, 1), math.MaxInt64), `tensor "a"`)
 	_, err = f.Int32s("a")
-	wantError(t, err, `tensor "a": is F32, want I32`)
+	wantError(t, err, `tensor "a": is F32, expected I32`)
 	_, err = f.Float32s("c")
 	wantError(t, err, `tensor "c": no such tensor`)
 }

@@ -18,7 +18,7 @@ func (f *Reader) Float32s(name string) ([]float32, error) {
 	switch t.DType {
 	case F32, F16, BF16, F64:
 	default:
-		return nil, f.tensorError(name, "is %s, want F32, F16, BF16 or F64", t.DType)
+		return nil, f.tensorError(name, "is %s, expected F32, F16, BF16 or F64", t.DType)
 	}
 	dst := make([]float32, 0, t.Len())
 	wide := make([]byte, min(int64(typedChunk), t.Size)/int64(t.DType.Size())*4)
@@ -51,7 +51,7 @@ func integers[T any](f *Reader, name string, want DType, decode func([]byte) T) 
 		return nil, err
 	}
 	if t.DType != want {
-		return nil, f.tensorError(name, "is %s, want %s", t.DType, want)
+		return nil, f.tensorError(name, "is %s, expected %s", t.DType, want)
 	}
 	dst := make([]T, 0, t.Len())
 	err = f.chunks(t, func(chunk []byte) error {

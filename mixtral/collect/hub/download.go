@@ -265,7 +265,7 @@ func (c *Client) transfer(ctx context.Context, name, address, part string, size 
 	if resp.StatusCode != http.StatusPartialContent ||
 		!strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", done)) {
 		if resp.StatusCode == http.StatusPartialContent && done > 0 {
-			err := fmt.Errorf("%s: got Content-Range %q, want bytes from %d", address, resp.Header.Get("Content-Range"), done)
+			err := fmt.Errorf("%s: got Content-Range %q, expected bytes from %d", address, resp.Header.Get("Content-Range"), done)
 			return errors.Join(err, f.Truncate(0))
 		}
 		done = 0 // the response is the whole file

@@ -67,7 +67,7 @@ func TestHalves(t *testing.T) {
 			var most uint32
 			for i, v := range part {
 				most = max(most, math.Float32bits(v)&0x7fffffff)
-				require.Equal(t, v, back[i], "value %d of %d from %d: %g, want %g", i, n, from, back[i], v)
+				require.Equal(t, v, back[i], "value %d of %d from %d: %g, expected %g", i, n, from, back[i], v)
 			}
 			require.Equal(t, most, Magnitude(part), "magnitude of %d from %d", n, from)
 		}
@@ -95,7 +95,7 @@ func TestMagnitude(t *testing.T) {
 				old := values[i]
 				values[i] = v
 				got, want := Magnitude(values), math.Float32bits(v)&0x7fffffff
-				require.Equal(t, want, got, "%d values, %g at %d: %x, want %x", n, v, i, got, want)
+				require.Equal(t, want, got, "%d values, %g at %d: %x, expected %x", n, v, i, got, want)
 				values[i] = old
 			}
 		}

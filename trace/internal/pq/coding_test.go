@@ -35,7 +35,7 @@ func TestHybridPacked(t *testing.T) {
 				require.NoError(t, err)
 				i += k
 			}
-			require.Equal(t, want, got, "width %d, %d values: %v, want %v", width, n, got, want)
+			require.Equal(t, want, got, "width %d, %d values: %v, expected %v", width, n, got, want)
 			assert.Error(t, h.read(make([]uint32, 9)), "width %d: reading past the end succeeds", width)
 		}
 	}

@@ -79,7 +79,7 @@ func (f *File) Cursor(group int, c Column, width int) (*Cursor, error) {
 		return nil, fmt.Errorf("%w: one value a row, not a list of %d", ErrUnsupported, width)
 	}
 	if m.NumValues%int64(width) != 0 || m.NumValues/int64(width) != rows {
-		return nil, fmt.Errorf("%w: %d values in %d rows, want %d a row", ErrCorrupt, m.NumValues, rows, width)
+		return nil, fmt.Errorf("%w: %d values in %d rows, expected %d a row", ErrCorrupt, m.NumValues, rows, width)
 	}
 	start, length := chunkRange(m)
 	return &Cursor{f: f, col: c, codec: m.Codec, at: start, end: start + length, unread: m.NumValues, width: width}, nil
