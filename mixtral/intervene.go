@@ -53,7 +53,7 @@ func Ablate(layer, expert int, mode AblateMode) Hook {
 // MaskExperts returns a hook that routes a layer as if the router logits of some
 // experts were -Inf. In a token that selected some of them, each is replaced by
 // the expert with the largest logit of those not selected (on ties the lower
-// index); its weights are computed anew, as the softmax of the logits of the
+// index); its weights are recomputed as the softmax of the logits of the
 // selected. Other tokens are unchanged. Routing.Logits stay as they are.
 //
 // After other hooks in a [Chain], an expert that one of them ablated or masked is

@@ -20,7 +20,7 @@ func TestSessionKeepsAWindow(t *testing.T) {
 	assert.LessOrEqual(t, s.seq.n-s.seq.base, 24)
 }
 
-// A prompt that is appended gives the answers of whole documents, and so do the
+// A prompt that is appended leads to the answers of whole documents, and so do the
 // tokens that follow step by step. Arrays that no predictor requires may be nil.
 func TestSessionAppend(t *testing.T) {
 	doc := testDoc(30, 5)
@@ -62,7 +62,7 @@ func cut(doc *trace.Document, n int) *trace.Document {
 		RouterLogits: doc.RouterLogits[:n*tL*tE], RouterInput: doc.RouterInput[:n*tL*tD]}
 }
 
-// needs requires what it is told.
+// needs requires what its fields say.
 type needs struct {
 	Frequency
 	r Requirements

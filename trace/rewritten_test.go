@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var rewrittenDir = flag.String("rewritten", "../testdata/traces/rewritten", "folder of planted traces written anew by other libraries")
+var rewrittenDir = flag.String("rewritten", "../testdata/traces/rewritten", "folder of planted traces rewritten by other libraries")
 
 // TestReadRewritten reads the planted trace as pyarrow, polars and DuckDB wrote
 // it anew (testdata/read_trace.py): other encodings, page versions, codecs and

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// TestUsage leaves out the chain itself, which takes a minute: .ci/run runs the
+// TestUsage omits the chain itself, which takes a minute: .ci/run runs the
 // program and reads its trace in Python.
 func TestUsage(t *testing.T) {
 	for want, args := range map[string][]string{

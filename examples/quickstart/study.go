@@ -58,7 +58,7 @@ func study(ctx context.Context, o *options, backend compute.Backend, reader *tra
 	return &studied{results: made.Results, training: curves.figure(), calibration: &calibration}, nil
 }
 
-// studied is what a study gives to the report.
+// studied is the part of a study that the report shows.
 type studied struct {
 	results     *speculate.Results
 	training    viz.Figure

@@ -69,7 +69,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	if err != nil {
 		return err
 	}
-	ended := make(chan error, 1) // reading may block for ever
+	ended := make(chan error, 1) // reading may block forever
 	go func() {
 		bad, err := convert(t, *o, s.In, s.Out, s.Err)
 		if err == nil && bad > 0 {

@@ -134,7 +134,7 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
-// A missing file and an invalid one are told apart, and errors name the file once.
+// A missing file and an invalid one are distinguished, and errors name the file once.
 func TestLoadErrors(t *testing.T) {
 	fsys := fstest.MapFS{"dir/tokenizer.json": {Data: []byte(`{"model": {}}`)}}
 	for name, want := range map[string]string{

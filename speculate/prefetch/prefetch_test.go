@@ -89,7 +89,7 @@ func naive(t *testing.T, data speculate.Data, p Policy, capacity int, perLayer b
 	return hits
 }
 
-// most hits that any choice of victims gives, by trying all.
+// largest number of hits of any choice of victims, by trying all.
 func exhaustive(requests []int, resident uint, capacity int) int {
 	for i, id := range requests {
 		if resident>>id&1 == 1 {

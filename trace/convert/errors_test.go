@@ -146,15 +146,15 @@ func npy(header string, data ...byte) string {
 func TestBadVLLM(t *testing.T) {
 	fine := npy("{'descr': '|u1', 'fortran_order': False, 'shape': (2, 1, 2)}", 0, 1, 2, 3)
 	for want, text := range map[string]string{
-		"b.npy: not a NumPy file":            "PK",
-		"b.npy: array is in Fortran order":   npy("{'descr': '<i4', 'fortran_order': True, 'shape': (1, 1, 2)}"),
-		"b.npy: values of type f4":           npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 1)}", 0, 0, 0, 0),
-		"b.npy: 1 bytes of data, shape [1 1": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 1, 2)}", 0),
-		"is larger than the file":            npy("{'descr': '<i8', 'fortran_order': False, 'shape': (99999999, 99999999, 99999999)}", 0),
+		"b.npy: not a NumPy file":                "PK",
+		"b.npy: array is in Fortran order":       npy("{'descr': '<i4', 'fortran_order': True, 'shape': (1, 1, 2)}"),
+		"b.npy: values of type f4":               npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 1)}", 0, 0, 0, 0),
+		"b.npy: 1 bytes of data, shape [1 1":     npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 1, 2)}", 0),
+		"is larger than the file":                npy("{'descr': '<i8', 'fortran_order': False, 'shape': (99999999, 99999999, 99999999)}", 0),
 		"b.npy: shape [1 2 2], expected [T,1,2]": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 2, 2)}", 0, 1, 2, 3),
-		"b.npy: header":                      npy("{'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (1,)}"),
-		"expert 1 twice":                     npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 1, 2)}", 1, 1),
-		"value 1 does not fit 32 bits":       npy("{'descr': '>i8', 'fortran_order': False, 'shape': (1, 1, 2)}", append(make([]byte, 8), 0x80, 0, 0, 0, 0, 0, 0, 0)...),
+		"b.npy: header":                          npy("{'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (1,)}"),
+		"expert 1 twice":                         npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 1, 2)}", 1, 1),
+		"value 1 does not fit 32 bits":           npy("{'descr': '>i8', 'fortran_order': False, 'shape': (1, 1, 2)}", append(make([]byte, 8), 0x80, 0, 0, 0, 0, 0, 0, 0)...),
 	} {
 		omits(t, "vllm", "f", map[string]string{"f/a.npy": fine, "f/b.npy": text}, convert.Options{}, 1, want)
 	}

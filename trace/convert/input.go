@@ -92,7 +92,7 @@ func (in *inputs) name(o Options, file string, n int) (dataset, id string) {
 }
 
 // regular returns an error if path is not a regular file: to open a FIFO or
-// device could block for ever.
+// device could block forever.
 func regular(path string) error {
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() {

@@ -55,7 +55,7 @@ func TestHostilePickle(t *testing.T) {
 		"call of int with tuple":           "\x80\x02K\x01)R.",
 		"persistent id":                    "\x80\x02K\x01Q.",
 		"ends early":                       string(honest[:len(honest)-300]),
-		"str, expected a list":                 "\x80\x04\x8c\x01x.",
+		"str, expected a list":             "\x80\x04\x8c\x01x.",
 		"item 0 is int":                    "\x80\x04]K\x01a.",
 		"empty stack":                      ".",
 		"no mark":                          "t.",
