@@ -127,48 +127,17 @@ func (o *CompareOptions) wants(name string) bool {
 // fits the ensemble there. If the trace does not state the size of the vocabulary,
 // MLPs do not read token ids.
 func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*Comparison, error) {
-	shape := speculate.ShapeOf(train.Header.Model)
 	if o.MLPs == nil {
 		o.MLPs = MLPConfigs(64, train.Header, o.Train.Gates)
 	}
 	if o.Transformers == nil {
 		o.Transformers = TransformerConfigs(2, 128, 512, train.Header, o.Train.Gates)
 	}
-	gates := o.Train.Gates
-	if _, inputs := recorded(train.Header); !inputs {
-		gates = nil
-	}
-	ps, err := speculate.Baselines(shape, gates)
+	ps, stats, err := o.baselines(ctx, train)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(o.known(ps), o.joins()); err != nil {
-		return nil, err
-	}
 	c := &Comparison{Costs: map[string]speculate.Cost{}}
-	hs := o.Train.Horizons
-	mixes := slices.ContainsFunc(o.MLPs, func(c MLPConfig) bool { return c.Statistics && o.wants(c.Name) })
-	ps = slices.DeleteFunc(ps, func(p speculate.Predictor) bool {
-		_, counts := p.(speculate.Counter)
-		return p == speculate.Oracle{} || !o.wants(p.Name()) && !(counts && mixes)
-	})
-	o.stage("counting")
-	if err := speculate.Fit(ctx, train, hs, ps...); err != nil {
-		return nil, err
-	}
-	var stats []speculate.Predictor
-	for _, p := range ps {
-		// Counts by token id are of the documents that the network is trained on,
-		// where those of rare ids look more certain than they are. The network has
-		// embeddings of ids instead.
-		if _, ids := p.(*speculate.TokenID); ids {
-			continue
-		}
-		if _, ok := p.(speculate.Counter); ok {
-			stats = append(stats, p)
-		}
-	}
-	ps = slices.DeleteFunc(ps, func(p speculate.Predictor) bool { return !o.wants(p.Name()) })
 	if c.Networks, err = o.train(ctx, train, valid, stats); err != nil {
 		return nil, err
 	}
@@ -177,7 +146,7 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 		ps = append(ps, n)
 	}
 	eo := o.Evaluate
-	eo.Horizons, eo.Each, eo.Progress = hs, nil, nil
+	eo.Horizons, eo.Each, eo.Progress = o.Train.Horizons, nil, nil
 	o.stage("calibrating")
 	if ps, err = speculate.Calibrate(ctx, valid, eo, ps...); err != nil {
 		return nil, err
@@ -193,6 +162,40 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 		c.Predictors = append(ps, c.Ensemble.Calibrated())
 	}
 	return c, nil
+}
+
+// baselines returns the fitted baselines that o names, and the predictors that
+// count, which networks mix.
+func (o *CompareOptions) baselines(ctx context.Context, train speculate.Data) (ps, stats []speculate.Predictor, err error) {
+	gates := o.Train.Gates
+	if _, inputs := recorded(train.Header); !inputs {
+		gates = nil
+	}
+	if ps, err = speculate.Baselines(speculate.ShapeOf(train.Header.Model), gates); err != nil {
+		return nil, nil, err
+	}
+	if err := errors.Join(o.known(ps), o.joins()); err != nil {
+		return nil, nil, err
+	}
+	mixes := slices.ContainsFunc(o.MLPs, func(c MLPConfig) bool { return c.Statistics && o.wants(c.Name) })
+	ps = slices.DeleteFunc(ps, func(p speculate.Predictor) bool {
+		_, counts := p.(speculate.Counter)
+		return p == speculate.Oracle{} || !o.wants(p.Name()) && !(counts && mixes)
+	})
+	o.stage("counting")
+	if err := speculate.Fit(ctx, train, o.Train.Horizons, ps...); err != nil {
+		return nil, nil, err
+	}
+	for _, p := range ps {
+		// Counts by token id are of the documents that the network is trained on,
+		// where those of rare ids look more certain than they are. The network has
+		// embeddings of ids instead.
+		_, ids := p.(*speculate.TokenID)
+		if _, counts := p.(speculate.Counter); counts && !ids {
+			stats = append(stats, p)
+		}
+	}
+	return slices.DeleteFunc(ps, func(p speculate.Predictor) bool { return !o.wants(p.Name()) }), stats, nil
 }
 
 // train trains networks.

@@ -374,32 +374,3 @@ func (l *loop[B]) rate(step float64) float64 {
 	x := (step - warm) / max(1, float64(l.steps)-warm)
 	return l.o.Rate * (.01 + .99*(1+math.Cos(math.Pi*x))/2)
 }
-
-// keep copies the parameters to the host as the best so far.
-func (l *loop[B]) keep() error {
-	if l.best == nil {
-		l.best = make([][]float32, len(l.params))
-	}
-	for i, p := range l.params {
-		if l.best[i] == nil {
-			l.best[i] = make([]float32, p.size())
-		}
-		err := tensors.ConstFlatData(l.state[i], func(flat []float32) { copy(l.best[i], flat) })
-		if err != nil {
-			return err
-		}
-		l.state[i].FinalizeLocal() // where it is a copy of the backend's
-	}
-	return nil
-}
-
-// weights returns the best state by name, before the first check the initial one.
-func (l *loop[B]) weights() map[string][]float32 {
-	w := map[string][]float32{}
-	for i, p := range l.params {
-		if w[p.name] = p.value; l.best != nil {
-			w[p.name] = l.best[i]
-		}
-	}
-	return w
-}

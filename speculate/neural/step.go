@@ -114,3 +114,32 @@ func clip(grads []*graph.Node, bound float64) []*graph.Node {
 	}
 	return out
 }
+
+// keep copies the parameters to the host as the best so far.
+func (l *loop[B]) keep() error {
+	if l.best == nil {
+		l.best = make([][]float32, len(l.params))
+	}
+	for i, p := range l.params {
+		if l.best[i] == nil {
+			l.best[i] = make([]float32, p.size())
+		}
+		err := tensors.ConstFlatData(l.state[i], func(flat []float32) { copy(l.best[i], flat) })
+		if err != nil {
+			return err
+		}
+		l.state[i].FinalizeLocal() // where it is a copy of the backend's
+	}
+	return nil
+}
+
+// weights returns the best state by name, before the first check the initial one.
+func (l *loop[B]) weights() map[string][]float32 {
+	w := map[string][]float32{}
+	for i, p := range l.params {
+		if w[p.name] = p.value; l.best != nil {
+			w[p.name] = l.best[i]
+		}
+	}
+	return w
+}
