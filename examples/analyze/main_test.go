@@ -70,9 +70,8 @@ func TestAnalyze(t *testing.T) {
 	ok("-trace", in, "-part", "2/5", "-json", file)
 	raw, err = os.ReadFile(file)
 	require.NoError(t, err)
-	if err := json.Unmarshal(raw, &s); err != nil || s.Documents != 5 { // 1, 6, 11, 16, 21
-		t.Errorf("part 2 of 5 has %d documents, %v; expected 5", s.Documents, err)
-	}
+	require.NoError(t, json.Unmarshal(raw, &s))
+	assert.EqualValues(t, 5, s.Documents) // 1, 6, 11, 16, 21
 	// A second run writes the same report.
 	ok(append(args, "-figures=false")...)
 	again, err := os.ReadFile(filepath.Join(out, "report.html"))

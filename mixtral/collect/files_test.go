@@ -68,17 +68,13 @@ func zstded(s string) string {
 
 func expect(t *testing.T, got []string, want ...string) {
 	t.Helper()
-	for i := range max(len(got), len(want)) {
-		switch {
-		case i >= len(got):
-			t.Errorf("nothing, expected %q", want[i])
-		case i >= len(want):
-			t.Errorf("also %q", got[i])
-		case strings.HasPrefix(want[i], "error: "):
-			assert.True(t, strings.HasPrefix(got[i], "error: "), "%q, expected %q", got[i], want[i])
-			assert.Contains(t, got[i], want[i][len("error: "):])
-		case got[i] != want[i]:
-			t.Errorf("%q, expected %q", got[i], want[i])
+	require.Len(t, got, len(want), "%q", got)
+	for i := range want {
+		if message, ok := strings.CutPrefix(want[i], "error: "); ok {
+			assert.True(t, strings.HasPrefix(got[i], "error: "), got[i])
+			assert.Contains(t, got[i], message)
+		} else {
+			assert.Equal(t, want[i], got[i])
 		}
 	}
 }

@@ -92,9 +92,7 @@ func (h *fakeHub) log(r *http.Request) {
 
 func (h *fakeHub) serve(w http.ResponseWriter, r *http.Request) {
 	h.log(r)
-	if r.Header.Get("Authorization") != "Bearer secret" {
-		h.t.Errorf("%s without token", r.URL)
-	}
+	assert.Equal(h.t, "Bearer secret", r.Header.Get("Authorization"), r.URL)
 	if h.renamed && strings.Contains(r.URL.Path, "openai/gsm8k") {
 		http.Redirect(w, r, strings.Replace(r.URL.RequestURI(), "openai/gsm8k", "newowner/gsm8k", 1), http.StatusTemporaryRedirect)
 		return
@@ -128,9 +126,8 @@ func (h *fakeHub) serve(w http.ResponseWriter, r *http.Request) {
 
 func (h *fakeHub) content(w http.ResponseWriter, r *http.Request) {
 	h.log(r)
-	if r.Header.Get("Authorization") != "" || r.URL.RawQuery != "signature=a%2Fb" {
-		h.t.Errorf("to the other host: %v, %s", r.Header, r.URL)
-	}
+	assert.Empty(h.t, r.Header.Get("Authorization"), "the token is sent to the other host")
+	assert.Equal(h.t, "signature=a%2Fb", r.URL.RawQuery)
 	name := r.URL.Path[1:]
 	data := bytes.Clone(h.files[name])
 	if h.spoil {
