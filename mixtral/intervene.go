@@ -136,10 +136,14 @@ func Force(layer int, experts []int, weights []float32) Hook {
 }
 
 // Chain returns a hook that calls hooks in order, each with what the one before
-// left, until one returns an error. Weights are never renormalized in between.
+// left, until one returns an error; nil is skipped. Weights are never renormalized
+// in between.
 func Chain(hooks ...Hook) Hook {
 	return func(ctx context.Context, r *Routing) error {
 		for _, h := range hooks {
+			if h == nil {
+				continue
+			}
 			if err := h(ctx, r); err != nil {
 				return err
 			}

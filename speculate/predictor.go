@@ -42,7 +42,7 @@ type Predictor interface {
 	// Predict writes to out, [len(views),E], for each view the probability of each
 	// expert to be among those chosen. A row adds up to about K. All views are of
 	// one document, layer and horizon, and an answer depends on its own view only.
-	// The error is ErrHorizon, or names what the views lack.
+	// The error is ErrHorizon, or says which signal is not recorded.
 	Predict(views []View, out []float32) error
 }
 

@@ -3,6 +3,7 @@ package speculate
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"sync"
 
 	"github.com/expertspec/expertspec/trace"
@@ -189,5 +190,16 @@ func (a *answers) fill(p Predictor, out []float32) error {
 		}
 		return p.combine(a.views[0], ms, out)
 	}
-	return p.Predict(a.views, out)
+	return guarded(p, a.views, out)
+}
+
+// guarded calls p, which may be a user's: a panic, in one of the goroutines that
+// evaluate, would end the process, and is an error with its stack.
+func guarded(p Predictor, views []View, out []float32) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return p.Predict(views, out)
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // Session predicts while a model decodes. It receives each token and each
-// layer's routing as they happen, and is asked ahead. Its answers equal those for
+// layer's routing as they happen, and predicts later layers. Its answers equal those for
 // whole documents. It keeps as many earlier tokens as its predictor reads. A
 // Session belongs to one sequence and one goroutine.
 type Session struct {

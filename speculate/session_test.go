@@ -190,6 +190,14 @@ func TestEvaluateRefusesScores(t *testing.T) {
 	}
 }
 
+// TestEvaluatePanic evaluates a predictor that panics, in goroutines of Evaluate.
+func TestEvaluatePanic(t *testing.T) {
+	p := &predict{"", func(views []View, _ []float32) { panic("boom") }}
+	_, err := Evaluate(t.Context(), testData(3, 9, 1), EvaluateOptions{Horizons: LayersAhead(2)}, p)
+	assert.ErrorContains(t, err, "function at h=2, layer 2: panic: boom")
+	assert.ErrorContains(t, err, "session_test.go")
+}
+
 // needsNothing hides what a predictor is.
 type needsNothing struct{ Predictor }
 

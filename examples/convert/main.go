@@ -129,8 +129,8 @@ func validate(ctx context.Context, dir string, s cli.Streams) error {
 	if r.Count > 0 {
 		return fmt.Errorf("%s: %d problems", dir, r.Count)
 	}
-	fmt.Fprintf(s.Out, "%s is valid: %d documents, %d tokens in %d shards\n", dir, r.Documents, r.Tokens, r.Shards)
-	return nil
+	_, err = fmt.Fprintf(s.Out, "%s is valid: %d documents, %d tokens in %d shards\n", dir, r.Documents, r.Tokens, r.Shards)
+	return err
 }
 
 func (o *options) convertTrace(ctx context.Context, out io.Writer) (*convert.Report, error) {

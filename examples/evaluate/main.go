@@ -10,6 +10,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"time"
@@ -105,23 +106,8 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 			fmt.Fprintf(s.Err, "%d documents, %d %stokens\n", docs, tokens, total)
 		}
 	}}
-	closeRows := func() error { return nil }
-	if o.predictions != "" {
-		f, err := os.Create(o.predictions)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		b := bufio.NewWriterSize(f, 1<<20)
-		w := speculate.NewPredictionWriter(b)
-		eo.Each = w.Write
-		closeRows = func() error { return errors.Join(w.Close(), b.Flush(), f.Close()) }
-	}
-	results, err := speculate.Evaluate(ctx, data, eo, ps...)
+	results, err := evaluate(ctx, data, eo, ps, o.predictions)
 	if err != nil {
-		return err
-	}
-	if err := closeRows(); err != nil {
 		return err
 	}
 	if seen != "" {
@@ -140,6 +126,23 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	}
 	fmt.Fprintln(s.Out)
 	return results.WriteMeasures(s.Out, cmp.Or(o.by, "all"))
+}
+
+// evaluate is speculate.Evaluate, with every prediction written to a file, if any.
+func evaluate(ctx context.Context, data speculate.Data, eo speculate.EvaluateOptions, ps []speculate.Predictor, file string) (results *speculate.Results, err error) {
+	if file == "" {
+		return speculate.Evaluate(ctx, data, eo, ps...)
+	}
+	written := cli.WriteFile(file, func(f io.Writer) error {
+		b := bufio.NewWriterSize(f, 1<<20)
+		w := speculate.NewPredictionWriter(b)
+		eo.Each = w.Write
+		if results, err = speculate.Evaluate(ctx, data, eo, ps...); err != nil {
+			return err
+		}
+		return errors.Join(w.Close(), b.Flush())
+	})
+	return results, cmp.Or(err, written)
 }
 
 // choose returns the predictors of the given names, or all without names.

@@ -229,7 +229,7 @@ func parseMerges(j value) []bpeMerge {
 	return merges
 }
 
-// parseTemplate reads the post-processor: what is put around the text. The template
+// parseTemplate reads the post-processor: the tokens around the text. The template
 // for pairs of texts is checked and not used.
 func (t *Tokenizer) parseTemplate(j value) {
 	t.template = []int32{textPlace}

@@ -38,7 +38,7 @@ func LeaveOneOut(ctx context.Context, parts speculate.Parts, o CompareOptions) (
 	r.Without = &without
 	sets := r.datasets()
 	if len(sets) < 2 {
-		return nil, fmt.Errorf("neural: got data sets %q, want at least two", sets)
+		return nil, fmt.Errorf("neural: got data sets %q, expected at least two", sets)
 	}
 	stage, resume := o.Stage, o.Train.Resume
 	for _, set := range sets {

@@ -50,7 +50,7 @@ func (c MLPConfig) Validate() error {
 	f := c.Features
 	for _, n := range []int{f.Experts, f.Logits, f.Inputs, f.PastExperts, f.PastLogits, f.PastInputs, f.IDs, c.Width, c.Depth, c.Embed} {
 		if n < 0 || n > 1<<16 {
-			return fmt.Errorf("neural: %s: got a size of %d, want 0 to 65536", c.Name, n)
+			return fmt.Errorf("neural: %s: got a size of %d, expected 0 to 65536", c.Name, n)
 		}
 	}
 	switch {

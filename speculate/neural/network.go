@@ -97,7 +97,7 @@ func (n *network[C]) predict(views []speculate.View, out []float32, logits func(
 	}
 	e := want.Experts
 	if len(out) != len(views)*e {
-		return fmt.Errorf("neural: got room for %d scores, want %d views of %d experts", len(out), len(views), e)
+		return fmt.Errorf("neural: got room for %d scores, expected %d views of %d experts", len(out), len(views), e)
 	}
 	for len(views) > 0 {
 		k := min(len(views), group)

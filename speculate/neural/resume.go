@@ -210,7 +210,7 @@ func (l *loop[B]) continueFrom(ctx context.Context, r *safetensors.Reader) error
 		return fmt.Errorf("%s in its metadata: %w", stateKey, err)
 	}
 	if st.Version != 1 {
-		return fmt.Errorf("got version %d, want 1", st.Version)
+		return fmt.Errorf("got version %d, expected 1", st.Version)
 	}
 	want, err := l.common()
 	if err != nil {
@@ -283,7 +283,7 @@ func readTensor(r *safetensors.Reader, name string, dims []int) ([]float32, erro
 		return nil, fmt.Errorf("tensor %q is missing", name)
 	}
 	if !slices.Equal(info.Shape, dims) {
-		return nil, fmt.Errorf("tensor %q: shape %v, want %v", name, info.Shape, dims)
+		return nil, fmt.Errorf("tensor %q: shape %v, expected %v", name, info.Shape, dims)
 	}
 	x, err := r.Float32s(name)
 	if err != nil {

@@ -47,7 +47,7 @@ type TransformerConfig struct {
 func (c TransformerConfig) Validate() error {
 	for _, n := range []int{c.Blocks, c.Width, c.Heads, c.Window, c.HeadWidth, c.HeadDepth} {
 		if n < 1 || n > 1<<14 {
-			return fmt.Errorf("neural: %s: got a size of %d, want 1 to 16384", c.Name, n)
+			return fmt.Errorf("neural: %s: got a size of %d, expected 1 to 16384", c.Name, n)
 		}
 	}
 	switch {
@@ -56,7 +56,7 @@ func (c TransformerConfig) Validate() error {
 	case c.Width%c.Heads != 0 || c.Width/c.Heads%8 != 0:
 		return fmt.Errorf("neural: %s: width %d with %d heads; the width of a head must be a multiple of 8", c.Name, c.Width, c.Heads)
 	case c.ExpertWidth < 0 || c.ExpertWidth > 1<<14:
-		return fmt.Errorf("neural: %s: got an expert width of %d, want 0 to 16384", c.Name, c.ExpertWidth)
+		return fmt.Errorf("neural: %s: got an expert width of %d, expected 0 to 16384", c.Name, c.ExpertWidth)
 	case c.Logits && (c.Inputs || !c.Soft):
 		return fmt.Errorf("neural: %s: Logits requires Soft and excludes Inputs", c.Name)
 	case !c.Inputs && (c.ExpertWidth > 0 || c.Gate):

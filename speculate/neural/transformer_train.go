@@ -112,7 +112,7 @@ func (t *transformerJob) begin(o TrainOptions) error {
 		cfg.Logits, cfg.Name = true, t.c.Name
 	}
 	if cfg != t.c || s.shape != t.shape || !slices.Equal(s.horizons, t.horizons) {
-		return fmt.Errorf("neural: %s cannot start from %+v at %v for %+v: want %+v at %v for %+v",
+		return fmt.Errorf("neural: %s cannot start from %+v at %v for %+v: expected %+v at %v for %+v",
 			t.c.Name, s.cfg, s.horizons, s.shape, t.c, t.horizons, t.shape)
 	}
 	for _, p := range t.params {

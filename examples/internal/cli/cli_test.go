@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -135,4 +136,24 @@ func TestReadLine(t *testing.T) {
 	assert.Equal(t, "c", string(line))
 	_, err = cli.ReadLine(bufio.NewReader(zeros{}))
 	assert.ErrorContains(t, err, "longer than 64 MiB")
+}
+
+// TestWriteFile keeps the old file where writing fails.
+func TestWriteFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new", "f.json")
+	text := func(s string, err error) func(io.Writer) error {
+		return func(w io.Writer) error {
+			return errors.Join(err, func() error { _, err := io.WriteString(w, s); return err }())
+		}
+	}
+	require.NoError(t, cli.WriteFile(path, text("old", nil)))
+	require.ErrorContains(t, cli.WriteFile(path, text("ne", errors.New("disk full"))), "f.json: disk full")
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, "old", string(b))
+	entries, err := os.ReadDir(filepath.Dir(path))
+	require.NoError(t, err)
+	assert.Len(t, entries, 1)
+	require.NoError(t, cli.WriteFile(path, text("new", nil)))
+	require.NoError(t, cli.WriteFile(os.DevNull, text("new", nil)))
 }

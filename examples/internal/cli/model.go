@@ -98,7 +98,11 @@ func LoadTokenizer(file string) (*tokenizer.Tokenizer, error) {
 	if file == "mini" {
 		return tokenizer.Load(mini.FS(), "tokenizer.json")
 	}
-	return tokenizer.Load(os.DirFS(filepath.Dir(file)), filepath.Base(file))
+	t, err := tokenizer.Load(os.DirFS(filepath.Dir(file)), filepath.Base(file))
+	if err != nil {
+		return nil, fmt.Errorf("-tokenizer %s: %w", file, err)
+	}
+	return t, nil
 }
 
 // Load opens the backend and loads the model. The caller calls free, not Close.

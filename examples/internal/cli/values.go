@@ -55,16 +55,28 @@ func Requirement(predictor string) string {
 	return ""
 }
 
-// WriteFile creates a file, and the folder that it is in, and has it written.
+// WriteFile creates a file, and the folder that it is in, with what write writes:
+// whole, or not at all.
 func WriteFile(path string, write func(io.Writer) error) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return err
 	}
-	f, err := os.Create(path)
+	temp := path + ".tmp"
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		temp = path // a device or pipe
+	}
+	f, err := os.Create(temp)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(write(f), f.Close()); err != nil {
+	err = errors.Join(write(f), f.Close())
+	if temp != path {
+		if err == nil {
+			return os.Rename(temp, path)
+		}
+		os.Remove(temp)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
