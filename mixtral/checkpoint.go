@@ -58,7 +58,8 @@ func (p part) elements() int {
 // shards that it names. If both exist, model.safetensors is read, as in
 // transformers. Tensors are F32, F16 or BF16, also mixed in one model, and have
 // either the hub's names (block_sparse_moe.experts.N.w1) or those of
-// transformers 5 (mlp.experts.gate_up_proj).
+// transformers 5 (mlp.experts.gate_up_proj). Linear weights may also be stored in
+// 8 bits as bitsandbytes does: weight I8 [O,I] beside SCB F32 [O].
 //
 // All tensors of the model must exist in their shapes, and no others. The only
 // exceptions are buffers of rotary frequencies (…rotary_emb.inv_freq), which old
@@ -268,12 +269,15 @@ func (c *Checkpoint) Shape(name string) ([]int, error) {
 	return slices.Clone(p.shape), err
 }
 
-// DType returns the type in which a tensor is stored: Float32, Float16 or
-// BFloat16. The names are those of Shape.
+// DType returns the type in which a tensor is stored: Float32, Float16, BFloat16
+// or Int8. The names are those of Shape.
 func (c *Checkpoint) DType(name string) (dtypes.DType, error) {
 	p, err := c.resolve(name)
 	if err != nil {
 		return dtypes.InvalidDType, err
+	}
+	if p.info.DType == safetensors.I8 {
+		return dtypes.Int8, nil
 	}
 	return computeTypes[p.info.DType], nil
 }

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/expertspec/expertspec/trace/safetensors"
 )
@@ -151,6 +152,9 @@ func (c *Checkpoint) whole(name string, shape []int) (part, error) {
 		return part{}, &safetensors.Error{File: t.file.Name(), Tensor: name,
 			Err: fmt.Errorf("has shape %v, expected %v as in %s", t.info.Shape, shape, configFile)}
 	}
+	if t.info.DType == safetensors.I8 && linearPattern.MatchString(name) {
+		return part{stored: t, shape: shape}, c.checkInt8(name, t)
+	}
 	if _, ok := computeTypes[t.info.DType]; !ok {
 		return part{}, &safetensors.Error{File: t.file.Name(), Tensor: name,
 			Err: fmt.Errorf("is %s, expected F32, F16 or BF16", t.info.DType)}
@@ -184,6 +188,10 @@ func (c *Checkpoint) check() error {
 		p, err := c.resolve(name)
 		if err == nil {
 			used[p.info.Name] = true
+			if p.info.DType == safetensors.I8 {
+				base := strings.TrimSuffix(p.info.Name, weightSuffix)
+				used[base+scaleSuffix], used[base+formatSuffix] = true, true
+			}
 		}
 		return err
 	}

@@ -27,7 +27,8 @@ var storedTypes = map[dtypes.DType]safetensors.DType{
 
 // Read fills dst with a tensor's elements as dtype (Float32, BFloat16 or
 // Float16), row-major and little-endian; dst must have exactly their size. The
-// names are those of Shape. Narrowing rounds to nearest, ties to even.
+// names are those of Shape. Narrowing rounds to nearest, ties to even. A tensor
+// stored in 8 bits is multiplied by its scales.
 //
 // An element that is NaN, infinite or too large for dtype is an error that names
 // file, tensor and the element's flat index. The contents of dst are then
@@ -46,6 +47,9 @@ func (c *Checkpoint) Read(name string, dtype dtypes.DType, dst []byte) error {
 			p.shape, dtype, p.elements()*to.Size(), len(dst))
 	}
 	from := p.info.DType
+	if from == safetensors.I8 {
+		return c.readDequantized(p, name, to, dst)
+	}
 	if from == to {
 		return p.readSame(name, dst)
 	}

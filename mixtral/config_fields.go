@@ -26,6 +26,7 @@ func (f *fields) refuseUnimplemented() {
 	} else if f.null("hidden_act") {
 		f.fail("hidden_act", `null is not implemented; must be "silu"`)
 	}
+	f.checkQuantization()
 	// Any other value than these changes the model.
 	neutral := []struct {
 		field  string
@@ -33,7 +34,6 @@ func (f *fields) refuseUnimplemented() {
 	}{
 		{"attention_bias", []string{"false", "null"}},
 		{"mlp_bias", []string{"false", "null"}},
-		{"quantization_config", []string{"null"}},
 		{"per_layer_config", []string{"null", "{}"}},
 		{"partial_rotary_factor", []string{"null", "1", "1.0"}},
 		{"norm_topk_prob", []string{"null", "true"}},

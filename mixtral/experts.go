@@ -1,6 +1,8 @@
 package mixtral
 
 import (
+	"slices"
+
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:revive // graph code reads as mathematics
@@ -84,17 +86,19 @@ func (m *Model) expertOnDevice(i, n int, x, h compute.Buffer, g chosen) (compute
 	}
 	defer free(expert)
 	w13, w2 := m.expertWeights(i, g.expert)
+	args := append([]compute.Buffer{x, h, index, scale, expert}, w13.buffers()...)
 	return one(m.run(programKey{"expert", n, size, 0, 0}, func(in []*Node) []*Node {
 		x, h, rows, scale := in[0], in[1], InsertAxes(in[2], -1), InsertAxes(in[3], -1)
-		w13, w2 := m.expertNodes(in[5], in[6], in[4])                  // [2F,D], [D,F]
+		w13, w2 := m.expertNodes(in[5:], in[4])                        // [2F,D], [D,F]
 		y := m.d.swiglu(Gather(h, rows), w13, w2, m.d.linear)          // [M,D]
 		return []*Node{ScatterSum(x, rows, Mul(y, scale), true, true)} // [N,D]
-	}, x, h, index, scale, expert, w13, w2))
+	}, append(args, w2.buffers()...)...))
 }
 
-// expertNodes returns the weights of expert e in a graph, of what expertWeights
-// returned.
-func (m *Model) expertNodes(w13, w2, e *Node) (*Node, *Node) {
+// expertNodes returns the weights of expert e in a graph, of the buffers of what
+// expertWeights returned.
+func (m *Model) expertNodes(in []*Node, e *Node) (w13, w2 weight) {
+	w13, w2 = takeWeight(&in), takeWeight(&in)
 	if m.stacked() {
 		return m.sliceExpert(w13, e), m.sliceExpert(w2, e)
 	}
@@ -102,7 +106,7 @@ func (m *Model) expertNodes(w13, w2, e *Node) (*Node, *Node) {
 }
 
 // expertWeights returns expert e's buffers, or those of all where stacked.
-func (m *Model) expertWeights(i, e int) (w13, w2 compute.Buffer) {
+func (m *Model) expertWeights(i, e int) (w13, w2 matrix) {
 	if m.stacked() {
 		e = 0
 	}
@@ -110,13 +114,26 @@ func (m *Model) expertWeights(i, e int) (w13, w2 compute.Buffer) {
 }
 
 // sliceExpert returns expert e of stacked [E,O,I] as [O,I].
-func (m *Model) sliceExpert(stacked, e *Node) *Node {
-	d := stacked.Shape().Dimensions
-	if m.d.isGo { // which has no DynamicSlice
-		return Reshape(Gather(stacked, Reshape(e, 1, 1)), d[1], d[2])
+func (m *Model) sliceExpert(stacked weight, e *Node) weight {
+	w := weight{w: m.sliceFirst(stacked.w, e)}
+	if stacked.scale != nil {
+		w.scale = m.sliceFirst(stacked.scale, e)
 	}
-	zero := Scalar(stacked.Graph(), dtypes.Int32, int32(0))
-	return Reshape(DynamicSlice(stacked, []*Node{e, zero, zero}, []int{1, d[1], d[2]}), d[1], d[2])
+	return w
+}
+
+// sliceFirst returns x[e] of x [E,...].
+func (m *Model) sliceFirst(x, e *Node) *Node {
+	one := slices.Clone(x.Shape().Dimensions)
+	if m.d.isGo { // which has no DynamicSlice
+		return Reshape(Gather(x, Reshape(e, 1, 1)), one[1:]...)
+	}
+	from := []*Node{e}
+	for range one[1:] {
+		from = append(from, Scalar(x.Graph(), dtypes.Int32, int32(0)))
+	}
+	one[0] = 1
+	return Reshape(DynamicSlice(x, from, one), one[1:]...)
 }
 
 // bucketRows rounds a number of rows up to 2^i or 3*2^i, and above 16, if XLA
@@ -178,7 +195,7 @@ func (m *Model) expertsOnHost(i, lanes int, x, h compute.Buffer, groups []chosen
 	g.SetLimit(lanes)
 	for j, group := range groups {
 		g.Go(func() (err error) {
-			outs[j], err = m.expertRows(i, hs, group)
+			outs[j], err = m.expertRows(i, max(1, lanes/len(groups)), hs, group)
 			return err
 		})
 	}
@@ -203,7 +220,7 @@ func (m *Model) expertsOnHost(i, lanes int, x, h compute.Buffer, groups []chosen
 
 // expertRows returns one expert's output for its rows of h, [M,D], of which the
 // last are padding.
-func (m *Model) expertRows(i int, h []float32, g chosen) (compute.Buffer, error) {
+func (m *Model) expertRows(i, lanes int, h []float32, g chosen) (compute.Buffer, error) {
 	dim, size := m.cfg.HiddenSize, m.bucketRows(len(g.rows))
 	in, rows, err := m.floatBuffer(size, dim)
 	if err != nil {
@@ -216,15 +233,16 @@ func (m *Model) expertRows(i int, h []float32, g chosen) (compute.Buffer, error)
 	clear(rows[len(g.rows)*dim:])
 	w13, w2 := m.expertWeights(i, g.expert)
 	if m.d.isGo {
-		return m.expertOnHost(in, w13, w2, size)
+		return m.expertOnHost(in, w13, w2, size, lanes)
 	}
 	expert, err := upload(m.d, []int32{int32(g.expert)})
 	if err != nil {
 		return nil, err
 	}
 	defer free(expert)
+	args := append([]compute.Buffer{in, expert}, w13.buffers()...)
 	return one(m.run(programKey{"rows", size, 0, 0, 0}, func(in []*Node) []*Node {
-		w13, w2 := m.expertNodes(in[2], in[3], in[1])
+		w13, w2 := m.expertNodes(in[2:], in[1])
 		return []*Node{m.d.swiglu(in[0], w13, w2, m.d.linear)} // [M,D]
-	}, in, expert, w13, w2))
+	}, append(args, w2.buffers()...)...))
 }

@@ -18,12 +18,8 @@ import (
 
 // attentionOnHost is attention for the Go backend, with the same results.
 func (m *Model) attentionOnHost(s *step, i int, x compute.Buffer, rope []compute.Buffer) ([]compute.Buffer, error) {
-	c, w := &m.cfg, &m.w.layers[i]
-	qkv, err := m.run(programKey{"qkv", s.t, 0, 0, 0}, func(in []*Node) []*Node {
-		x, norm, qkv, cos, sin := in[0], in[1], in[2], in[3], in[4]
-		s := m.d.projectQKV(c, rmsNorm(x, norm, c.RMSNormEps), qkv, cos, sin, 1, s.t)
-		return []*Node{s.q, s.k, s.v}
-	}, x, w.attnNorm, w.qkv, rope[0], rope[1])
+	w := &m.w.layers[i]
+	qkv, err := m.qkv(s, w, x, rope)
 	if err != nil {
 		return nil, err
 	}
@@ -41,20 +37,69 @@ func (m *Model) attentionOnHost(s *step, i int, x compute.Buffer, rope []compute
 	return append(out, qkv[1:]...), nil
 }
 
+// qkv computes norm and projectQKV: q, k and v.
+func (m *Model) qkv(s *step, w *layerWeights, x compute.Buffer, rope []compute.Buffer) ([]compute.Buffer, error) {
+	c := &m.cfg
+	if w.qkv.scale == nil {
+		return m.run(programKey{"qkv", s.t, 0, 0, 0}, func(in []*Node) []*Node {
+			x, norm, qkv, cos, sin := in[0], in[1], in[2], in[3], in[4]
+			s := m.d.projectQKV(c, rmsNorm(x, norm, c.RMSNormEps), weight{w: qkv}, cos, sin, 1, s.t)
+			return []*Node{s.q, s.k, s.v}
+		}, x, w.attnNorm, w.qkv.w, rope[0], rope[1])
+	}
+	h, err := one(m.run(programKey{"norm", s.t, 0, 0, 0}, func(in []*Node) []*Node {
+		return []*Node{rmsNorm(in[0], in[1], c.RMSNormEps)}
+	}, x, w.attnNorm))
+	if err != nil {
+		return nil, err
+	}
+	defer free(h)
+	y, err := m.int8Linear(h, w.qkv, s.t, s.lanes)
+	if err != nil {
+		return nil, err
+	}
+	defer free(y)
+	return m.run(programKey{"rotate", s.t, 0, 0, 0}, func(in []*Node) []*Node {
+		s := m.d.rotate(c, in[0], in[1], in[2], 1, s.t)
+		return []*Node{s.q, s.k, s.v}
+	}, y, rope[0], rope[1])
+}
+
 // router adds the attention's output, blocks of [1,H,r,hd], to x [T,D] and
 // computes norm and router: block's y, h and logits.
 func (m *Model) router(s *step, x compute.Buffer, attended []compute.Buffer, w *layerWeights) ([]compute.Buffer, error) {
 	c := &m.cfg
-	return m.run(programKey{"router", s.t, 0, 0, 0}, func(in []*Node) []*Node {
-		x, o, norm, gate, a := in[0], in[1], in[2], in[3], in[4]
-		if len(in) > 5 {
-			a = Concatenate(in[4:], 2) // [1,H,T,hd]
+	join := func(blocks []*Node) *Node { // to [T,H*hd]
+		a := blocks[0]
+		if len(blocks) > 1 {
+			a = Concatenate(blocks, 2) // [1,H,T,hd]
 		}
-		a = Reshape(TransposeAllAxes(a, 0, 2, 1, 3), s.t, c.Heads*c.HeadDim) // [T,H*hd]
-		x = Add(x, m.d.linear(a, o))                                         // [T,D]
-		h := rmsNorm(x, norm, c.RMSNormEps)                                  // [T,D]
-		return []*Node{x, h, m.d.linear(h, gate)}                            // and [T,E]
-	}, append([]compute.Buffer{x, w.o, w.ffnNorm, w.gate}, attended...)...)
+		return Reshape(TransposeAllAxes(a, 0, 2, 1, 3), s.t, c.Heads*c.HeadDim)
+	}
+	route := func(x, norm, gate *Node) []*Node {
+		h := rmsNorm(x, norm, c.RMSNormEps)                  // [T,D]
+		return []*Node{x, h, m.d.linear(h, weight{w: gate})} // and [T,E]
+	}
+	if w.o.scale == nil {
+		return m.run(programKey{"router", s.t, 0, 0, 0}, func(in []*Node) []*Node {
+			x, o, norm, gate := in[0], in[1], in[2], in[3]
+			x = Add(x, m.d.linear(join(in[4:]), weight{w: o})) // [T,D]
+			return route(x, norm, gate)
+		}, append([]compute.Buffer{x, w.o.w, w.ffnNorm, w.gate}, attended...)...)
+	}
+	a, err := one(m.run(programKey{"join", s.t, 0, 0, 0}, func(in []*Node) []*Node { return []*Node{join(in)} }, attended...))
+	if err != nil {
+		return nil, err
+	}
+	defer free(a)
+	y, err := m.int8Linear(a, w.o, s.t, s.lanes)
+	if err != nil {
+		return nil, err
+	}
+	defer free(y)
+	return m.run(programKey{"router8", s.t, 0, 0, 0}, func(in []*Node) []*Node {
+		return route(Add(in[0], in[1]), in[2], in[3])
+	}, x, y, w.ffnNorm, w.gate)
 }
 
 // hostBlock is the number of queries in a block on the Go backend: small enough
@@ -166,11 +211,14 @@ func (m *Model) softmaxBlock(s *step, q0, q1 int, scores []compute.Buffer) error
 }
 
 // expertOnHost is swiglu for the Go backend: h [n,D], w13 and w2 as there.
-func (m *Model) expertOnHost(h, w13, w2 compute.Buffer, n int) (compute.Buffer, error) {
-	product := func(kind string, x, w compute.Buffer) (compute.Buffer, error) {
+func (m *Model) expertOnHost(h compute.Buffer, w13, w2 matrix, n, lanes int) (compute.Buffer, error) {
+	product := func(kind string, x compute.Buffer, w matrix) (compute.Buffer, error) {
+		if w.scale != nil {
+			return m.int8Linear(x, w, n, lanes)
+		}
 		return one(m.run(programKey{kind, n, 0, 0, 0}, func(in []*Node) []*Node {
-			return []*Node{m.d.linear(in[0], in[1])}
-		}, x, w))
+			return []*Node{m.d.linear(in[0], weight{w: in[1]})}
+		}, x, w.w))
 	}
 	up, err := product("w13", h, w13) // [n,2F]
 	if err != nil {

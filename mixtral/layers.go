@@ -12,10 +12,22 @@ import (
 // models/mixtral/modeling_mixtral.py; N = B*T rows.
 
 // layerNodes are a layer's weights outside of its experts, in a graph.
-type layerNodes struct{ attnNorm, qkv, o, ffnNorm, gate *Node }
+type layerNodes struct {
+	attnNorm      *Node
+	qkv, o        weight
+	ffnNorm, gate *Node
+}
 
-// nodes returns the weights of which buffers were the parameters in[:5].
-func nodes(in []*Node) layerNodes { return layerNodes{in[0], in[1], in[2], in[3], in[4]} }
+// takeNodes removes from the front of parameters the weights of which dense
+// returned the buffers.
+func takeNodes(in *[]*Node) layerNodes {
+	w := layerNodes{attnNorm: (*in)[0]}
+	*in = (*in)[1:]
+	w.qkv, w.o = takeWeight(in), takeWeight(in)
+	w.ffnNorm, w.gate = (*in)[0], (*in)[1]
+	*in = (*in)[2:]
+	return w
+}
 
 // embedding returns the embeddings [N,D] of tokens [N]. embed: [V,D].
 func embedding(tokens, embed *Node) *Node { return float(Gather(embed, InsertAxes(tokens, -1))) }
@@ -31,7 +43,7 @@ func (m *Model) block(x *Node, w layerNodes, cos, sin *Node, cache *split, mask 
 	y = m.d.attend(s, cache, mask)                   // [N,H*hd]
 	y = Add(x, m.d.linear(y, w.o))                   // [N,D]
 	h = rmsNorm(y, w.ffnNorm, c.RMSNormEps)          // [N,D]
-	logits = m.d.linear(h, w.gate)                   // [N,E]
+	logits = m.d.linear(h, weight{w: w.gate})        // [N,E]
 	return y, h, logits, s.k, s.v
 }
 
@@ -44,7 +56,7 @@ func (m *Model) head(x, rows, norm, head *Node) *Node {
 	if m.cfg.TieEmbeddings {
 		return float(DotGeneral(ConvertDType(x, head.DType()), []int{1}, nil, head, []int{1}, nil)) // [R,V]
 	}
-	return m.d.linear(x, head) // [R,V]
+	return m.d.linear(x, weight{w: head}) // [R,V]
 }
 
 // rmsNorm returns x / sqrt(mean(x^2) + eps) * w. x: [N,D] float32; w: [D].
@@ -56,26 +68,35 @@ func rmsNorm(x, w *Node, eps float64) *Node {
 
 // linear returns x W^T in float32. x: [N,I]; w: [O,I] (on the Go backend
 // [I,O]: see matrixDims). x is rounded to w's type, since XLA CPU has no mixed
-// products.
-func (d *device) linear(x, w *Node) *Node {
+// products. int8 is converted to the type of products, which it fits, and the
+// product is scaled.
+func (d *device) linear(x *Node, w weight) *Node {
+	if w.scale != nil {
+		w8 := ConvertDType(w.w, d.dtype)
+		y := float(DotGeneral(ConvertDType(x, d.dtype), []int{1}, nil, w8, []int{1}, nil))
+		return Mul(y, InsertAxes(w.scale, 0))
+	}
 	contract := 1
 	if d.isGo {
 		contract = 0
 	}
-	return float(DotGeneral(ConvertDType(x, w.DType()), []int{1}, nil, w, []int{contract}, nil))
+	return float(DotGeneral(ConvertDType(x, w.w.DType()), []int{1}, nil, w.w, []int{contract}, nil))
 }
 
 // vecLinear is linear for one row on a GPU: XLA fuses Mul and ReduceSum with
 // the slice that selects w; for a product it would copy the slice first.
 // x: [1,I]; w: [O,I]; result: [1,O].
-func vecLinear(x, w *Node) *Node {
-	y := ReduceSum(Mul(ConvertDType(w, dtypes.Float32), x), -1)
+func vecLinear(x *Node, w weight) *Node {
+	y := ReduceSum(Mul(ConvertDType(w.w, dtypes.Float32), x), -1)
+	if w.scale != nil {
+		y = Mul(y, w.scale)
+	}
 	return InsertAxes(y, 0)
 }
 
 // swiglu returns (silu(x W1^T) * (x W3^T)) W2^T. x: [M,D]; w13: W1 over W3,
 // [2F,D]; w2: [D,F]; result: [M,D] float32.
-func (d *device) swiglu(x, w13, w2 *Node, product func(x, w *Node) *Node) *Node {
+func (d *device) swiglu(x *Node, w13, w2 weight, product func(x *Node, w weight) *Node) *Node {
 	h := product(x, w13) // [M,2F]
 	f := h.Shape().Dimensions[1] / 2
 	gate := SliceAxis(h, 1, AxisRange(0, f)) // [M,F]
@@ -103,11 +124,15 @@ type split struct{ q, k, v *Node }
 // that weights.go gives it: first halves of all heads of q and k, then second
 // halves, then v; so that RoPE is four products of whole matrices. cos and sin:
 // [N,(H+KV)*hd/2], with the queries' scale folded in.
-func (d *device) projectQKV(c *Config, h, w, cos, sin *Node, b, t int) split {
+func (d *device) projectQKV(c *Config, h *Node, w weight, cos, sin *Node, b, t int) split {
+	return d.rotate(c, d.linear(h, w), cos, sin, b, t)
+}
+
+// rotate is projectQKV after its product, y [N,(H+2KV)*hd].
+func (d *device) rotate(c *Config, y, cos, sin *Node, b, t int) split {
 	hd, half := c.HeadDim, c.HeadDim/2
 	heads, kv := c.Heads, c.KVHeads
 	rot := (heads + kv) * half
-	y := d.linear(h, w)                          // [N,(H+2KV)*hd]
 	lo := SliceAxis(y, 1, AxisRange(0, rot))     // [N,(H+KV)*hd/2]
 	hi := SliceAxis(y, 1, AxisRange(rot, 2*rot)) // [N,(H+KV)*hd/2]
 	v := SliceAxis(y, 1, AxisRange(2*rot))       // [N,KV*hd]
@@ -118,11 +143,10 @@ func (d *device) projectQKV(c *Config, h, w, cos, sin *Node, b, t int) split {
 	q := TransposeAllAxes(SliceAxis(qk, 2, AxisRange(0, heads)), 0, 2, 1, 3)            // [B,H,T,hd]
 	k := TransposeAllAxes(SliceAxis(qk, 2, AxisRange(heads)), d.keyAxes(0, 2, 1, 3)...) // [B,KV,T,hd]
 	v = TransposeAllAxes(Reshape(v, b, t, kv, hd), d.keyAxes(0, 2, 1, 3)...)            // [B,KV,T,hd]
-	dtype := w.DType()
 	return split{
-		q: ConvertDType(Reshape(q, b, kv, heads/kv, t, hd), dtype),
-		k: ConvertDType(k, dtype),
-		v: ConvertDType(v, dtype),
+		q: ConvertDType(Reshape(q, b, kv, heads/kv, t, hd), d.dtype),
+		k: ConvertDType(k, d.dtype),
+		v: ConvertDType(v, d.dtype),
 	}
 }
 

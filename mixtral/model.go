@@ -66,6 +66,10 @@ type Options struct {
 	// default) or dtypes.BFloat16. Residual, norms, softmax and router are float32
 	// in either case.
 	DType dtypes.DType
+	// Quantize is the form of the attention and expert matrices. A checkpoint whose
+	// matrices are int8 is loaded so in either case. With Int8, host memory while
+	// loading is the result and, in float32, one matrix.
+	Quantize QuantizeMode
 	// Chunk is the maximum number of tokens of a document that one step computes,
 	// which bounds memory for documents of any length; 512 by default.
 	Chunk int
@@ -82,6 +86,8 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("Options.Executor is %v; must be Auto, Stepped or Whole", o.Executor)
 	case o.DType != dtypes.InvalidDType && o.DType != dtypes.Float32 && o.DType != dtypes.BFloat16:
 		return fmt.Errorf("Options.DType is %s; must be Float32 or BFloat16", o.DType)
+	case o.Quantize < AsStored || o.Quantize > Int8:
+		return fmt.Errorf("Options.Quantize is %v; must be AsStored or Int8", o.Quantize)
 	case o.Chunk < 0:
 		return fmt.Errorf("Options.Chunk is %d; must not be negative", o.Chunk)
 	}
@@ -115,10 +121,11 @@ func Load(ctx context.Context, fsys fs.FS, o Options) (*Model, error) {
 		return nil, err
 	}
 	defer ck.Close()
-	m := &Model{cfg: ck.Config(), d: newDevice(o.Backend), executor: o.Executor, dtype: o.DType, chunk: o.Chunk, lanes: 1}
+	m := &Model{cfg: ck.Config(), executor: o.Executor, dtype: o.DType, chunk: o.Chunk, lanes: 1}
 	if m.dtype == dtypes.InvalidDType {
 		m.dtype = dtypes.Float32
 	}
+	m.d = newDevice(o.Backend, m.dtype)
 	if m.chunk == 0 {
 		m.chunk = 512
 	}
@@ -129,6 +136,10 @@ func Load(ctx context.Context, fsys fs.FS, o Options) (*Model, error) {
 		return nil, err
 	}
 	l := &loader{ctx: ctx, d: m.d, ck: ck, cfg: m.cfg, dtype: m.dtype, stacked: m.stacked(), report: o.Progress}
+	l.attentionInt8, l.expertsInt8 = ck.int8Class()
+	if o.Quantize == Int8 {
+		l.attentionInt8, l.expertsInt8 = true, true
+	}
 	err = catch(func() (err error) {
 		m.w, err = l.weights()
 		return err

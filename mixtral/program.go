@@ -13,14 +13,15 @@ import (
 // device is a backend and its properties that the executors depend on.
 type device struct {
 	backend compute.Backend
-	isGo    bool // pure Go: scalar elementwise operations, cheap compilation
+	dtype   dtypes.DType // of matrix products and cache
+	isGo    bool         // pure Go: scalar elementwise operations, cheap compilation
 	gpu     bool
 	shared  bool // buffers have addresses that the host reads and writes
 }
 
-func newDevice(b compute.Backend) *device {
+func newDevice(b compute.Backend, dtype dtypes.DType) *device {
 	isGo := b.String() == "go"
-	return &device{backend: b, isGo: isGo, gpu: gpuBackend(b), shared: b.HasSharedBuffers()}
+	return &device{backend: b, dtype: dtype, isGo: isGo, gpu: gpuBackend(b), shared: b.HasSharedBuffers()}
 }
 
 // upload copies flat to the device.

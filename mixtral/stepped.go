@@ -129,11 +129,13 @@ func (m *Model) attention(s *step, i int, x compute.Buffer, rope []compute.Buffe
 		args = append(args, s.part.k[i], s.part.v[i])
 	}
 	return m.run(programKey{"attention", s.b, s.t, past, 0}, func(in []*Node) []*Node {
-		x, cos, sin, starts, w := in[0], in[1], in[2], in[3], nodes(in[4:])
+		x, cos, sin, starts := in[0], in[1], in[2], in[3]
+		in = in[4:]
+		w := takeNodes(&in)
 		mask := newGraphMask(&m.cfg, starts, s.b, past, attentionBlock)
 		var cache *split
 		if past > 0 {
-			cache = &split{k: in[9], v: in[10]}
+			cache = &split{k: in[0], v: in[1]}
 		}
 		x, h, logits, k, v := m.block(x, w, cos, sin, cache, mask, s.b, s.t)
 		return []*Node{x, h, logits, k, v}

@@ -14,18 +14,20 @@ import (
 // layerWeights are one layer's weights on the device.
 type layerWeights struct {
 	attnNorm compute.Buffer // [D] float32
-	qkv      compute.Buffer // [(H+2KV)*hd, D], rows in projectQKV's order
-	o        compute.Buffer // [D, H*hd]
+	qkv      matrix         // [(H+2KV)*hd, D], rows in projectQKV's order
+	o        matrix         // [D, H*hd]
 	ffnNorm  compute.Buffer // [D] float32
 	gate     compute.Buffer // [E,D] float32
 	// Of the experts, stacked one [E,2F,D] and one [E,D,F], of which a program
 	// slices one; otherwise E of [2F,D] and of [D,F].
-	w13, w2 []compute.Buffer
+	w13, w2 []matrix
 }
 
 // dense returns the weights outside of the experts, in the order of layerNodes.
 func (w *layerWeights) dense() []compute.Buffer {
-	return []compute.Buffer{w.attnNorm, w.qkv, w.o, w.ffnNorm, w.gate}
+	out := append([]compute.Buffer{w.attnNorm}, w.qkv.buffers()...)
+	out = append(out, w.o.buffers()...)
+	return append(out, w.ffnNorm, w.gate)
 }
 
 // weights are a model's weights on the device.
@@ -43,8 +45,11 @@ type loader struct {
 	cfg     Config
 	dtype   dtypes.DType
 	stacked bool
-	scratch []uint64
-	report  func(layersDone, layers int)
+	// attentionInt8 and expertsInt8 select matrices that are int8 on the device.
+	attentionInt8, expertsInt8 bool
+	scratch                    []uint64
+	wide                       []uint64 // of wideSpace
+	report                     func(layersDone, layers int)
 }
 
 // matrixDims returns the dimensions in which the device stores a weight
@@ -82,7 +87,7 @@ func (l *loader) matrix(dtype dtypes.DType, dims []int, fill func(dst []byte) er
 	})
 }
 
-func words[T uint16 | uint32](b []byte) []T {
+func words[T uint16 | uint32 | float32](b []byte) []T {
 	var one T
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/int(unsafe.Sizeof(one)))
 }
@@ -102,11 +107,16 @@ func transpose[T uint16 | uint32](dst, src []T, o, i int) {
 }
 
 // space returns scratch memory of a size, aligned for any type.
-func (l *loader) space(size int) []byte {
-	if len(l.scratch) < (size+7)/8 {
-		l.scratch = make([]uint64, (size+7)/8)
+func (l *loader) space(size int) []byte { return grow(&l.scratch, size) }
+
+// wideSpace is space that load does not use.
+func (l *loader) wideSpace(size int) []byte { return grow(&l.wide, size) }
+
+func grow(scratch *[]uint64, size int) []byte {
+	if len(*scratch) < (size+7)/8 {
+		*scratch = make([]uint64, (size+7)/8)
 	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(l.scratch))), size)
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(*scratch))), size)
 }
 
 // load returns a buffer whose bytes fill writes.
@@ -183,10 +193,7 @@ func (l *loader) layer(i int, w *layerWeights) (err error) {
 	if w.attnNorm, err = l.tensor(dtypes.Float32, prefix+"input_layernorm.weight", c.HiddenSize); err != nil {
 		return err
 	}
-	if w.qkv, err = l.qkv(prefix + "self_attn."); err != nil {
-		return err
-	}
-	if w.o, err = l.weight(l.dtype, prefix+"self_attn.o_proj.weight", c.HiddenSize, c.Heads*c.HeadDim); err != nil {
+	if err = l.attention(prefix+"self_attn.", w); err != nil {
 		return err
 	}
 	if w.ffnNorm, err = l.tensor(dtypes.Float32, prefix+"post_attention_layernorm.weight", c.HiddenSize); err != nil {
@@ -196,7 +203,55 @@ func (l *loader) layer(i int, w *layerWeights) (err error) {
 	if w.gate, err = l.weight(dtypes.Float32, prefix+"gate.weight", c.Experts, c.HiddenSize); err != nil {
 		return err
 	}
+	if l.expertsInt8 {
+		return l.expertsQuantized(i, w)
+	}
 	return l.experts(prefix+"experts.", w)
+}
+
+func (l *loader) attention(prefix string, w *layerWeights) (err error) {
+	c := l.cfg
+	rows, heads := (c.Heads+2*c.KVHeads)*c.HeadDim, c.Heads*c.HeadDim
+	if l.attentionInt8 {
+		names := []string{prefix + "q_proj.weight", prefix + "k_proj.weight", prefix + "v_proj.weight"}
+		if w.qkv, err = l.quantized([]int{rows, c.HiddenSize}, names, c.qkvRow); err != nil {
+			return err
+		}
+		w.o, err = l.quantized([]int{c.HiddenSize, heads}, []string{prefix + "o_proj.weight"}, nil)
+		return err
+	}
+	if w.qkv.w, err = l.qkv(prefix); err != nil {
+		return err
+	}
+	w.o.w, err = l.weight(l.dtype, prefix+"o_proj.weight", c.HiddenSize, heads)
+	return err
+}
+
+// expertsQuantized loads a layer's experts as int8.
+func (l *loader) expertsQuantized(layer int, w *layerWeights) error {
+	c := l.cfg
+	var names13, names2 []string
+	for e := range c.Experts {
+		names13 = append(names13, expertName(layer, e, "w1"), expertName(layer, e, "w3"))
+		names2 = append(names2, expertName(layer, e, "w2"))
+	}
+	n, stack := 1, []int(nil)
+	if l.stacked {
+		n, stack = c.Experts, []int{c.Experts}
+	}
+	for e := 0; e < c.Experts; e += n {
+		w13, err := l.quantized(append(stack, 2*c.IntermediateSize, c.HiddenSize), names13[2*e:2*(e+n)], nil)
+		if err != nil {
+			return err
+		}
+		w.w13 = append(w.w13, w13)
+		w2, err := l.quantized(append(stack, c.HiddenSize, c.IntermediateSize), names2[e:e+n], nil)
+		if err != nil {
+			return err
+		}
+		w.w2 = append(w.w2, w2)
+	}
+	return nil
 }
 
 // qkv reads q, k and v into one matrix, in the order that projectQKV requires.
@@ -246,13 +301,13 @@ func (l *loader) experts(prefix string, w *layerWeights) error {
 	if l.stacked {
 		return l.stack(w, c, one13, one2, read13, read2)
 	}
-	w.w13, w.w2 = make([]compute.Buffer, c.Experts), make([]compute.Buffer, c.Experts)
+	w.w13, w.w2 = make([]matrix, c.Experts), make([]matrix, c.Experts)
 	for e := range c.Experts {
 		var err error
-		if w.w13[e], err = l.matrix(l.dtype, []int{2 * f, dim}, func(dst []byte) error { return read13(e, dst) }); err != nil {
+		if w.w13[e].w, err = l.matrix(l.dtype, []int{2 * f, dim}, func(dst []byte) error { return read13(e, dst) }); err != nil {
 			return err
 		}
-		if w.w2[e], err = l.matrix(l.dtype, []int{dim, f}, func(dst []byte) error { return read2(e, dst) }); err != nil {
+		if w.w2[e].w, err = l.matrix(l.dtype, []int{dim, f}, func(dst []byte) error { return read2(e, dst) }); err != nil {
 			return err
 		}
 	}
@@ -274,12 +329,12 @@ func (l *loader) stack(w *layerWeights, c Config, one13, one2 int, read13, read2
 	if err != nil {
 		return err
 	}
-	w.w13 = []compute.Buffer{w13}
+	w.w13 = []matrix{{w: w13}}
 	w2, err := l.matrix(l.dtype, []int{c.Experts, c.HiddenSize, c.IntermediateSize}, all(one2, read2))
 	if err != nil {
 		return err
 	}
-	w.w2 = []compute.Buffer{w2}
+	w.w2 = []matrix{{w: w2}}
 	return nil
 }
 
@@ -290,7 +345,8 @@ func (w *weights) free() {
 	}
 	for _, l := range w.layers {
 		free(l.dense()...)
-		free(l.w13...)
-		free(l.w2...)
+		for _, m := range append(l.w13, l.w2...) {
+			free(m.w, m.scale)
+		}
 	}
 }

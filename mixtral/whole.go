@@ -127,7 +127,8 @@ func (m *Model) wholeArgs(s *step, shape wholeShape, rows []int32) (args, own []
 	args = append(append(args, own...), s.starts, m.w.embed)
 	for i := range m.w.layers {
 		w := &m.w.layers[i]
-		args = append(append(args, w.dense()...), w.w13[0], w.w2[0])
+		args = append(append(args, w.dense()...), w.w13[0].buffers()...)
+		args = append(args, w.w2[0].buffers()...)
 		if shape.readsCache(m) {
 			args = append(args, s.part.k[i], s.part.v[i])
 		}
@@ -157,7 +158,8 @@ func (m *Model) wholeGraph(in []*Node, shape wholeShape) []*Node {
 	x := embedding(tokens, first[4]) // [N,D]
 	var allLogits, inputs, kv []*Node
 	for range m.cfg.Layers {
-		w, experts := nodes(take(5)), take(2)
+		w := takeNodes(&in)
+		w13, w2 := takeWeight(&in), takeWeight(&in)
 		var part, cache *split
 		if shape.readsCache(m) {
 			both := take(2)
@@ -167,7 +169,7 @@ func (m *Model) wholeGraph(in []*Node, shape wholeShape) []*Node {
 			cache = part
 		}
 		y, h, logits, k, v := m.block(x, w, cos, sin, cache, mask, shape.b, shape.t) // [N,D], [N,D], [N,E]
-		x = Add(y, m.moe(h, logits, experts[0], experts[1]))                         // [N,D]
+		x = Add(y, m.moe(h, logits, w13, w2))                                        // [N,D]
 		inputs, allLogits = append(inputs, h), append(allLogits, logits)
 		switch {
 		case shape.store && m.d.shared:
@@ -193,7 +195,7 @@ func (m *Model) wholeGraph(in []*Node, shape wholeShape) []*Node {
 // moe returns the sparse mixture's output, [N,D]. h: [N,D]; logits: [N,E]; w13:
 // [E,2F,D]; w2: [E,D,F]. With few rows each reads only its experts, by slices
 // selected on the device; with many, all experts run on all rows.
-func (m *Model) moe(h, logits, w13, w2 *Node) *Node {
+func (m *Model) moe(h, logits *Node, w13, w2 weight) *Node {
 	c := &m.cfg
 	index, weights := topKGraph(logits, c.TopK) // K of [N] int32, [N,K]
 	n := h.Shape().Dimensions[0]
@@ -251,7 +253,27 @@ func combine(index []*Node, weights *Node, numExperts int) *Node {
 }
 
 // denseMoE runs every expert on every row. h: [N,D]; weights: [N,E].
-func (d *device) denseMoE(h, weights, w13, w2 *Node) *Node {
+func (d *device) denseMoE(h, weights *Node, w13, w2 weight) *Node {
+	if w13.scale != nil {
+		return d.denseInt8(h, weights, w13, w2)
+	}
+	return d.denseFloat(h, weights, w13.w, w2.w)
+}
+
+// denseInt8 is denseMoE of int8 experts, whose products are scaled before they are
+// added.
+func (d *device) denseInt8(h, weights *Node, w13, w2 weight) *Node {
+	experts, f := w13.w.Shape().Dimensions[0], w13.w.Shape().Dimensions[1]/2
+	y := DotGeneral(ConvertDType(h, d.dtype), []int{1}, nil, ConvertDType(w13.w, d.dtype), []int{2}, nil)
+	y = Mul(float(y), InsertAxes(w13.scale, 0)) // [N,E,2F]
+	gate, up := SliceAxis(y, 2, AxisRange(0, f)), SliceAxis(y, 2, AxisRange(f))
+	y = ConvertDType(Mul(Mul(d.silu(gate), up), InsertAxes(weights, -1)), d.dtype) // [N,E,F], weighted
+	y = DotGeneral(y, []int{2}, []int{1}, ConvertDType(w2.w, d.dtype), []int{2}, []int{0})
+	y = Mul(float(y), Reshape(w2.scale, experts, 1, -1)) // [E,N,D]
+	return ReduceSum(y, 0)
+}
+
+func (d *device) denseFloat(h, weights, w13, w2 *Node) *Node {
 	dims := w13.Shape().Dimensions
 	in, f := 2, dims[1]/2
 	if d.isGo { // [E,D,2F], [E,F,D]
