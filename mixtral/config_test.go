@@ -42,7 +42,8 @@ func TestConfigOther(t *testing.T) {
 		`"hidden_act": "swish"`:                    func(c Config) bool { return true },
 		`"attention_bias": false`:                  func(c Config) bool { return true },
 		`"quantization_config": null`:              func(c Config) bool { return true },
-		`"rope_theta": 5, "rope_parameters": {"partial_rotary_factor": 1.0}`: func(c Config) bool { return c.RopeTheta == 5 },
+		`"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": true}`: func(c Config) bool { return true },
+		`"rope_theta": 5, "rope_parameters": {"partial_rotary_factor": 1.0}`:            func(c Config) bool { return c.RopeTheta == 5 },
 		`"Hidden_Size": 7`: func(c Config) bool { return c.HiddenSize == 4096 },
 	} {
 		c, err := parseConfig([]byte(`{"model_type": "mixtral", ` + fields + `}`))
@@ -62,7 +63,10 @@ func TestConfigErrors(t *testing.T) {
 		{`"hidden_act": "gelu"`, `hidden_act: "gelu" is not implemented`},
 		{`"hidden_act": null`, `hidden_act: null`},
 		{`"attention_bias": true`, `attention_bias: true is not implemented`},
-		{`"quantization_config": {"bits": 4}`, `quantization_config: {"bits": 4} is not implemented`},
+		{`"quantization_config": {"bits": 4}`, `quantization_config.load_in_8bit: is not true`},
+		{`"quantization_config": {"quant_method": "awq"}`, `quantization_config.quant_method: "awq" is not implemented`},
+		{`"quantization_config": {"load_in_8bit": true, "llm_int8_has_fp16_weight": true}`, `quantization_config.llm_int8_has_fp16_weight: true is not`},
+		{`"quantization_config": 8`, `quantization_config: bad JSON`},
 		{`"partial_rotary_factor": 0.5`, `partial_rotary_factor: 0.5 is not implemented`},
 		{`"rope_scaling": {"type": "linear", "factor": 2.0}`, `rope_scaling.type: "linear" is not implemented`},
 		{`"rope_scaling": {"rope_type": "llama3", "factor": 8.0}`, `rope_scaling.rope_type: "llama3" is not implemented`},

@@ -101,6 +101,7 @@ type Model struct {
 	d        *device
 	executor Executor
 	dtype    dtypes.DType
+	int8     bool // some matrices are int8
 	chunk    int
 	lanes    int // groups of a batch that run concurrently
 	w        *weights
@@ -140,6 +141,7 @@ func Load(ctx context.Context, fsys fs.FS, o Options) (*Model, error) {
 	if o.Quantize == Int8 {
 		l.attentionInt8, l.expertsInt8 = true, true
 	}
+	m.int8 = l.attentionInt8 || l.expertsInt8
 	err = catch(func() (err error) {
 		m.w, err = l.weights()
 		return err
@@ -170,6 +172,14 @@ func (m *Model) CheckpointHash() string { return m.hash }
 
 // DType returns the type of weights and products: Float32 or BFloat16.
 func (m *Model) DType() dtypes.DType { return m.dtype }
+
+// Quantize returns Int8 if attention or expert matrices are int8.
+func (m *Model) Quantize() QuantizeMode {
+	if m.int8 {
+		return Int8
+	}
+	return AsStored
+}
 
 // Close waits for calls in progress to return and frees the model's memory on
 // the device. Later calls of Forward and Generate return an error. A hook must

@@ -35,9 +35,13 @@ func Mixtral(m *mixtral.Model) Model { return mixtralModel{m} }
 type mixtralModel struct{ *mixtral.Model }
 
 func (m mixtralModel) TraceHeader() trace.Header {
+	dtype := m.DType().String()
+	if m.Quantize() == mixtral.Int8 {
+		dtype += ", int8 weights"
+	}
 	return trace.Header{
 		Model:  m.Config().TraceModel("mixtral"),
-		Source: trace.Source{Checkpoint: m.CheckpointHash(), DType: m.DType().String()},
+		Source: trace.Source{Checkpoint: m.CheckpointHash(), DType: dtype},
 	}
 }
 

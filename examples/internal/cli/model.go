@@ -28,9 +28,10 @@ type Model struct {
 	Executor  mixtral.Executor
 	Tokenizer string // a file; "": tokenizer.json in Folder
 	dtype     dtypes.DType
+	quantize  mixtral.QuantizeMode
 }
 
-// Flags defines -model, -backend, -executor and -dtype.
+// Flags defines -model, -backend, -executor, -dtype and -quantize.
 func (m *Model) Flags(f *flag.FlagSet) {
 	f.StringVar(&m.Folder, "model", "mini", "`folder` of a checkpoint (config.json, safetensors, tokenizer.json), or mini for the embedded model")
 	f.TextVar(&m.Executor, "executor", mixtral.Auto, "`executor`: stepped, whole, or auto for the faster one")
@@ -43,6 +44,7 @@ func (m *Model) Flags(f *flag.FlagSet) {
 		m.dtype = dtype
 		return nil
 	})
+	f.TextVar(&m.quantize, "quantize", mixtral.AsStored, "`form` of attention and expert matrices: int8, or none for that of the checkpoint")
 	BackendFlag(f, &m.Backend)
 }
 
@@ -54,8 +56,8 @@ func (m *Model) Name() string {
 	return filepath.Base(filepath.Clean(m.Folder))
 }
 
-// fsys returns a checkpoint's folder.
-func fsys(folder string) (fs.FS, error) {
+// Files returns a checkpoint's folder, or that of the embedded model for "mini".
+func Files(folder string) (fs.FS, error) {
 	if folder == "mini" {
 		return mini.FS(), nil
 	}
@@ -79,7 +81,7 @@ func (m *Model) LoadTokenizer() (*tokenizer.Tokenizer, error) {
 	if m.Tokenizer != "" {
 		return LoadTokenizer(m.Tokenizer)
 	}
-	files, err := fsys(m.Folder)
+	files, err := Files(m.Folder)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +109,7 @@ func LoadTokenizer(file string) (*tokenizer.Tokenizer, error) {
 
 // Load opens the backend and loads the model. The caller calls free, not Close.
 func (m *Model) Load(ctx context.Context) (model *mixtral.Model, free func(), err error) {
-	files, err := fsys(m.Folder)
+	files, err := Files(m.Folder)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -115,7 +117,7 @@ func (m *Model) Load(ctx context.Context) (model *mixtral.Model, free func(), er
 	if err != nil {
 		return nil, nil, err
 	}
-	o := mixtral.Options{Backend: backend, Executor: m.Executor, DType: m.dtype}
+	o := mixtral.Options{Backend: backend, Executor: m.Executor, DType: m.dtype, Quantize: m.quantize}
 	if model, err = mixtral.Load(ctx, files, o); err != nil {
 		backend.Finalize()
 		return nil, nil, fmt.Errorf("-model %s: %w", m.Folder, err)
@@ -128,7 +130,7 @@ func ReadGates(folder string) (*speculate.Gates, error) {
 	if folder == "" {
 		return nil, nil
 	}
-	files, err := fsys(folder)
+	files, err := Files(folder)
 	if err != nil {
 		return nil, err
 	}
