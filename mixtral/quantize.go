@@ -259,7 +259,8 @@ func quantizedConfig(text []byte) ([]byte, error) {
 	config, err := json.Marshal(map[string]any{
 		"quant_method": "bitsandbytes", "load_in_8bit": true, "load_in_4bit": false,
 		"_load_in_8bit": true, "_load_in_4bit": false,
-		"llm_int8_threshold": 0.0, "llm_int8_skip_modules": []string{"lm_head", "gate"},
+		"llm_int8_threshold":               json.RawMessage("6.0"), // transformers refuses an integer
+		"llm_int8_skip_modules":            []string{"lm_head", "gate"},
 		"llm_int8_enable_fp32_cpu_offload": false, "llm_int8_has_fp16_weight": false,
 		"bnb_4bit_compute_dtype": "float32", "bnb_4bit_quant_storage": "uint8",
 		"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": false,
