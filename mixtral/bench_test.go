@@ -28,12 +28,19 @@ func tokens(n int) []int32 {
 // instead of the mini model in float32.
 const modelVariable = "EXPERTSPEC_BENCH_MODEL"
 
+// int8Variable, if set, benchmarks int8 attention and expert matrices.
+const int8Variable = "EXPERTSPEC_BENCH_INT8"
+
 func benchmarked(b *testing.B, be compute.Backend) *mixtral.Model {
 	b.Helper()
-	if dir := os.Getenv(modelVariable); dir != "" {
-		return load(b, os.DirFS(dir), mixtral.Options{Backend: be, DType: dtypes.BFloat16})
+	quantize := mixtral.AsStored
+	if os.Getenv(int8Variable) != "" {
+		quantize = mixtral.Int8
 	}
-	return load(b, mini.FS(), mixtral.Options{Backend: be})
+	if dir := os.Getenv(modelVariable); dir != "" {
+		return load(b, os.DirFS(dir), mixtral.Options{Backend: be, DType: dtypes.BFloat16, Quantize: quantize})
+	}
+	return load(b, mini.FS(), mixtral.Options{Backend: be, Quantize: quantize})
 }
 
 func benchmark(b *testing.B, docs, n int) {
