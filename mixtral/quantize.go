@@ -81,14 +81,14 @@ func (c *Checkpoint) checkInt8(name string, t stored) error {
 		return fail(t, "is I8, but its scales, %s, are missing", base+scaleSuffix)
 	}
 	if scale.info.DType != safetensors.F32 || len(scale.info.Shape) != 1 || scale.info.Shape[0] != t.info.Shape[0] {
-		return fail(scale, "is %s of shape %v, want F32 of %v", scale.info.DType, scale.info.Shape, t.info.Shape[:1])
+		return fail(scale, "is %s of shape %v, expected F32 of %v", scale.info.DType, scale.info.Shape, t.info.Shape[:1])
 	}
 	format, ok := c.tensors[base+formatSuffix]
 	if !ok {
 		return nil
 	}
 	if format.info.DType != safetensors.U8 || format.info.Len() != 1 {
-		return fail(format, "is %s of shape %v, want one U8", format.info.DType, format.info.Shape)
+		return fail(format, "is %s of shape %v, expected one U8", format.info.DType, format.info.Shape)
 	}
 	var code [1]byte
 	if err := format.file.ReadAt(format.info.Name, code[:], 0); err != nil {
