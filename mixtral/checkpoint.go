@@ -45,9 +45,12 @@ type part struct {
 	shape  []int
 }
 
-func (p part) elements() int {
+func (p part) elements() int { return elements(p.shape) }
+
+// elements returns the number of values of a shape.
+func elements(shape []int) int {
 	n := 1
-	for _, axis := range p.shape {
+	for _, axis := range shape {
 		n *= axis
 	}
 	return n

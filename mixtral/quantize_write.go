@@ -123,11 +123,7 @@ func (w *int8Writer) plan() error {
 			s.tensors = append(s.tensors, tensors...)
 		}
 		for _, t := range s.tensors {
-			n := int64(t.DType.Size())
-			for _, axis := range t.Shape {
-				n *= int64(axis)
-			}
-			size += n
+			size += int64(elements(t.Shape) * t.DType.Size())
 			w.index[t.Name] = s.file
 		}
 		w.size += size
@@ -214,10 +210,7 @@ func (w *int8Writer) write(i int) error {
 
 // tensor reads a tensor and what belongs to it.
 func (w *int8Writer) tensor(t safetensors.Tensor) ([]safetensors.Tensor, error) {
-	n := 1
-	for _, axis := range t.Shape {
-		n *= axis
-	}
+	n := elements(t.Shape)
 	if t.DType != safetensors.I8 {
 		data := make([]byte, n*t.DType.Size())
 		err := w.c.Read(t.Name, computeTypes[t.DType], data)
