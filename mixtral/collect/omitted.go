@@ -38,12 +38,8 @@ func (r *run) writeOmitted(n int, omitted []Problem) error {
 	for i, p := range omitted {
 		list[i] = omittedDocument{p.Dataset, p.Document, p.Err.Error()}
 	}
-	text, err := json.MarshalIndent(list, "", "  ")
-	if err != nil {
-		return err
-	}
 	temp := filepath.Join(r.temp, "left-out.json")
-	if err := writeSynced(temp, append(text, '\n')); err != nil {
+	if err := writeSynced(temp, list); err != nil {
 		return err
 	}
 	return os.Rename(temp, path)
@@ -69,12 +65,16 @@ func readOmitted(path string) ([]Problem, error) {
 	return omitted, nil
 }
 
-// writeSynced writes a file and waits until it is on the disk.
-func writeSynced(path string, text []byte) error {
+// writeSynced writes v as indented JSON and waits until the file is on the disk.
+func writeSynced(path string, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(text)
+	_, err = f.Write(append(text, '\n'))
 	return errors.Join(err, f.Sync(), f.Close())
 }

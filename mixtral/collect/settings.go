@@ -130,17 +130,13 @@ func (r *run) noShards() error {
 // begin writes the manifest, whole or not at all. Of several parts that start at
 // the same time the first wins.
 func (r *run) begin(path string, s map[string]string) error {
-	text, err := json.MarshalIndent(manifest{1, s}, "", "  ")
-	if err != nil {
-		return err
-	}
 	temp := filepath.Join(r.temp, manifestName)
-	if err := writeSynced(temp, append(text, '\n')); err != nil {
+	if err := writeSynced(temp, manifest{1, s}); err != nil {
 		return err
 	}
 	// A link fails if the name exists, whereas a rename would replace the file. On
 	// file systems without links it is renamed.
-	err = os.Link(temp, path)
+	err := os.Link(temp, path)
 	switch {
 	case err == nil || errors.Is(err, fs.ErrExist):
 		return os.Remove(temp)
