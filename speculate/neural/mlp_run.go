@@ -142,15 +142,21 @@ func (p *MLP) forward(u *unit, s *scratch, views []speculate.View) error {
 	h, g := s.h[:n*s.hs], s.g[:n*s.hs]
 	u.first.addRows(h, s.x, n, s.hs, s.xs)
 	relu(h)
-	for i := range u.hidden {
-		for j := range n {
-			copy(g[j*s.hs:], u.biases[i])
-		}
-		u.hidden[i].addRows(g, h, n, s.hs, s.hs)
-		addRelu(h, g)
-	}
+	residual(h, g, u.hidden, u.biases, n, s.hs)
 	u.last.addRows(s.z, h, n, s.zs, s.hs)
 	return p.mix(u, s, views)
+}
+
+// residual adds hidden layers to n rows of h, each a stride apart: h += relu(h W^T
+// + b). g is scratch of the size of h.
+func residual(h, g []float32, hidden []matrix, biases [][]float32, n, stride int) {
+	for i := range hidden {
+		for j := range n {
+			copy(g[j*stride:], biases[i])
+		}
+		hidden[i].addRows(g, h, n, stride, stride)
+		addRelu(h, g)
+	}
 }
 
 // mix adds the gated log odds of the statistics to s.z.

@@ -225,13 +225,7 @@ func (p *Transformer) forward(u *joint, s *jointScratch, n int) {
 	u.first.addRows(h, s.x, n, s.hs, s.xs)
 	p.experts(u, s, n)
 	relu(h)
-	for i := range u.hidden {
-		for j := range n {
-			copy(g[j*s.hs:], u.hiddenBiases[i])
-		}
-		u.hidden[i].addRows(g, h, n, s.hs, s.hs)
-		addRelu(h, g)
-	}
+	residual(h, g, u.hidden, u.hiddenBiases, n, s.hs)
 	u.last.addRows(s.z, h, n, s.zs, s.hs)
 }
 
