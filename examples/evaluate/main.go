@@ -154,7 +154,7 @@ func choose(ps []speculate.Predictor, names []string) ([]speculate.Predictor, er
 	for _, name := range names {
 		i := slices.IndexFunc(ps, func(p speculate.Predictor) bool { return p.Name() == name })
 		if i < 0 {
-			return nil, fmt.Errorf("no predictor %q%s", name, cli.Requirement(name))
+			return nil, fmt.Errorf("no predictor %q%s", name, cli.RequirementOf(name))
 		}
 		chosen = append(chosen, ps[i])
 	}

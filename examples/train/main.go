@@ -164,8 +164,8 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 func available(names []string, h trace.Header, gates bool) error {
 	inputs, logits := len(h.InputLayers) == h.Model.Layers, len(h.LogitLayers) == h.Model.Layers
 	for _, name := range names {
-		r := cli.Requirement(name)
-		if strings.Contains(r, "-model") && !gates || strings.Contains(r, "inputs") && !inputs || strings.Contains(r, "logits") && !logits {
+		r := cli.RequirementOf(name)
+		if r.Model && !gates || r.Inputs && !inputs || r.Logits && !logits {
 			return fmt.Errorf("-only: predictor %q is not available%s", name, r)
 		}
 	}

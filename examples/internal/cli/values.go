@@ -40,19 +40,39 @@ func Horizons(value string) ([]speculate.Horizon, error) {
 	return hs, nil
 }
 
-// Requirement returns, for an error about a predictor that is not available, what
-// it requires; "" for one that requires nothing but a trace.
-func Requirement(predictor string) string {
-	const inputs, logits = "router inputs in the trace (collect -router-input)", "router logits in the trace (collect -logits)"
+// Requirement is what a predictor reads beyond the routing of a trace.
+type Requirement struct{ Model, Inputs, Logits bool }
+
+// RequirementOf returns the requirement of a predictor by its name.
+func RequirementOf(predictor string) (r Requirement) {
 	switch predictor {
 	case "gate reuse", "corrected gate", "hidden transformer":
-		return ": it requires -model and " + inputs
+		r.Model, r.Inputs = true, true
 	case "hidden state":
-		return ": it requires " + inputs
+		r.Inputs = true
 	case "router logits", "router-logit transformer":
-		return ": it requires " + logits
+		r.Logits = true
 	}
-	return ""
+	return r
+}
+
+// String returns the end of an error about a predictor that is not available;
+// "" if it requires nothing.
+func (r Requirement) String() string {
+	var list []string
+	if r.Model {
+		list = append(list, "-model")
+	}
+	if r.Inputs {
+		list = append(list, "router inputs in the trace (collect -router-input)")
+	}
+	if r.Logits {
+		list = append(list, "router logits in the trace (collect -logits)")
+	}
+	if list == nil {
+		return ""
+	}
+	return ": it requires " + strings.Join(list, " and ")
 }
 
 // WriteFile creates a file, and the folder that it is in, with what write writes:
