@@ -27,7 +27,7 @@ func expertName(layer, expert int, matrix string) string {
 }
 
 // denseShape returns the shape of a tensor outside the experts, by the hub's name
-// without the layer's prefix; nil if there is none.
+// without the layer's prefix; nil for an unknown name.
 func (c Config) denseShape(name string, inLayer bool) []int {
 	if !inLayer {
 		switch name {

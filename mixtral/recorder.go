@@ -72,7 +72,7 @@ func NewRecorder(h trace.Header) (*Recorder, error) {
 }
 
 // Take returns the tokens recorded of the doc-th document of the request since
-// the last Take, T >= 1 of them; nil if there are none, or while the model
+// the last Take, T >= 1 of them; nil without new tokens, or while the model
 // computes some of them. The caller owns the result, and sets its Dataset and ID.
 // Positions is nil for a segment that begins at position 0, Phases for one that
 // is all prefill.

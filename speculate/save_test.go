@@ -100,7 +100,7 @@ func TestLoadRefuses(t *testing.T) {
 		b, err := os.ReadFile(path)
 		require.NoError(t, err)
 		bad := c.spoil(b)
-		require.NotEqual(t, b, bad, "%s was not spoilt", c.file)
+		require.NotEqual(t, b, bad, "%s was not changed", c.file)
 		require.NoError(t, os.WriteFile(path, bad, 0o666))
 		_, err = LoadAll(os.DirFS(dir), testGates, nil)
 		assert.ErrorContains(t, err, c.file)

@@ -41,7 +41,7 @@ func (p *Transition) Begin(s Shape, hs []Horizon) error {
 }
 
 // source returns the experts of doc from which layer l of token t is predicted,
-// nil if there are none.
+// or nil.
 func source(doc *trace.Document, s Shape, h Horizon, t, l, steps int) []int32 {
 	if h.Layers > 0 {
 		l -= h.Layers + steps - 1

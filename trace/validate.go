@@ -132,7 +132,7 @@ func (v *validator) document(s *shard, d *Document, at place) {
 	}
 }
 
-// Err returns an error that joins the problems, or nil if there are none.
+// Err returns an error that joins the problems, or nil for a valid trace.
 func (r *ValidationReport) Err() error {
 	errs := make([]error, len(r.Problems))
 	for i, p := range r.Problems {

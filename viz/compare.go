@@ -119,7 +119,7 @@ func meanInformation(r *trace.Summary) float64 {
 }
 
 // recallAhead returns the row of a predictor one layer ahead. Its RecallK is NaN
-// if there is none.
+// for a predictor that was not evaluated.
 func recallAhead(r *speculate.Results, predictor string) speculate.Row {
 	if r != nil {
 		for _, row := range r.Find(predictor, speculate.Horizon{Layers: 1}, "all") {

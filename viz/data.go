@@ -26,7 +26,7 @@ func (c *Curve) addInterval(x, y, low, high float64) {
 	c.Low, c.High = append(c.Low, low), append(c.High, high)
 }
 
-// interval returns the interval of point i, NaN where there is none.
+// interval returns the interval of point i, NaN for a curve without intervals.
 func (c Curve) interval(i int) (low, high float64) {
 	if c.Low == nil || c.High == nil {
 		return math.NaN(), math.NaN()
@@ -101,7 +101,7 @@ type Journey struct {
 	// Pieces are the texts of the tokens, [T], with their spaces.
 	Pieces []string
 	// Experts are the selected experts, [T,L,K], first choice first. Negative
-	// means that there is none.
+	// marks a missing choice.
 	Experts []int32
 	// Weights are their routing weights, [T,L,K]; nil if not known.
 	Weights []float32

@@ -2,7 +2,7 @@
 // routing as a trace.
 //
 // [Run] reads every [Source] once to choose documents, at random by the seed,
-// and once more for the texts of those that are to be computed. The chosen
+// and again for the texts of those that are to be computed. The chosen
 // documents, in the order of data set and random number, are divided into shards
 // of the same number of documents. Which documents are chosen and which shard
 // each is in depends only on the sources and the options, not on the order of the

@@ -62,7 +62,7 @@ func (r *run) clear() error {
 
 // tryLock locks a part's folder. The lock is valid only if the file still has its
 // name, because the folder may have been removed meanwhile. On file systems
-// without locks there is none.
+// without locks it locks nothing.
 func tryLock(dir string) (lock *flock.Flock, ok bool, err error) {
 	path := filepath.Join(dir, lockName)
 	lock = flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR))

@@ -122,7 +122,7 @@ func (r *LeaveOneOutResults) WriteJSON(w io.Writer) error {
 	return enc.Encode(r)
 }
 
-// rowOf returns a predictor's row of a data set, zero if there is none.
+// rowOf returns a predictor's row of a data set, or the zero Row.
 func rowOf(r *speculate.Results, predictor string, h speculate.Horizon, set string) speculate.Row {
 	for _, x := range r.Find(predictor, h, "dataset") {
 		if x.Key == set {

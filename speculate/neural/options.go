@@ -19,7 +19,7 @@ type TrainOptions struct {
 	Horizons []speculate.Horizon
 	Seed     uint64
 	// Tokens is the number of tokens to train on, repeats included. The default is
-	// 4 passes over the training documents, which are then read once more to count
+	// 4 passes over the training documents, which are then read again to count
 	// their tokens.
 	Tokens int64
 	// Limit, if not 0, ends a training that long after its start. The learning

@@ -102,8 +102,7 @@ type pooled struct {
 	left []int32
 }
 
-// sampler draws tokens at random. Each pass over the documents draws each
-// token once.
+// sampler draws tokens at random, each token once in a reading of all documents.
 type sampler struct{ source[pooled] }
 
 func newSampler(d speculate.Data, bound int64, seed uint64) *sampler {

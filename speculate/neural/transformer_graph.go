@@ -242,7 +242,7 @@ func turns(position int, cos, sin []float32) {
 }
 
 // sources returns for each head the row of x [L,n,*] of its latest known layer
-// less back, zeros if there is none: [G,n,*].
+// less back, zeros for a layer below 0: [G,n,*].
 func (t net) sources(x *Node, back int) *Node {
 	var parts []*Node
 	for _, h := range t.horizons {

@@ -121,8 +121,8 @@ func (c *cache) pop() int32 {
 	return id
 }
 
-// evict removes and returns the first to be evicted for which may returns true; -1
-// if there is none.
+// evict removes and returns the first to be evicted for which may returns true,
+// or -1.
 func (c *cache) evict(may func(int32) bool) int32 {
 	victim := int32(-1)
 	c.held = c.held[:0]

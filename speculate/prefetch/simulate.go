@@ -289,8 +289,8 @@ func Simulate(ctx context.Context, data speculate.Data, cfg Config) (*Result, er
 	return m.result(documents, tokens), nil
 }
 
-// HitRates returns the hit rate at each of capacities, in their order, in one
-// pass over data. Without a predictor it takes about the time of one simulation
+// HitRates returns the hit rate at each of capacities, in their order, and
+// reads data once. Without a predictor it takes about the time of one simulation
 // for any number of capacities, because LRU, LFU and OPT are stack algorithms
 // (Mattson et al. 1970, "Evaluation techniques for storage hierarchies").
 // cfg.Capacity is ignored.

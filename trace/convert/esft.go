@@ -107,7 +107,7 @@ type esftChoices struct {
 	weights []float32
 }
 
-// document reads the next line of all layers; io.EOF: there is none.
+// document reads the next line of all layers. Its error is io.EOF after the last.
 func (f *esftFolder) document(m *trace.Model) (*trace.Document, error) {
 	var bad error
 	all := make([]esftChoices, len(f.layers))
