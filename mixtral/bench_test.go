@@ -28,19 +28,26 @@ func tokens(n int) []int32 {
 // instead of the mini model in float32.
 const modelVariable = "EXPERTSPEC_BENCH_MODEL"
 
+// dtypeVariable, if set, is the type of either model: float32 or bfloat16.
+const dtypeVariable = "EXPERTSPEC_BENCH_DTYPE"
+
 // int8Variable, if set, benchmarks int8 attention and expert matrices.
 const int8Variable = "EXPERTSPEC_BENCH_INT8"
 
 func benchmarked(b *testing.B, be compute.Backend) *mixtral.Model {
 	b.Helper()
-	quantize := mixtral.AsStored
-	if os.Getenv(int8Variable) != "" {
-		quantize = mixtral.Int8
-	}
+	fsys, o := mini.FS(), mixtral.Options{Backend: be}
 	if dir := os.Getenv(modelVariable); dir != "" {
-		return load(b, os.DirFS(dir), mixtral.Options{Backend: be, DType: dtypes.BFloat16, Quantize: quantize})
+		fsys, o.DType = os.DirFS(dir), dtypes.BFloat16
 	}
-	return load(b, mini.FS(), mixtral.Options{Backend: be, Quantize: quantize})
+	if name := os.Getenv(dtypeVariable); name != "" {
+		o.DType = dtypes.MapOfNames[name]
+		require.NotZero(b, o.DType, "%s=%s", dtypeVariable, name)
+	}
+	if os.Getenv(int8Variable) != "" {
+		o.Quantize = mixtral.Int8
+	}
+	return load(b, fsys, o)
 }
 
 func benchmark(b *testing.B, docs, n int) {
@@ -80,7 +87,7 @@ func BenchmarkDecode(b *testing.B) {
 			m := benchmarked(b, be)
 			prompt := tokens(128)
 			var decoding time.Duration
-			run := func() {
+			run := func(n int) {
 				var first time.Time
 				token := func(int32) error {
 					if first.IsZero() {
@@ -92,10 +99,10 @@ func BenchmarkDecode(b *testing.B) {
 				require.NoError(b, err)
 				decoding += time.Since(first)
 			}
-			run()
+			run(2) // compile
 			decoding = 0
 			for b.Loop() {
-				run()
+				run(n)
 			}
 			b.ReportMetric(float64(n)*float64(b.N)/decoding.Seconds(), "tokens/s")
 		})
