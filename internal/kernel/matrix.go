@@ -1,0 +1,235 @@
+// Package kernel computes products of activations with weights, and what is between
+// them in a transformer, on the processor's cores. Weights are read in place: each
+// once for a few rows of activations (Dots), once per panel of rows for many.
+//
+// A panel is 16 rows of activations, stored with the row as the last axis: x [N,K]
+// is panels [P,K,16], P = N/16 rounded up, whose last rows may be anything. So every
+// vector instruction works on 16 rows, there are no sums across a vector, and a
+// product's result is the panels of the next product's argument.
+//
+// With AVX-512 the functions are assembly, since the compiler's vectors (Go 1.26,
+// simd/archsimd) allocate 15 registers and copy the accumulators: 90 to 110
+// GFLOP/s a core on a Zen 5 where tile2 computes 260 (BenchmarkPanels). Elsewhere
+// they are plain Go.
+package kernel
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// Lanes is the number of rows of a panel.
+const Lanes = 16
+
+// Matrix is a weight W [O,I], row-major: float32, bfloat16 (its bits), or int8 with
+// a float32 scale for each row.
+type Matrix struct {
+	Rows, Columns int // O, I
+	f32           []float32
+	bf16          []uint16
+	i8            []int8
+	scale         []float32 // [O]
+}
+
+// F32 returns a matrix of float32.
+func F32(w []float32, rows int) Matrix { return Matrix{Rows: rows, Columns: len(w) / rows, f32: w} }
+
+// BF16 returns a matrix of bfloat16 bits.
+func BF16(w []uint16, rows int) Matrix { return Matrix{Rows: rows, Columns: len(w) / rows, bf16: w} }
+
+// Int8 returns a matrix of int8, whose rows are to be multiplied by scale [O].
+func Int8(w []int8, scale []float32) Matrix {
+	return Matrix{Rows: len(scale), Columns: len(w) / len(scale), i8: w, scale: scale}
+}
+
+// Bytes is the size of one row.
+func (m *Matrix) Bytes() int {
+	switch {
+	case m.i8 != nil:
+		return m.Columns
+	case m.bf16 != nil:
+		return 2 * m.Columns
+	}
+	return 4 * m.Columns
+}
+
+// check panics where rows [lo,hi) are not rows of m, or x is shorter than size:
+// assembly does not check bounds.
+func (m *Matrix) check(lo, hi, have, size int) {
+	if lo < 0 || hi > m.Rows || have < size {
+		panic(fmt.Sprintf("kernel: rows %d to %d of %d, %d values of %d", lo, hi, m.Rows, have, size))
+	}
+}
+
+// Dots computes y[r*stride+o-lo] = row o of W times row r of x, for rows [lo,hi) of
+// W and the n rows of x [N,I]: for few rows of x.
+func (m *Matrix) Dots(y []float32, stride int, x []float32, n, lo, hi int) {
+	if n == 0 || lo >= hi {
+		return
+	}
+	m.check(lo, hi, len(x), n*m.Columns)
+	_ = y[(n-1)*stride+hi-lo-1]
+	var sums [4]float32
+	for o := lo; o < hi; o += 4 {
+		rows := min(4, hi-o)
+		for r := range n {
+			to := &sums
+			out := y[r*stride+o-lo:]
+			if rows == 4 {
+				to = (*[4]float32)(out)
+			}
+			m.dots4(to, &x[r*m.Columns], o, rows)
+			if m.scale != nil {
+				for i := range rows {
+					to[i] *= m.scale[o+i]
+				}
+			}
+			if rows < 4 {
+				copy(out[:rows], sums[:])
+			}
+		}
+	}
+}
+
+// dots4 writes the products of x and rows [o,o+rows) of W.
+func (m *Matrix) dots4(y *[4]float32, x *float32, o, rows int) {
+	if rows == 4 {
+		m.dotsOf(y, x, o, m.Columns)
+		return
+	}
+	for i := range rows {
+		var same [4]float32
+		m.dotsOf(&same, x, o+i, 0)
+		y[i] = same[0]
+	}
+}
+
+// dotsOf writes the products of x and 4 rows of W, stride elements apart, from o.
+func (m *Matrix) dotsOf(y *[4]float32, x *float32, o, stride int) {
+	k := m.Columns
+	at := o * k
+	switch {
+	case m.i8 != nil:
+		if vectors {
+			dotsI8(&y[0], x, &m.i8[at], stride, k)
+		} else {
+			plainDots(y, x, &m.i8[at], stride, k, func(v int8) float32 { return float32(v) })
+		}
+	case m.bf16 != nil:
+		if vectors {
+			dotsBF16(&y[0], x, &m.bf16[at], 2*stride, k)
+		} else {
+			plainDots(y, x, &m.bf16[at], stride, k, fromBF16)
+		}
+	case vectors:
+		dotsF32(&y[0], x, &m.f32[at], 4*stride, k)
+	default:
+		plainDots(y, x, &m.f32[at], stride, k, func(v float32) float32 { return v })
+	}
+}
+
+// widen writes columns [from,from+n) of row o as float32.
+func (m *Matrix) widen(dst []float32, o, from int) {
+	at := o*m.Columns + from
+	switch {
+	case m.i8 != nil:
+		src, scale := m.i8[at:at+len(dst)], m.scale[o]
+		if vectors {
+			widenI8(&dst[0], &src[0], scale, len(dst))
+			return
+		}
+		for i, v := range src {
+			dst[i] = float32(v) * scale
+		}
+	case m.bf16 != nil:
+		src := m.bf16[at : at+len(dst)]
+		if vectors {
+			widenBF16(&dst[0], &src[0], len(dst))
+			return
+		}
+		for i, v := range src {
+			dst[i] = fromBF16(v)
+		}
+	default:
+		copy(dst, m.f32[at:])
+	}
+}
+
+const (
+	tileRows  = 12  // rows of W that a tile computes
+	block     = 256 // columns of W that are widened at a time
+	blockRows = 96  // rows of W that a call of Panels should have
+)
+
+// Scratch is memory of one goroutine for Panels; its zero value is ready.
+type Scratch struct {
+	w [(blockRows + tileRows) * block]float32
+	y []float32
+}
+
+// BlockRows is the most rows of W that a call of Panels computes.
+const BlockRows = blockRows
+
+// Panels returns the product of p panels x [P,I,16] and rows [lo,hi) of W, at most
+// BlockRows, [P,R,16] with R >= hi-lo, valid until the next call with s.
+func (m *Matrix) Panels(s *Scratch, x []float32, p, lo, hi int) (y []float32, r int) {
+	m.check(lo, hi, len(x), p*m.Columns*Lanes)
+	rows := hi - lo
+	r = (rows + tileRows - 1) / tileRows * tileRows
+	if size := p * r * Lanes; len(s.y) < size {
+		s.y = make([]float32, size)
+	}
+	clear(s.w[rows*block : r*block])
+	for from := 0; from < m.Columns; from += block {
+		k := min(block, m.Columns-from)
+		for i := range rows {
+			m.widen(s.w[i*block:][:k], lo+i, from)
+		}
+		for j := 0; j < p; j += 2 {
+			for i := 0; i < r; i += tileRows {
+				t := Tile{
+					Y: s.y[(j*r+i)*Lanes:], X: x[(j*m.Columns+from)*Lanes:], W: s.w[i*block:],
+					YS: r * Lanes, XS: m.Columns * Lanes, XK: Lanes, WS: block, WK: 1, K: k, Add: from > 0,
+				}
+				t.run(j+1 < p)
+			}
+		}
+	}
+	return s.y, r
+}
+
+// Tile is a product of 12 rows of weights and one or two panels: Y[o,l] or, if Add,
+// Y[o,l]+ = sum over k of W[o*WS+k*WK] * X[k*XK+l], with the second panel's Y and X
+// at YS and XS. Strides are in elements.
+type Tile struct {
+	Y, X, W []float32
+	YS, XS  int
+	XK      int
+	WS, WK  int
+	K       int
+	Add     bool
+}
+
+// Run computes the tile of one panel, or of two.
+func (t *Tile) Run(two bool) {
+	_ = t.W[(tileRows-1)*t.WS+(t.K-1)*t.WK]
+	last := 0
+	if two {
+		last = 1
+	}
+	_ = t.X[last*t.XS+(t.K-1)*t.XK+Lanes-1]
+	_ = t.Y[last*t.YS+tileRows*Lanes-1]
+	t.run(two)
+}
+
+func (t *Tile) run(two bool) {
+	y, x, w := unsafe.SliceData(t.Y), unsafe.SliceData(t.X), unsafe.SliceData(t.W)
+	switch {
+	case !vectors:
+		t.plain(two)
+	case two:
+		tile2(y, x, w, 4*t.YS, 4*t.XS, 4*t.XK, 4*t.WS, 4*t.WK, t.K, t.Add)
+	default:
+		tile1(y, x, w, 4*t.XK, 4*t.WS, 4*t.WK, t.K, t.Add)
+	}
+}
