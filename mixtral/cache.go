@@ -27,6 +27,8 @@ type cachePart struct {
 	docs []int            // indices into Cache.lengths, [B']
 	c    int              // capacity in tokens, a power of two; 0 before the first use
 	k, v []compute.Buffer // [L] of [B',KV,C,hd]
+	// Of the host executor, B' = 1, [L] of [KV,C,hd] and what hostCacheSize adds.
+	hostK, hostV [][]float32
 }
 
 // NewCache returns an empty cache for b documents, which Close frees.
@@ -66,6 +68,7 @@ func (p *cachePart) free() {
 	free(p.k...)
 	free(p.v...)
 	p.k, p.v, p.c = nil, nil, 0
+	p.hostK, p.hostV = nil, nil
 }
 
 // minCache is the smallest capacity: smaller ones would require more programs.
@@ -77,6 +80,10 @@ func (p *cachePart) reserve(m *Model, n int) error {
 		return nil
 	}
 	cfg := &m.cfg
+	if m.host != nil {
+		p.reserveHost(cfg, n)
+		return nil
+	}
 	size := max(minCache, powerOfTwo(n))
 	for _, s := range []*[]compute.Buffer{&p.k, &p.v} {
 		grown := make([]compute.Buffer, cfg.Layers)
@@ -102,17 +109,13 @@ func (p *cachePart) reserve(m *Model, n int) error {
 // runs returns the number of runs of consecutive tokens that a document's keys or
 // values have in memory, and the bytes of one token in a run.
 func (m *Model) runs() (n, bytes int) {
-	c := &m.cfg
-	if m.d.isGo { // [KV,hd,C]
-		return c.KVHeads * c.HeadDim, m.dtype.Size()
-	}
-	return c.KVHeads, c.HeadDim * m.dtype.Size() // [KV,C,hd]
+	return m.cfg.KVHeads, m.cfg.HeadDim * m.dtype.Size() // [KV,C,hd]
 }
 
 // grow returns a buffer of b documents' keys or values with a capacity of size
 // tokens that begins with old, of capacity c, if not nil.
 func (m *Model) grow(old compute.Buffer, b, c, size int) (compute.Buffer, error) {
-	dims := m.d.keyAxes(b, m.cfg.KVHeads, size, m.cfg.HeadDim)
+	dims := []int{b, m.cfg.KVHeads, size, m.cfg.HeadDim}
 	if m.d.shared {
 		grown, flat, err := m.d.backend.NewSharedBuffer(0, shapes.Make(m.dtype, dims...))
 		if err != nil {

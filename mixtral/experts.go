@@ -5,6 +5,7 @@ import (
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:revive // graph code reads as mathematics
 	"golang.org/x/sync/errgroup"
 )
@@ -142,8 +143,6 @@ func (m *Model) sliceFirst(x, e *Node) *Node {
 func (m *Model) bucketRows(n int) int {
 	p := powerOfTwo(n)
 	switch {
-	case m.d.isGo:
-		return m.bucket(n)
 	case p > 16 && m.cuts():
 		return (n + 23) / 24 * 24
 	case p >= 4 && n <= p/4*3:
@@ -160,7 +159,7 @@ const maxRows = 192
 // expert's weights are small enough to be read again.
 func (m *Model) cuts() bool {
 	c := &m.cfg
-	return m.d.shared && !m.d.isGo && 3*c.HiddenSize*c.IntermediateSize*m.dtype.Size() <= 1<<20
+	return m.d.shared && 3*c.HiddenSize*c.IntermediateSize*m.dtype.Size() <= 1<<20
 }
 
 // cut divides groups of more than size rows.
@@ -174,6 +173,15 @@ func cut(groups []chosen, size int) []chosen {
 		out = append(out, g)
 	}
 	return out
+}
+
+// floatBuffer returns an uninitialized float32 buffer and its memory.
+func (m *Model) floatBuffer(dims ...int) (compute.Buffer, []float32, error) {
+	b, flat, err := m.d.backend.NewSharedBuffer(0, shapes.Make(dtypes.Float32, dims...))
+	if err != nil {
+		return nil, nil, err
+	}
+	return b, flat.([]float32), nil
 }
 
 // expertsOnHost adds the experts' outputs to x, if the device's memory is the
@@ -195,7 +203,7 @@ func (m *Model) expertsOnHost(i, lanes int, x, h compute.Buffer, groups []chosen
 	g.SetLimit(lanes)
 	for j, group := range groups {
 		g.Go(func() (err error) {
-			outs[j], err = m.expertRows(i, max(1, lanes/len(groups)), hs, group)
+			outs[j], err = m.expertRows(i, hs, group)
 			return err
 		})
 	}
@@ -220,7 +228,7 @@ func (m *Model) expertsOnHost(i, lanes int, x, h compute.Buffer, groups []chosen
 
 // expertRows returns one expert's output for its rows of h, [M,D], of which the
 // last are padding.
-func (m *Model) expertRows(i, lanes int, h []float32, g chosen) (compute.Buffer, error) {
+func (m *Model) expertRows(i int, h []float32, g chosen) (compute.Buffer, error) {
 	dim, size := m.cfg.HiddenSize, m.bucketRows(len(g.rows))
 	in, rows, err := m.floatBuffer(size, dim)
 	if err != nil {
@@ -232,9 +240,6 @@ func (m *Model) expertRows(i, lanes int, h []float32, g chosen) (compute.Buffer,
 	}
 	clear(rows[len(g.rows)*dim:])
 	w13, w2 := m.expertWeights(i, g.expert)
-	if m.d.isGo {
-		return m.expertOnHost(in, w13, w2, size, lanes)
-	}
 	expert, err := upload(m.d, []int32{int32(g.expert)})
 	if err != nil {
 		return nil, err

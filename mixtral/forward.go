@@ -208,9 +208,12 @@ func (r *run) group(ctx context.Context, p *cachePart) error {
 		if err != nil {
 			return err
 		}
-		if r.m.whole(s.t, r.req.Intervene != nil) {
+		switch {
+		case r.m.host != nil:
+			err = r.runHost(ctx, s)
+		case r.m.whole(s.t, r.req.Intervene != nil):
 			err = r.runWhole(ctx, s)
-		} else {
+		default:
 			err = r.runStepped(ctx, s)
 		}
 		free(s.starts)
@@ -266,6 +269,9 @@ func (r *run) step(p *cachePart, from, longest int) (*step, error) {
 	} else if err := p.reserve(m, need); err != nil {
 		return nil, err
 	}
+	if m.host != nil {
+		return s, nil
+	}
 	var err error
 	s.starts, err = upload(m.d, starts, s.b)
 	return s, err
@@ -274,7 +280,10 @@ func (r *run) step(p *cachePart, from, longest int) (*step, error) {
 // bucket rounds a number of rows up to a size that programs are compiled for.
 // The Go backend compiles in about a millisecond and pays for each row.
 func (m *Model) bucket(n int) int {
-	if !m.d.isGo {
+	switch {
+	case m.host != nil: // compiles nothing
+		return n
+	case !m.d.isGo:
 		return powerOfTwo(n)
 	}
 	switch {

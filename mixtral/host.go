@@ -1,323 +1,349 @@
 package mixtral
 
 import (
+	"context"
+	"fmt"
 	"math"
+	"sync"
+	"sync/atomic"
 
+	"github.com/expertspec/expertspec/internal/kernel"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
-	. "github.com/gomlx/gomlx/core/graph" //nolint:revive // graph code reads as mathematics
-	"golang.org/x/sync/errgroup"
+	"github.com/gomlx/compute/dtypes/bfloat16"
 )
 
-// On the Go backend a step of the stepped executor is one document. GoMLX computes
-// the products, in programs. The host computes softmax and SwiGLU in between, in
-// the same memory, and runs blocks of queries and experts concurrently: the Go
-// backend computes elementwise operations one scalar at a time, several passes
-// each, and its Logistic calls math.Exp, which takes .7 us after AVX-512 code.
+// The host executor computes a step of one document on the processor's cores with
+// package kernel, over the weights in the backend's memory, which each product reads
+// in place. GoMLX's graphs would copy them for each token: into panels on the Go
+// backend, as slices of the chosen experts on XLA CPU.
+//
+// A step of at most hostRows tokens works on rows of activations, host_rows.go; one
+// of more on panels of 16 rows, host_panels.go.
 
-// attentionOnHost is attention for the Go backend, with the same results.
-func (m *Model) attentionOnHost(s *step, i int, x compute.Buffer, rope []compute.Buffer) ([]compute.Buffer, error) {
-	w := &m.w.layers[i]
-	qkv, err := m.qkv(s, w, x, rope)
-	if err != nil {
-		return nil, err
-	}
-	defer free(qkv[0])
-	attended, err := m.attendBlocks(s, i, qkv)
-	defer free(attended...)
-	var out []compute.Buffer
-	if err == nil {
-		out, err = m.router(s, x, attended, w)
-	}
-	if err != nil {
-		free(qkv[1:]...)
-		return nil, err
-	}
-	return append(out, qkv[1:]...), nil
+// hostRows is the number of tokens from which products of panels take less time.
+const hostRows = 12
+
+// hostWeights are a model's weights as package kernel reads them.
+type hostWeights struct {
+	embed, head kernel.Matrix
+	norm        []float32
+	layers      []hostLayer
+	inverse     []float32 // frequencies of the rotary embedding, [hd/2]
 }
 
-// qkv computes norm and projectQKV: q, k and v.
-func (m *Model) qkv(s *step, w *layerWeights, x compute.Buffer, rope []compute.Buffer) ([]compute.Buffer, error) {
-	c := &m.cfg
-	if w.qkv.scale == nil {
-		return m.run(programKey{"qkv", s.t, 0, 0, 0}, func(in []*Node) []*Node {
-			x, norm, qkv, cos, sin := in[0], in[1], in[2], in[3], in[4]
-			s := m.d.projectQKV(c, rmsNorm(x, norm, c.RMSNormEps), weight{w: qkv}, cos, sin, 1, s.t)
-			return []*Node{s.q, s.k, s.v}
-		}, x, w.attnNorm, w.qkv.w, rope[0], rope[1])
-	}
-	h, err := one(m.run(programKey{"norm", s.t, 0, 0, 0}, func(in []*Node) []*Node {
-		return []*Node{rmsNorm(in[0], in[1], c.RMSNormEps)}
-	}, x, w.attnNorm))
-	if err != nil {
-		return nil, err
-	}
-	defer free(h)
-	y, err := m.int8Linear(h, w.qkv, s.t, s.lanes)
-	if err != nil {
-		return nil, err
-	}
-	defer free(y)
-	return m.run(programKey{"rotate", s.t, 0, 0, 0}, func(in []*Node) []*Node {
-		s := m.d.rotate(c, in[0], in[1], in[2], 1, s.t)
-		return []*Node{s.q, s.k, s.v}
-	}, y, rope[0], rope[1])
+type hostLayer struct {
+	attnNorm, ffnNorm []float32
+	qkv, o, gate      kernel.Matrix
+	w13, w2           []kernel.Matrix // [E]
 }
 
-// router adds the attention's output, blocks of [1,H,r,hd], to x [T,D] and
-// computes norm and router: block's y, h and logits.
-func (m *Model) router(s *step, x compute.Buffer, attended []compute.Buffer, w *layerWeights) ([]compute.Buffer, error) {
+// hostWeights returns views of w, whose experts are not stacked.
+func (m *Model) hostWeights(w *weights) (*hostWeights, error) {
 	c := &m.cfg
-	join := func(blocks []*Node) *Node { // to [T,H*hd]
-		a := blocks[0]
-		if len(blocks) > 1 {
-			a = Concatenate(blocks, 2) // [1,H,T,hd]
+	var failed error
+	view := func(b matrix, rows int) kernel.Matrix {
+		v, err := hostMatrix(b, rows)
+		if err != nil && failed == nil {
+			failed = err
 		}
-		return Reshape(TransposeAllAxes(a, 0, 2, 1, 3), s.t, c.Heads*c.HeadDim)
+		return v
 	}
-	route := func(x, norm, gate *Node) []*Node {
-		h := rmsNorm(x, norm, c.RMSNormEps)                  // [T,D]
-		return []*Node{x, h, m.d.linear(h, weight{w: gate})} // and [T,E]
+	vector := func(b compute.Buffer) []float32 {
+		flat, err := m.d.floats(b)
+		if err != nil && failed == nil {
+			failed = err
+		}
+		return flat
 	}
-	if w.o.scale == nil {
-		return m.run(programKey{"router", s.t, 0, 0, 0}, func(in []*Node) []*Node {
-			x, o, norm, gate := in[0], in[1], in[2], in[3]
-			x = Add(x, m.d.linear(join(in[4:]), weight{w: o})) // [T,D]
-			return route(x, norm, gate)
-		}, append([]compute.Buffer{x, w.o.w, w.ffnNorm, w.gate}, attended...)...)
+	h := &hostWeights{
+		embed: view(matrix{w: w.embed}, c.VocabSize), head: view(matrix{w: w.head}, c.VocabSize), norm: vector(w.norm),
+		layers: make([]hostLayer, c.Layers), inverse: ropeInverse(c),
 	}
-	a, err := one(m.run(programKey{"join", s.t, 0, 0, 0}, func(in []*Node) []*Node { return []*Node{join(in)} }, attended...))
-	if err != nil {
-		return nil, err
+	for i := range h.layers {
+		from, to := &w.layers[i], &h.layers[i]
+		to.attnNorm, to.ffnNorm = vector(from.attnNorm), vector(from.ffnNorm)
+		to.qkv, to.o = view(from.qkv, (c.Heads+2*c.KVHeads)*c.HeadDim), view(from.o, c.HiddenSize)
+		to.gate = view(matrix{w: from.gate}, c.Experts)
+		for e := range c.Experts {
+			to.w13 = append(to.w13, view(from.w13[e], 2*c.IntermediateSize))
+			to.w2 = append(to.w2, view(from.w2[e], c.HiddenSize))
+		}
 	}
-	defer free(a)
-	y, err := m.int8Linear(a, w.o, s.t, s.lanes)
-	if err != nil {
-		return nil, err
-	}
-	defer free(y)
-	return m.run(programKey{"router8", s.t, 0, 0, 0}, func(in []*Node) []*Node {
-		return route(Add(in[0], in[1]), in[2], in[3])
-	}, x, y, w.ffnNorm, w.gate)
+	return h, failed
 }
 
-// hostBlock is the number of queries in a block on the Go backend: small enough
-// that its scores stay in the processor's cache and that there are blocks for all
-// cores.
-const hostBlock = 64
-
-// attendBlocks returns the attention's output of each block of queries, [1,H,r,hd].
-func (m *Model) attendBlocks(s *step, i int, qkv []compute.Buffer) ([]compute.Buffer, error) {
-	outs := make([]compute.Buffer, (s.t+hostBlock-1)/hostBlock)
-	if len(outs) == 1 {
-		var err error
-		outs[0], err = m.attendBlock(s, i, 0, s.t, qkv)
-		return outs, err
+func hostMatrix(b matrix, rows int) (kernel.Matrix, error) {
+	flat, err := b.w.Data()
+	if err != nil {
+		return kernel.Matrix{}, err
 	}
-	var g errgroup.Group
-	g.SetLimit(s.lanes)
-	for j := len(outs) - 1; j >= 0; j-- { // the longest first
-		g.Go(func() (err error) {
-			outs[j], err = m.attendBlock(s, i, j*hostBlock, min((j+1)*hostBlock, s.t), qkv)
+	switch w := flat.(type) {
+	case []float32:
+		return kernel.F32(w, rows), nil
+	case []bfloat16.BFloat16:
+		return kernel.BF16(words[uint16](dtypes.UnsafeByteSliceFromAny(w)), rows), nil
+	case []int8:
+		scale, err := b.scale.Data()
+		if err != nil {
+			return kernel.Matrix{}, err
+		}
+		return kernel.Int8(w, scale.([]float32)), nil
+	}
+	return kernel.Matrix{}, fmt.Errorf("no products of %T", flat)
+}
+
+// hostStep is one step of one document.
+type hostStep struct {
+	m     *Model
+	s     *step
+	n     int // T
+	start int // position of the first
+	work  *hostWork
+	lanes int
+	k, v  []float32 // keys and values of the layer, [KV,C,hd] and 12 rows more
+	c     int       // C
+}
+
+// hostWork is memory that steps reuse.
+type hostWork struct {
+	lanes          []hostLane
+	x, h, qkv, att []float32
+	in, act        []float32 // of experts
+	cos, sin       []float32 // of positions, [T,hd/2] or panels of it
+	qcos, qsin     []float32 // times the scores' scale
+	logits, rows   []float32 // [T,E], [T,D]
+	k, v           []float32 // without a cache
+}
+
+// hostLane is the memory of one goroutine.
+type hostLane struct {
+	gate, up       kernel.Scratch
+	q, scores, out []float32
+}
+
+// sized returns *s with n elements, whose values are undefined.
+func sized(s *[]float32, n int) []float32 {
+	if cap(*s) < n {
+		*s = make([]float32, n)
+	}
+	*s = (*s)[:n]
+	return *s
+}
+
+// each calls f for 0 to n-1, concurrently on the step's lanes.
+func (h *hostStep) each(n int, f func(l *hostLane, i int)) {
+	lanes := min(h.lanes, n)
+	if lanes <= 1 {
+		for i := range n {
+			f(&h.work.lanes[0], i)
+		}
+		return
+	}
+	var next atomic.Int64
+	one := func(l *hostLane) {
+		for {
+			i := int(next.Add(1)) - 1
+			if i >= n {
+				return
+			}
+			f(l, i)
+		}
+	}
+	var group sync.WaitGroup
+	for i := range lanes - 1 {
+		group.Go(func() { one(&h.work.lanes[i+1]) })
+	}
+	one(&h.work.lanes[0])
+	group.Wait()
+}
+
+// blocks calls f for ranges of [0,n) of at most kernel.BlockRows rows, enough of
+// them to occupy all lanes.
+func (h *hostStep) blocks(n int, f func(l *hostLane, lo, hi int)) {
+	size := h.blockSize(n)
+	h.each((n+size-1)/size, func(l *hostLane, i int) { f(l, i*size, min((i+1)*size, n)) })
+}
+
+func (h *hostStep) blockSize(n int) int {
+	size := (n/h.lanes + kernel.TileRows) / kernel.TileRows * kernel.TileRows
+	return min(size, kernel.BlockRows)
+}
+
+// hostForm computes the halves of a layer on one form of activations.
+type hostForm interface {
+	// attention computes a layer up to the router's logits [T,E].
+	attention(w *hostLayer) (logits []float32)
+	// input returns the router's input, [T,D].
+	input() []float32
+	// experts adds the experts' outputs.
+	experts(w *hostLayer, groups []chosen)
+	// row writes the hidden state of token t, [D].
+	row(dst []float32, t int)
+}
+
+// runHost computes one step of one document.
+func (r *run) runHost(ctx context.Context, s *step) error {
+	m := r.m
+	work := m.work.Get().(*hostWork)
+	defer m.work.Put(work)
+	for len(work.lanes) < s.lanes {
+		work.lanes = append(work.lanes, hostLane{})
+	}
+	h := &hostStep{m: m, s: s, n: s.t, start: s.first[0], work: work, lanes: s.lanes}
+	var form hostForm
+	if h.n <= hostRows {
+		form = newHostRows(h)
+	} else {
+		form = newHostPanels(h)
+	}
+	for i := range m.host.layers {
+		if err := ctx.Err(); err != nil {
 			return err
-		})
-	}
-	return outs, g.Wait()
-}
-
-// attendBlock returns the attention's output of queries [q0,q1) of the step,
-// [1,H,r,hd] with r = q1-q0. qkv: q [1,KV,G,T,hd], k and v [1,KV,hd,T].
-func (m *Model) attendBlock(s *step, i, q0, q1 int, qkv []compute.Buffer) (compute.Buffer, error) {
-	c := &m.cfg
-	past, kv, hd := s.pastLen(), c.KVHeads, c.HeadDim
-	rows := c.Heads / kv * (q1 - q0) // G*r
-	args := qkv[:2:2]
-	if past > 0 {
-		args = append(args, s.part.k[i])
-	}
-	scores, err := m.run(programKey{"scores", s.t, q0, past, 0}, func(in []*Node) []*Node {
-		q, k := in[0], in[1]
-		if q1-q0 < s.t {
-			q, k = SliceAxis(q, 3, AxisRange(q0, q1)), SliceAxis(k, 3, AxisRange(0, q1))
 		}
-		q = Reshape(q, 1, kv, rows, hd)           // [1,KV,G*r,hd]
-		outs := []*Node{float(scoresOf(q, k, 3))} // [1,KV,G*r,q1]
-		if past > 0 {
-			outs = append(outs, float(scoresOf(q, in[2], 3))) // [1,KV,G*r,C]
+		h.cache(i)
+		w := &m.host.layers[i]
+		logits := form.attention(w)
+		var input []float32
+		if r.req.RouterInput {
+			input = form.input()
 		}
-		return outs
-	}, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer free(scores...)
-	if err := m.softmaxBlock(s, q0, q1, scores); err != nil {
-		return nil, err
-	}
-	args = []compute.Buffer{scores[0], qkv[2]}
-	if past > 0 {
-		args = append(args, scores[1], s.part.v[i])
-	}
-	return one(m.run(programKey{"values", s.t, q0, past, 0}, func(in []*Node) []*Node {
-		probs, v := ConvertDType(in[0], m.dtype), in[1]
-		if q1 < s.t {
-			v = SliceAxis(v, 3, AxisRange(0, q1))
-		}
-		out := float(valuesOf(probs, v, 3)) // [1,KV,G*r,hd]
-		if past > 0 {
-			out = Add(out, float(valuesOf(ConvertDType(in[2], m.dtype), in[3], 3)))
-		}
-		return []*Node{Reshape(out, 1, c.Heads, q1-q0, hd)}
-	}, args...))
-}
-
-// softmaxBlock replaces a block's scores by probabilities, 0 where a query does
-// not see: later tokens, padding, and tokens outside its window.
-func (m *Model) softmaxBlock(s *step, q0, q1 int, scores []compute.Buffer) error {
-	c := &m.cfg
-	start, past := s.first[0], s.pastLen()
-	now, err := m.d.floats(scores[0])
-	if err != nil {
-		return err
-	}
-	var before []float32
-	if past > 0 {
-		if before, err = m.d.floats(scores[1]); err != nil {
+		rt := r.routing(s, i, logits, input)
+		if err := r.hooks(ctx, rt); err != nil {
 			return err
 		}
+		form.experts(w, byExpert(s, rt, m.cfg.Experts, m.cfg.TopK))
 	}
-	for row := range c.Heads * (q1 - q0) {
-		q := q0 + row%(q1-q0)
-		lowest := 0 // first position seen
-		if c.SlidingWindow > 0 {
-			lowest = max(0, start+q-c.SlidingWindow+1)
-		}
-		line := now[row*q1:][:q1]
-		seen := line[min(max(lowest-start, 0), q) : q+1]
-		clear(line[:q+1-len(seen)])
-		clear(line[q+1:])
-		var old []float32
-		if past > 0 {
-			line := before[row*past:][:past]
-			from := min(lowest, start)
-			clear(line[:from])
-			clear(line[start:])
-			old = line[from:start]
-		}
-		seenSoftmax(old, seen)
+	return r.hostLogits(h, form)
+}
+
+// cache sets k, v and c to layer i's part of the cache, or to memory that the next
+// layer reuses.
+func (h *hostStep) cache(i int) {
+	cfg := &h.m.cfg
+	if p := h.s.part; p != nil {
+		h.k, h.v, h.c = p.hostK[i], p.hostV[i], p.c
+		return
 	}
+	h.c = h.n
+	size := hostCacheSize(cfg, h.c)
+	h.k, h.v = sized(&h.work.k, size), sized(&h.work.v, size)
+}
+
+// hostCacheSize is the elements of a layer's keys or values of c tokens: tiles read
+// rows past the last.
+func hostCacheSize(c *Config, tokens int) int {
+	return (c.KVHeads*tokens+kernel.TileRows)*c.HeadDim + 2*kernel.Lanes
+}
+
+// reserveHost is reserve for the host executor.
+func (p *cachePart) reserveHost(cfg *Config, n int) {
+	if n <= p.c {
+		return
+	}
+	size := max(minCache, powerOfTwo(n))
+	if p.hostK == nil {
+		p.hostK, p.hostV = make([][]float32, cfg.Layers), make([][]float32, cfg.Layers)
+	}
+	row := cfg.HeadDim
+	for _, all := range [][][]float32{p.hostK, p.hostV} {
+		for l, old := range all {
+			all[l] = make([]float32, hostCacheSize(cfg, size))
+			for kv := range cfg.KVHeads {
+				if old != nil {
+					copy(all[l][kv*size*row:], old[kv*p.c*row:(kv+1)*p.c*row])
+				}
+			}
+		}
+	}
+	p.c = size
+}
+
+// seen returns the first position that a token at a position attends to.
+func (c *Config) seen(position int) int {
+	if c.SlidingWindow == 0 {
+		return 0
+	}
+	return max(0, position-c.SlidingWindow+1)
+}
+
+// angles fills cos and sin [T,hd/2] of the step's positions, and those of queries.
+// at returns where the value of token t and index i is.
+func (h *hostStep) angles(size int, at func(t, i int) int) {
+	c, w := &h.m.cfg, h.work
+	cos, sin, qcos, qsin := sized(&w.cos, size), sized(&w.sin, size), sized(&w.qcos, size), sized(&w.qsin, size)
+	scale := 1 / math.Sqrt(float64(c.HeadDim))
+	for i, inv := range h.m.host.inverse {
+		for t := range h.n {
+			sn, cs := math.Sincos(float64(float32(h.start+t) * inv))
+			j := at(t, i)
+			cos[j], sin[j], qcos[j], qsin[j] = float32(cs), float32(sn), float32(cs*scale), float32(sn*scale)
+		}
+	}
+}
+
+// hostLogits computes the next-token logits that the request asks of this step.
+func (r *run) hostLogits(h *hostStep, form hostForm) error {
+	rows, docs := r.headRows(h.s)
+	if len(rows) == 0 {
+		return nil
+	}
+	m, d, v := r.m, r.m.cfg.HiddenSize, r.m.cfg.VocabSize
+	x := sized(&h.work.rows, len(rows)*d)
+	for i, t := range rows {
+		row := x[i*d:][:d]
+		form.row(row, int(t))
+		kernel.Norm(row, row, m.host.norm, m.cfg.RMSNormEps)
+	}
+	y := make([]float32, len(rows)*v)
+	h.linear(y, x, len(rows), &m.host.head)
+	r.takeLogits(y, docs)
 	return nil
 }
 
-// expertOnHost is swiglu for the Go backend: h [n,D], w13 and w2 as there.
-func (m *Model) expertOnHost(h compute.Buffer, w13, w2 matrix, n, lanes int) (compute.Buffer, error) {
-	product := func(kind string, x compute.Buffer, w matrix) (compute.Buffer, error) {
-		if w.scale != nil {
-			return m.int8Linear(x, w, n, lanes)
+// linear computes y [n,O] = x [n,I] W^T.
+func (h *hostStep) linear(y, x []float32, n int, w *kernel.Matrix) {
+	if n <= hostRows {
+		h.dots(y, x, n, w)
+		return
+	}
+	p := (n + width - 1) / width
+	packed := sized(&h.work.in, p*w.Columns*width)
+	for t := range n {
+		packRow(packed, x[t*w.Columns:][:w.Columns], t)
+	}
+	h.blocks(w.Rows, func(l *hostLane, lo, hi int) {
+		out, stride := w.Panels(&l.gate, packed, p, lo, hi)
+		for t := range n {
+			from, to := out[t/width*stride*width+t%width:], y[t*w.Rows+lo:][:hi-lo]
+			for o := range to {
+				to[o] = from[o*width]
+			}
 		}
-		return one(m.run(programKey{kind, n, 0, 0, 0}, func(in []*Node) []*Node {
-			return []*Node{m.d.linear(in[0], weight{w: in[1]})}
-		}, x, w.w))
-	}
-	up, err := product("w13", h, w13) // [n,2F]
-	if err != nil {
-		return nil, err
-	}
-	defer free(up)
-	values, err := m.d.floats(up)
-	if err != nil {
-		return nil, err
-	}
-	act, flat, err := m.floatBuffer(n, m.cfg.IntermediateSize)
-	if err != nil {
-		return nil, err
-	}
-	defer free(act)
-	hostSwiglu(flat, values, m.cfg.IntermediateSize)
-	return product("w2", act, w2) // [n,D]
+	})
 }
 
-// floatBuffer returns an uninitialized float32 buffer and its memory.
-func (m *Model) floatBuffer(dims ...int) (compute.Buffer, []float32, error) {
-	b, flat, err := m.d.backend.NewSharedBuffer(0, shapes.Make(dtypes.Float32, dims...))
-	if err != nil {
-		return nil, nil, err
-	}
-	return b, flat.([]float32), nil
-}
-
-// exp32 returns e^x within 2 units in the last place for -87 <= x <= 88; below
-// that 0, above +Inf. Cephes' expf (S. Moshier): x = n ln 2 + g, e^g by a
-// polynomial.
-func exp32(x float32) float32 {
-	const (
-		log2e = 1.44269504088896341
-		ln2Hi = 0.693359375
-		ln2Lo = -2.12194440e-4
-	)
-	switch {
-	case x < -87:
-		return 0
-	case x > 88:
-		return float32(math.Inf(1))
-	}
-	n := int32(x*log2e+128.5) - 128 // round to nearest; x*log2e > -126
-	z := float32(n)
-	g := x - z*ln2Hi - z*ln2Lo
-	p := ((((1.9875691500e-4*g+1.3981999507e-3)*g+8.3334519073e-3)*g+4.1665795894e-2)*g+1.6666665459e-1)*g + 5.0000001201e-1
-	return (p*(g*g) + g + 1) * math.Float32frombits(uint32(n+127)<<23)
-}
-
-// seenSoftmax replaces a query's scores, in two runs, by their softmax over both.
-// One of them may be empty.
-func seenSoftmax(past, now []float32) {
-	top := largest(now, largest(past, float32(math.Inf(-1))))
-	sum := expSum(past, top) + expSum(now, top)
-	scale := 1 / sum
-	for i := range past {
-		past[i] *= scale
-	}
-	for i := range now {
-		now[i] *= scale
+// packRow writes row t of panels [P,K,16].
+func packRow(panels, row []float32, t int) {
+	to := panels[t/width*len(row)*width+t%width:]
+	for i, v := range row {
+		to[i*width] = v
 	}
 }
 
-// largest returns the maximum of x and top. The built-in max takes three times as
-// long, since it orders NaN and signed zeros.
-func largest(x []float32, top float32) float32 {
-	for _, v := range x {
-		if v > top {
-			top = v
-		}
+// unpackRow is the inverse of packRow.
+func unpackRow(row, panels []float32, t int) {
+	from := panels[t/width*len(row)*width+t%width:]
+	for i := range row {
+		row[i] = from[i*width]
 	}
-	return top
 }
 
-// expSum replaces x by e^(x-top) and returns the sum.
-func expSum(x []float32, top float32) float32 {
-	// Four independent sums can be computed in parallel.
-	var a, b, c, d float32
-	i := 0
-	for ; i+4 <= len(x); i += 4 {
-		y := x[i : i+4 : i+4]
-		y[0], y[1], y[2], y[3] = exp32(y[0]-top), exp32(y[1]-top), exp32(y[2]-top), exp32(y[3]-top)
-		a, b, c, d = a+y[0], b+y[1], c+y[2], d+y[3]
+// ropeInverse returns the inverse frequencies of the rotary embedding, [hd/2].
+func ropeInverse(c *Config) []float32 {
+	inv := make([]float32, c.HeadDim/2)
+	for i := range inv {
+		inv[i] = float32(1 / math.Pow(c.RopeTheta, float64(2*i)/float64(c.HeadDim)))
 	}
-	for ; i < len(x); i++ {
-		x[i] = exp32(x[i] - top)
-		a += x[i]
-	}
-	return (a + b) + (c + d)
-}
-
-// hostSwiglu returns silu(gate)*up in act [M,F] of h [M,2F], gate before up.
-func hostSwiglu(act, h []float32, f int) {
-	for len(act) > 0 {
-		gate, up, out := h[:f:f], h[f:2*f:2*f], act[:f:f]
-		for i, g := range gate {
-			out[i] = g / (1 + exp32(-g)) * up[i]
-		}
-		h, act = h[2*f:], act[f:]
-	}
+	return inv
 }

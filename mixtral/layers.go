@@ -48,15 +48,11 @@ func (m *Model) block(x *Node, w layerNodes, cos, sin *Node, cache *split, mask 
 }
 
 // head returns the next-token logits [R,V] of some rows of x [N,D]. rows: [R];
-// norm: [D]; head: [V,D], or the embedding if they are tied, which is never
-// stored in matrixDims's order.
+// norm: [D]; head: [V,D].
 func (m *Model) head(x, rows, norm, head *Node) *Node {
 	x = Gather(x, InsertAxes(rows, -1))    // [R,D]
 	x = rmsNorm(x, norm, m.cfg.RMSNormEps) // [R,D]
-	if m.cfg.TieEmbeddings {
-		return float(DotGeneral(ConvertDType(x, head.DType()), []int{1}, nil, head, []int{1}, nil)) // [R,V]
-	}
-	return m.d.linear(x, weight{w: head}) // [R,V]
+	return m.d.linear(x, weight{w: head})  // [R,V]
 }
 
 // rmsNorm returns x / sqrt(mean(x^2) + eps) * w. x: [N,D] float32; w: [D].
@@ -66,8 +62,7 @@ func rmsNorm(x, w *Node, eps float64) *Node {
 	return Mul(x, InsertAxes(w, 0))                // [N,D]
 }
 
-// linear returns x W^T in float32. x: [N,I]; w: [O,I] (on the Go backend
-// [I,O]: see matrixDims). x is rounded to w's type, since XLA CPU has no mixed
+// linear returns x W^T in float32. x: [N,I]; w: [O,I]. x is rounded to w's type, since XLA CPU has no mixed
 // products. int8 is converted to the type of products, which it fits, and the
 // product is scaled.
 func (d *device) linear(x *Node, w weight) *Node {
@@ -76,11 +71,7 @@ func (d *device) linear(x *Node, w weight) *Node {
 		y := float(DotGeneral(ConvertDType(x, d.dtype), []int{1}, nil, w8, []int{1}, nil))
 		return Mul(y, InsertAxes(w.scale, 0))
 	}
-	contract := 1
-	if d.isGo {
-		contract = 0
-	}
-	return float(DotGeneral(ConvertDType(x, w.w.DType()), []int{1}, nil, w.w, []int{contract}, nil))
+	return float(DotGeneral(ConvertDType(x, w.w.DType()), []int{1}, nil, w.w, []int{1}, nil))
 }
 
 // vecLinear is linear for one row on a GPU: XLA fuses Mul and ReduceSum with
@@ -116,8 +107,7 @@ func (d *device) silu(x *Node) *Node {
 }
 
 // split is q, k and v of one step: q [B,KV,G,T,hd], k and v [B,KV,T,hd], with
-// G = H/KV queries a key head; rotated by their positions, q scaled. On the Go
-// backend k and v are [B,KV,hd,T]: products vectorize along the keys, not hd.
+// G = H/KV queries a key head; rotated by their positions, q scaled.
 type split struct{ q, k, v *Node }
 
 // projectQKV projects and rotates. h: [N,D]; w: [(H+2KV)*hd, D] in the order
@@ -139,24 +129,15 @@ func (d *device) rotate(c *Config, y, cos, sin *Node, b, t int) split {
 	lo, hi = Sub(Mul(lo, cos), Mul(hi, sin)), Add(Mul(hi, cos), Mul(lo, sin))
 	lo = Reshape(lo, b, t, heads+kv, half)
 	hi = Reshape(hi, b, t, heads+kv, half)
-	qk := Concatenate([]*Node{lo, hi}, -1)                                              // [B,T,H+KV,hd]
-	q := TransposeAllAxes(SliceAxis(qk, 2, AxisRange(0, heads)), 0, 2, 1, 3)            // [B,H,T,hd]
-	k := TransposeAllAxes(SliceAxis(qk, 2, AxisRange(heads)), d.keyAxes(0, 2, 1, 3)...) // [B,KV,T,hd]
-	v = TransposeAllAxes(Reshape(v, b, t, kv, hd), d.keyAxes(0, 2, 1, 3)...)            // [B,KV,T,hd]
+	qk := Concatenate([]*Node{lo, hi}, -1)                                   // [B,T,H+KV,hd]
+	q := TransposeAllAxes(SliceAxis(qk, 2, AxisRange(0, heads)), 0, 2, 1, 3) // [B,H,T,hd]
+	k := TransposeAllAxes(SliceAxis(qk, 2, AxisRange(heads)), 0, 2, 1, 3)    // [B,KV,T,hd]
+	v = TransposeAllAxes(Reshape(v, b, t, kv, hd), 0, 2, 1, 3)               // [B,KV,T,hd]
 	return split{
 		q: ConvertDType(Reshape(q, b, kv, heads/kv, t, hd), d.dtype),
 		k: ConvertDType(k, d.dtype),
 		v: ConvertDType(v, d.dtype),
 	}
-}
-
-// keyAxes returns its arguments, one for each axis of keys or values [B,KV,T,hd],
-// in the order of the axes on the device.
-func (d *device) keyAxes(b, kv, t, hd int) []int {
-	if d.isGo {
-		return []int{b, kv, hd, t}
-	}
-	return []int{b, kv, t, hd}
 }
 
 // attentionBlock is the number of queries whose scores are computed at a time: a
@@ -177,10 +158,7 @@ type keyRun struct{ k, v, sees *Node }
 func (d *device) attend(s split, past *split, mask *graphMask) *Node {
 	dims := s.q.Shape().Dimensions
 	b, kv, g, t, hd := dims[0], dims[1], dims[2], dims[3], dims[4]
-	keys := 2
-	if d.isGo {
-		keys = 3
-	}
+	const keys = 2
 	var outs []*Node
 	for q0 := 0; q0 < t; q0 += mask.size {
 		q1 := min(q0+mask.size, t)

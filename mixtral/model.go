@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 
+	"github.com/expertspec/expertspec/internal/kernel"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 )
@@ -17,11 +18,15 @@ import (
 type Executor int
 
 const (
-	// Auto is Stepped on the Go backend. On XLA it is Stepped for steps of
-	// several tokens and Whole for steps of one, over one set of weights.
+	// Auto is Stepped on the Go backend. On a GPU it is Stepped for steps of
+	// several tokens and Whole for steps of one, over one set of weights. On XLA
+	// CPU it is what Stepped is on the Go backend if the processor has AVX-512,
+	// which is faster than XLA there, and otherwise Stepped.
 	Auto Executor = iota
-	// Stepped runs one program per part of a block, reused by all layers, and
-	// routes on the host: only selected experts run, and hooks may intervene.
+	// Stepped computes layer by layer and routes on the host: only selected experts
+	// run, and hooks may intervene. On XLA it runs one program per part of a block,
+	// reused by all layers; on the Go backend, products of this module's own, which
+	// read weights in place.
 	Stepped
 	// Whole runs all layers as one graph that routes on the device. Hooks
 	// observe, after the step.
@@ -105,6 +110,8 @@ type Model struct {
 	chunk    int
 	lanes    int // groups of a batch that run concurrently
 	w        *weights
+	host     *hostWeights // of the host executor; nil: not used
+	work     sync.Pool    // of *hostWork
 	programs programs
 	state    sync.Mutex
 	running  int           // calls in progress
@@ -143,12 +150,18 @@ func Load(ctx context.Context, fsys fs.FS, o Options) (*Model, error) {
 	}
 	m.int8 = l.attentionInt8 || l.expertsInt8
 	err = catch(func() (err error) {
-		m.w, err = l.weights()
+		if m.w, err = l.weights(); err != nil || !m.onHost() {
+			return err
+		}
+		if m.host, err = m.hostWeights(m.w); err != nil {
+			m.w.free()
+		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
+	m.work.New = func() any { return new(hostWork) }
 	return m, nil
 }
 
@@ -222,9 +235,20 @@ func (m *Model) free() {
 	close(m.closed)
 }
 
+// onHost reports whether the host executor computes all steps.
+func (m *Model) onHost() bool {
+	switch m.executor {
+	case Stepped:
+		return m.d.isGo
+	case Auto:
+		return m.d.isGo || m.d.shared && kernel.Fast()
+	}
+	return false
+}
+
 // stacked reports whether a layer's experts are one buffer.
 func (m *Model) stacked() bool {
-	return m.executor == Whole || m.executor == Auto && !m.d.isGo
+	return m.executor == Whole || m.executor == Auto && !m.d.shared
 }
 
 // whole reports whether a step of t tokens a document runs as one graph.
@@ -233,7 +257,7 @@ func (m *Model) whole(t int, intervene bool) bool {
 	case Whole:
 		return true
 	case Auto:
-		return !m.d.isGo && t == 1 && !intervene
+		return !m.d.shared && t == 1 && !intervene
 	}
 	return false
 }

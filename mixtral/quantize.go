@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"runtime"
 	"strings"
+	"sync"
 
 	"github.com/expertspec/expertspec/trace/safetensors"
 	"github.com/gomlx/compute/dtypes"
@@ -270,4 +272,14 @@ func quantizedConfig(text []byte) ([]byte, error) {
 	}
 	object["quantization_config"] = config
 	return json.MarshalIndent(object, "", "  ")
+}
+
+// parallel calls f for parts of [0,n), on all processors.
+func parallel(n int, f func(lo, hi int)) {
+	parts := min(runtime.GOMAXPROCS(0), n)
+	var group sync.WaitGroup
+	for i := range parts {
+		group.Go(func() { f(i*n/parts, (i+1)*n/parts) })
+	}
+	group.Wait()
 }

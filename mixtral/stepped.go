@@ -119,9 +119,6 @@ func (s *step) pastLen() int {
 // attention runs layer i's first half. It returns x after attention [N,D], the
 // router's input h [N,D], router logits [N,E], and the step's k and v.
 func (m *Model) attention(s *step, i int, x compute.Buffer, rope []compute.Buffer) ([]compute.Buffer, error) {
-	if m.d.isGo {
-		return m.attentionOnHost(s, i, x, rope)
-	}
 	args := []compute.Buffer{x, rope[0], rope[1], s.starts}
 	args = append(args, m.w.layers[i].dense()...)
 	past := s.pastLen()
@@ -161,7 +158,7 @@ func (r *run) logits(s *step, x compute.Buffer) error {
 		return err
 	}
 	defer free(out)
-	return r.takeLogits(out, docs)
+	return r.readLogits(out, docs)
 }
 
 // uploadRows uploads rows, padded by row 0 to a size that it returns.
@@ -192,12 +189,17 @@ func (r *run) headRows(s *step) (rows []int32, docs []int) {
 	return rows, docs
 }
 
-// takeLogits appends rows of logits [R,V] to their documents' output.
-func (r *run) takeLogits(b compute.Buffer, docs []int) error {
+// readLogits is takeLogits of logits on the device.
+func (r *run) readLogits(b compute.Buffer, docs []int) error {
 	logits, err := r.m.d.floats(b)
-	if err != nil {
-		return err
+	if err == nil {
+		r.takeLogits(logits, docs)
 	}
+	return err
+}
+
+// takeLogits appends rows of logits [R,V] to their documents' output.
+func (r *run) takeLogits(logits []float32, docs []int) {
 	v := r.m.cfg.VocabSize
 	for i, doc := range docs {
 		if r.out.Logits[doc] == nil && r.req.Logits == AllLogits {
@@ -205,5 +207,4 @@ func (r *run) takeLogits(b compute.Buffer, docs []int) error {
 		}
 		r.out.Logits[doc] = append(r.out.Logits[doc], logits[i*v:(i+1)*v]...)
 	}
-	return nil
 }

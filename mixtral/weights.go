@@ -3,7 +3,6 @@ package mixtral
 import (
 	"context"
 	"fmt"
-	"slices"
 	"unsafe"
 
 	"github.com/gomlx/compute"
@@ -52,58 +51,9 @@ type loader struct {
 	report                     func(layersDone, layers int)
 }
 
-// matrixDims returns the dimensions in which the device stores a weight
-// [..., O, I]: on the Go backend [..., I, O], whose products with few rows need no
-// sum across a vector's lanes.
-func (d *device) matrixDims(dims []int) []int {
-	if !d.isGo {
-		return dims
-	}
-	turned := slices.Clone(dims)
-	n := len(dims)
-	turned[n-2], turned[n-1] = dims[n-1], dims[n-2]
-	return turned
-}
-
-// matrix loads a weight [..., O, I], stored in matrixDims's order.
-func (l *loader) matrix(dtype dtypes.DType, dims []int, fill func(dst []byte) error) (compute.Buffer, error) {
-	if !l.d.isGo {
-		return l.load(dtype, dims, fill)
-	}
-	return l.load(dtype, l.d.matrixDims(dims), func(dst []byte) error {
-		src := l.space(len(dst))
-		if err := fill(src); err != nil {
-			return err
-		}
-		o, i := dims[len(dims)-2], dims[len(dims)-1]
-		for one := o * i * dtype.Size(); len(dst) > 0; dst, src = dst[one:], src[one:] {
-			if dtype.Size() == 4 {
-				transpose(words[uint32](dst[:one]), words[uint32](src[:one]), o, i)
-			} else {
-				transpose(words[uint16](dst[:one]), words[uint16](src[:one]), o, i)
-			}
-		}
-		return nil
-	})
-}
-
 func words[T uint16 | uint32 | float32](b []byte) []T {
 	var one T
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/int(unsafe.Sizeof(one)))
-}
-
-// transpose writes src [o,i] as dst [i,o], in tiles that stay in the cache.
-func transpose[T uint16 | uint32](dst, src []T, o, i int) {
-	const tile = 32
-	for r0 := 0; r0 < o; r0 += tile {
-		for c0 := 0; c0 < i; c0 += tile {
-			for r := r0; r < min(r0+tile, o); r++ {
-				for c := c0; c < min(c0+tile, i); c++ {
-					dst[c*o+r] = src[r*i+c]
-				}
-			}
-		}
-	}
 }
 
 // space returns scratch memory of a size, aligned for any type.
@@ -149,11 +99,6 @@ func (l *loader) tensor(dtype dtypes.DType, name string, dims ...int) (compute.B
 	return l.load(dtype, dims, func(dst []byte) error { return l.ck.Read(name, dtype, dst) })
 }
 
-// weight loads one matrix of the checkpoint, [O,I].
-func (l *loader) weight(dtype dtypes.DType, name string, dims ...int) (compute.Buffer, error) {
-	return l.matrix(dtype, dims, func(dst []byte) error { return l.ck.Read(name, dtype, dst) })
-}
-
 func (l *loader) weights() (w *weights, err error) {
 	c := l.cfg
 	w = &weights{layers: make([]layerWeights, c.Layers)}
@@ -171,7 +116,7 @@ func (l *loader) weights() (w *weights, err error) {
 	}
 	if c.TieEmbeddings {
 		w.head = w.embed
-	} else if w.head, err = l.weight(l.dtype, "lm_head.weight", c.VocabSize, c.HiddenSize); err != nil {
+	} else if w.head, err = l.tensor(l.dtype, "lm_head.weight", c.VocabSize, c.HiddenSize); err != nil {
 		return
 	}
 	for i := range w.layers {
@@ -200,7 +145,7 @@ func (l *loader) layer(i int, w *layerWeights) (err error) {
 		return err
 	}
 	prefix += "block_sparse_moe."
-	if w.gate, err = l.weight(dtypes.Float32, prefix+"gate.weight", c.Experts, c.HiddenSize); err != nil {
+	if w.gate, err = l.tensor(dtypes.Float32, prefix+"gate.weight", c.Experts, c.HiddenSize); err != nil {
 		return err
 	}
 	if l.expertsInt8 {
@@ -223,7 +168,7 @@ func (l *loader) attention(prefix string, w *layerWeights) (err error) {
 	if w.qkv.w, err = l.qkv(prefix); err != nil {
 		return err
 	}
-	w.o.w, err = l.weight(l.dtype, prefix+"o_proj.weight", c.HiddenSize, heads)
+	w.o.w, err = l.tensor(l.dtype, prefix+"o_proj.weight", c.HiddenSize, heads)
 	return err
 }
 
@@ -259,7 +204,7 @@ func (l *loader) qkv(prefix string) (compute.Buffer, error) {
 	c := l.cfg
 	half := c.HeadDim / 2
 	rows := (c.Heads + 2*c.KVHeads) * c.HeadDim
-	return l.matrix(l.dtype, []int{rows, c.HiddenSize}, func(dst []byte) error {
+	return l.load(l.dtype, []int{rows, c.HiddenSize}, func(dst []byte) error {
 		row := len(dst) / rows
 		tmp := make([]byte, c.Heads*c.HeadDim*row)
 		head := 0
@@ -304,10 +249,10 @@ func (l *loader) experts(prefix string, w *layerWeights) error {
 	w.w13, w.w2 = make([]matrix, c.Experts), make([]matrix, c.Experts)
 	for e := range c.Experts {
 		var err error
-		if w.w13[e].w, err = l.matrix(l.dtype, []int{2 * f, dim}, func(dst []byte) error { return read13(e, dst) }); err != nil {
+		if w.w13[e].w, err = l.load(l.dtype, []int{2 * f, dim}, func(dst []byte) error { return read13(e, dst) }); err != nil {
 			return err
 		}
-		if w.w2[e].w, err = l.matrix(l.dtype, []int{dim, f}, func(dst []byte) error { return read2(e, dst) }); err != nil {
+		if w.w2[e].w, err = l.load(l.dtype, []int{dim, f}, func(dst []byte) error { return read2(e, dst) }); err != nil {
 			return err
 		}
 	}
@@ -325,12 +270,12 @@ func (l *loader) stack(w *layerWeights, c Config, one13, one2 int, read13, read2
 			return nil
 		}
 	}
-	w13, err := l.matrix(l.dtype, []int{c.Experts, 2 * c.IntermediateSize, c.HiddenSize}, all(one13, read13))
+	w13, err := l.load(l.dtype, []int{c.Experts, 2 * c.IntermediateSize, c.HiddenSize}, all(one13, read13))
 	if err != nil {
 		return err
 	}
 	w.w13 = []matrix{{w: w13}}
-	w2, err := l.matrix(l.dtype, []int{c.Experts, c.HiddenSize, c.IntermediateSize}, all(one2, read2))
+	w2, err := l.load(l.dtype, []int{c.Experts, c.HiddenSize, c.IntermediateSize}, all(one2, read2))
 	if err != nil {
 		return err
 	}

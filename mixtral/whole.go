@@ -50,7 +50,7 @@ func (r *run) runWhole(ctx context.Context, s *step) error {
 	}
 	defer func() { free(out...) }()
 	if shape.headRows > 0 {
-		if err := r.takeLogits(out[0], docs); err != nil {
+		if err := r.readLogits(out[0], docs); err != nil {
 			return err
 		}
 		free(out[0])
@@ -274,15 +274,11 @@ func (d *device) denseInt8(h, weights *Node, w13, w2 weight) *Node {
 }
 
 func (d *device) denseFloat(h, weights, w13, w2 *Node) *Node {
-	dims := w13.Shape().Dimensions
-	in, f := 2, dims[1]/2
-	if d.isGo { // [E,D,2F], [E,F,D]
-		in, f = 1, dims[2]/2
-	}
+	f := w13.Shape().Dimensions[1] / 2
 	dtype := w13.DType()
-	y := float(DotGeneral(ConvertDType(h, dtype), []int{1}, nil, w13, []int{in}, nil)) // [N,E,2F]
+	y := float(DotGeneral(ConvertDType(h, dtype), []int{1}, nil, w13, []int{2}, nil)) // [N,E,2F]
 	gate, up := SliceAxis(y, 2, AxisRange(0, f)), SliceAxis(y, 2, AxisRange(f))
 	y = Mul(Mul(d.silu(gate), up), InsertAxes(weights, -1)) // [N,E,F], weighted
 	// Contracting E and F at once sums over the experts.
-	return float(DotGeneral(ConvertDType(y, dtype), []int{1, 2}, nil, w2, []int{0, in}, nil))
+	return float(DotGeneral(ConvertDType(y, dtype), []int{1, 2}, nil, w2, []int{0, 2}, nil))
 }

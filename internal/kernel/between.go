@@ -30,6 +30,48 @@ func Softmax(scores []float32) (sum [Lanes]float32) {
 	return
 }
 
+// SoftmaxRow is Softmax of one row of scores [S].
+func SoftmaxRow(scores []float32) (sum float32) {
+	if len(scores) == 0 {
+		return 0
+	}
+	n := 0
+	top, sums := scores[0], [Lanes]float32{}
+	if vectors && len(scores) >= Lanes {
+		n = len(scores) / Lanes
+		tops := [Lanes]float32(scores)
+		maxPanel(&scores[0], n, &tops[0])
+		for _, v := range tops {
+			top = largest(top, v)
+		}
+	}
+	for _, v := range scores[n*Lanes:] {
+		top = largest(top, v)
+	}
+	if n > 0 {
+		tops := [Lanes]float32{top, top, top, top, top, top, top, top, top, top, top, top, top, top, top, top}
+		expPanel(&scores[0], n, &tops[0], &sums[0])
+	}
+	for i, v := range scores[n*Lanes:] {
+		v = exp(v - top)
+		scores[n*Lanes+i] = v
+		sum += v
+	}
+	for _, v := range sums {
+		sum += v
+	}
+	return sum
+}
+
+// largest returns the larger of a and b. The built-in max takes three times as
+// long, since it orders NaN and signed zeros.
+func largest(a, b float32) float32 {
+	if b > a {
+		return b
+	}
+	return a
+}
+
 // SwiGLU writes silu(gate)*up to y, all of one length.
 func SwiGLU(y, gate, up []float32) {
 	if len(y) == 0 {

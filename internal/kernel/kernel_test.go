@@ -119,14 +119,14 @@ func TestPanels(t *testing.T) {
 func TestTileStrides(t *testing.T) {
 	both(t, func(t *testing.T) {
 		const k, xk, ws, wk = 5, 37, 1, 19
-		x, w := values(2*200+k*xk+Lanes), values(tileRows*ws+k*wk)
+		x, w := values(2*200+k*xk+Lanes), values(TileRows*ws+k*wk)
 		for _, add := range []bool{false, true} {
-			y := values(2 * tileRows * Lanes)
+			y := values(2 * TileRows * Lanes)
 			was := append([]float32{}, y...)
-			tile := Tile{Y: y, X: x, W: w, YS: tileRows * Lanes, XS: 200, XK: xk, WS: ws, WK: wk, K: k, Add: add}
+			tile := Tile{Y: y, X: x, W: w, YS: TileRows * Lanes, XS: 200, XK: xk, WS: ws, WK: wk, K: k, Add: add}
 			tile.Run(true)
 			for i, got := range y {
-				p, o, l := i/Lanes/tileRows, i/Lanes%tileRows, i%Lanes
+				p, o, l := i/Lanes/TileRows, i/Lanes%TileRows, i%Lanes
 				want := 0.0
 				if add {
 					want = float64(was[i])
@@ -162,6 +162,24 @@ func TestSoftmax(t *testing.T) {
 				}
 				require.InDelta(t, total, sum[l], 1e-5*total)
 			}
+		}
+	})
+}
+
+func TestSoftmaxRow(t *testing.T) {
+	both(t, func(t *testing.T) {
+		for _, n := range []int{1, 15, 16, 17, 100} {
+			x := values(n)
+			x[n-1] = 9
+			y := append([]float32{}, x...)
+			total := 0.0
+			sum := SoftmaxRow(y)
+			for i := range x {
+				want := math.Exp(float64(x[i] - 9))
+				total += want
+				require.InDelta(t, want, y[i], 3e-7*want)
+			}
+			require.InDelta(t, total, sum, 1e-5*total)
 		}
 	})
 }
@@ -232,15 +250,15 @@ func TestOutOfRange(t *testing.T) {
 }
 
 func BenchmarkPanels(b *testing.B) {
-	for name, f := range forms(blockRows, 4096) {
+	for name, f := range forms(BlockRows, 4096) {
 		b.Run(name, func(b *testing.B) {
 			const p = 8
 			var s Scratch
 			x := values(p * Lanes * 4096)
 			for b.Loop() {
-				f.m.Panels(&s, x, p, 0, blockRows)
+				f.m.Panels(&s, x, p, 0, BlockRows)
 			}
-			b.ReportMetric(float64(b.N)*2*p*Lanes*4096*blockRows/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+			b.ReportMetric(float64(b.N)*2*p*Lanes*4096*BlockRows/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 		})
 	}
 }

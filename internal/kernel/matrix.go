@@ -18,6 +18,9 @@ import (
 	"unsafe"
 )
 
+// Fast reports whether the functions of this package are assembly.
+func Fast() bool { return vectors }
+
 // Lanes is the number of rows of a panel.
 const Lanes = 16
 
@@ -155,27 +158,34 @@ func (m *Matrix) widen(dst []float32, o, from int) {
 	}
 }
 
+// Row writes row o as float32 to dst [I].
+func (m *Matrix) Row(dst []float32, o int) { m.widen(dst[:m.Columns], o, 0) }
+
 const (
-	tileRows  = 12  // rows of W that a tile computes
-	block     = 256 // columns of W that are widened at a time
-	blockRows = 96  // rows of W that a call of Panels should have
+	// TileRows is the number of rows of W that a tile computes.
+	TileRows = 12
+	// BlockRows is the maximum number of rows of W that a call of Panels computes:
+	// their block stays in the processor's second-level cache.
+	BlockRows = 96
+
+	block = 256 // columns of W that are widened at a time
 )
 
 // Scratch is memory of one goroutine for Panels; its zero value is ready.
 type Scratch struct {
-	w [(blockRows + tileRows) * block]float32
+	w [BlockRows * block]float32
 	y []float32
 }
-
-// BlockRows is the most rows of W that a call of Panels computes.
-const BlockRows = blockRows
 
 // Panels returns the product of p panels x [P,I,16] and rows [lo,hi) of W, at most
 // BlockRows, [P,R,16] with R >= hi-lo, valid until the next call with s.
 func (m *Matrix) Panels(s *Scratch, x []float32, p, lo, hi int) (y []float32, r int) {
 	m.check(lo, hi, len(x), p*m.Columns*Lanes)
 	rows := hi - lo
-	r = (rows + tileRows - 1) / tileRows * tileRows
+	if rows > BlockRows {
+		panic(fmt.Sprintf("kernel: %d rows of at most %d", rows, BlockRows))
+	}
+	r = (rows + TileRows - 1) / TileRows * TileRows
 	if size := p * r * Lanes; len(s.y) < size {
 		s.y = make([]float32, size)
 	}
@@ -186,7 +196,7 @@ func (m *Matrix) Panels(s *Scratch, x []float32, p, lo, hi int) (y []float32, r 
 			m.widen(s.w[i*block:][:k], lo+i, from)
 		}
 		for j := 0; j < p; j += 2 {
-			for i := 0; i < r; i += tileRows {
+			for i := 0; i < r; i += TileRows {
 				t := Tile{
 					Y: s.y[(j*r+i)*Lanes:], X: x[(j*m.Columns+from)*Lanes:], W: s.w[i*block:],
 					YS: r * Lanes, XS: m.Columns * Lanes, XK: Lanes, WS: block, WK: 1, K: k, Add: from > 0,
@@ -212,13 +222,13 @@ type Tile struct {
 
 // Run computes the tile of one panel, or of two.
 func (t *Tile) Run(two bool) {
-	_ = t.W[(tileRows-1)*t.WS+(t.K-1)*t.WK]
+	_ = t.W[(TileRows-1)*t.WS+(t.K-1)*t.WK]
 	last := 0
 	if two {
 		last = 1
 	}
 	_ = t.X[last*t.XS+(t.K-1)*t.XK+Lanes-1]
-	_ = t.Y[last*t.YS+tileRows*Lanes-1]
+	_ = t.Y[last*t.YS+TileRows*Lanes-1]
 	t.run(two)
 }
 

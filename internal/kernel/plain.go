@@ -34,7 +34,7 @@ func (t *Tile) plain(two bool) {
 		if p == 1 && !two {
 			return
 		}
-		for o := 0; o < tileRows; o += 2 {
+		for o := 0; o < TileRows; o += 2 {
 			for l := 0; l < Lanes; l += 4 {
 				t.plain2x4(t.Y[p*t.YS+o*Lanes+l:], t.X[p*t.XS+l:], t.W[o*t.WS:])
 			}

@@ -1,0 +1,230 @@
+package mixtral
+
+import "github.com/expertspec/expertspec/internal/kernel"
+
+// hostPanelsForm is hostForm on panels of 16 rows of activations.
+type hostPanelsForm struct {
+	*hostStep
+	p    int
+	x, h []float32 // [P,D,16]
+}
+
+// width is the rows of a panel.
+const width = kernel.Lanes
+
+func newHostPanels(h *hostStep) *hostPanelsForm {
+	d, half := h.m.cfg.HiddenSize, h.m.cfg.HeadDim/2
+	p := (h.n + width - 1) / width
+	f := &hostPanelsForm{hostStep: h, p: p, x: sized(&h.work.x, p*d*width), h: sized(&h.work.h, p*d*width)}
+	clear(f.x[(p-1)*d*width:])
+	row := sized(&h.work.rows, d)
+	for t, id := range h.s.token {
+		h.m.host.embed.Row(row, int(id))
+		packRow(f.x, row, t)
+	}
+	h.angles(p*half*width, func(t, i int) int { return (t/width*half+i)*width + t%width })
+	return f
+}
+
+// panel returns panel p of x [P,K,16].
+func panel(x []float32, p, k int) []float32 { return x[p*k*width:][:k*width] }
+
+func (f *hostPanelsForm) attention(w *hostLayer) []float32 {
+	c, work := &f.m.cfg, f.work
+	d, rows, heads := c.HiddenSize, w.qkv.Rows, c.Heads*c.HeadDim
+	f.each(f.p, func(_ *hostLane, p int) {
+		kernel.NormPanel(panel(f.h, p, d), panel(f.x, p, d), w.attnNorm, c.RMSNormEps)
+	})
+	qkv, att := sized(&work.qkv, f.p*rows*width), sized(&work.att, f.p*heads*width)
+	f.blocks(rows, func(l *hostLane, lo, hi int) {
+		y, stride := w.qkv.Panels(&l.gate, f.h, f.p, lo, hi)
+		for p := range f.p {
+			copy(panel(qkv, p, rows)[lo*width:hi*width], panel(y, p, stride))
+		}
+	})
+	f.each(f.p, func(l *hostLane, p int) { f.store(l, panel(qkv, p, rows), p) })
+	f.each(f.p*c.KVHeads, func(l *hostLane, i int) {
+		p := f.p - 1 - i/c.KVHeads // the longest first
+		f.attend(l, panel(att, p, heads), panel(qkv, p, rows), p, i%c.KVHeads)
+	})
+	f.blocks(d, func(l *hostLane, lo, hi int) {
+		y, stride := w.o.Panels(&l.gate, att, f.p, lo, hi)
+		for p := range f.p {
+			add(panel(f.x, p, d)[lo*width:hi*width], panel(y, p, stride))
+		}
+	})
+	logits := sized(&work.logits, f.n*c.Experts)
+	f.each(f.p, func(l *hostLane, p int) {
+		kernel.NormPanel(panel(f.h, p, d), panel(f.x, p, d), w.ffnNorm, c.RMSNormEps)
+		for lo := 0; lo < c.Experts; lo += kernel.BlockRows {
+			hi := min(lo+kernel.BlockRows, c.Experts)
+			y, _ := w.gate.Panels(&l.gate, panel(f.h, p, d), 1, lo, hi)
+			for t := range min(width, f.n-p*width) {
+				for e := lo; e < hi; e++ {
+					logits[(p*width+t)*c.Experts+e] = y[(e-lo)*width+t]
+				}
+			}
+		}
+	})
+	return logits
+}
+
+func add(to, from []float32) {
+	from = from[:len(to)]
+	for i, v := range from {
+		to[i] += v
+	}
+}
+
+// store writes the keys, rotated, and values of panel p, of which y is q, k and v.
+func (f *hostPanelsForm) store(l *hostLane, y []float32, p int) {
+	c := &f.m.cfg
+	hd, half, rotated := c.HeadDim, c.HeadDim/2, c.Heads+c.KVHeads
+	cos, sin := panel(f.work.cos, p, half), panel(f.work.sin, p, half)
+	key := sized(&l.q, hd*width)
+	n := min(width, f.n-p*width)
+	for kv := range c.KVHeads {
+		head := c.Heads + kv
+		kernel.Rotate(key[:half*width], key[half*width:], y[head*half*width:], y[(rotated+head)*half*width:], cos, sin)
+		value := y[(rotated+kv)*hd*width:][:hd*width]
+		for t := range n {
+			at := (kv*f.c + f.start + p*width + t) * hd
+			unpackRow(f.k[at:][:hd], key, t)
+			unpackRow(f.v[at:][:hd], value, t)
+		}
+	}
+}
+
+// attend writes the attention's output of panel p's queries that share key head kv
+// to att [H*hd,16]; y is the panel's q, k and v.
+func (f *hostPanelsForm) attend(l *hostLane, att, y []float32, p, kv int) {
+	c := &f.m.cfg
+	hd, half, g := c.HeadDim, c.HeadDim/2, c.Heads/c.KVHeads
+	begin := f.start + p*width
+	end, first := min(begin+width, f.start+f.n), c.seen(begin)
+	n := end - first
+	padded := (n + kernel.TileRows - 1) / kernel.TileRows * kernel.TileRows
+	wide := (hd + kernel.TileRows - 1) / kernel.TileRows * kernel.TileRows
+	q, scores, out := sized(&l.q, 2*hd*width), sized(&l.scores, 2*padded*width), sized(&l.out, 2*wide*width)
+	keys, values := f.k[(kv*f.c+first)*hd:], f.v[(kv*f.c+first)*hd:]
+	qcos, qsin := panel(f.work.qcos, p, half), panel(f.work.qsin, p, half)
+	for head := kv * g; head < (kv+1)*g; head += 2 {
+		pair := min(2, (kv+1)*g-head)
+		for j := range pair {
+			to, from := q[j*hd*width:], (head+j)*half*width
+			kernel.Rotate(to[:half*width], to[half*width:], y[from:], y[(c.Heads+c.KVHeads)*half*width+from:], qcos, qsin)
+		}
+		for s := 0; s < n; s += kernel.TileRows {
+			tile := kernel.Tile{
+				Y: scores[s*width:], YS: padded * width, X: q, XS: hd * width, XK: width,
+				W: keys[s*hd:], WS: hd, WK: 1, K: hd,
+			}
+			tile.Run(pair == 2)
+		}
+		var sums [2][width]float32
+		for j := range pair {
+			some := scores[j*padded*width:][:n*width]
+			c.mask(some, first, begin)
+			sums[j] = kernel.Softmax(some)
+		}
+		for d := 0; d < hd; d += kernel.TileRows {
+			tile := kernel.Tile{
+				Y: out[d*width:], YS: wide * width, X: scores, XS: padded * width, XK: width,
+				W: values[d:], WS: 1, WK: hd, K: n,
+			}
+			tile.Run(pair == 2)
+		}
+		for j := range pair {
+			divide(panel(att, head+j, hd), out[j*wide*width:], &sums[j])
+		}
+	}
+}
+
+// mask replaces scores [S,16] of keys from position first that queries from position
+// begin do not see.
+func (c *Config) mask(scores []float32, first, begin int) {
+	for s := max(begin-first, 0); s < len(scores)/width; s++ { // later tokens
+		for t := range min(first+s-begin, width) {
+			scores[s*width+t] = masked
+		}
+	}
+	for t := range width {
+		for s := first; s < c.seen(begin+t) && s-first < len(scores)/width; s++ {
+			scores[(s-first)*width+t] = masked
+		}
+	}
+}
+
+// divide writes x/sum to y, both [hd,16].
+func divide(y, x []float32, sum *[width]float32) {
+	var inverse [width]float32
+	for i, v := range sum {
+		inverse[i] = 1 / v
+	}
+	for ; len(y) >= width; y, x = y[width:], x[width:] {
+		to, from := (*[width]float32)(y), (*[width]float32)(x)
+		for i, v := range from {
+			to[i] = v * inverse[i]
+		}
+	}
+}
+
+func (f *hostPanelsForm) input() []float32 {
+	d := f.m.cfg.HiddenSize
+	rows := sized(&f.work.rows, f.n*d)
+	for t := range f.n {
+		unpackRow(rows[t*d:][:d], f.h, t)
+	}
+	return rows
+}
+
+func (f *hostPanelsForm) row(dst []float32, t int) { unpackRow(dst, f.x, t) }
+
+func (f *hostPanelsForm) experts(w *hostLayer, groups []chosen) {
+	d, size := f.m.cfg.HiddenSize, f.m.cfg.IntermediateSize
+	first := make([]int, len(groups)+1) // panels
+	for i, g := range groups {
+		first[i+1] = first[i] + (len(g.rows)+width-1)/width
+	}
+	total := first[len(groups)]
+	in, act := sized(&f.work.in, total*d*width), sized(&f.work.act, total*size*width)
+	f.each(len(groups), func(_ *hostLane, i int) {
+		to := in[first[i]*d*width:]
+		for j, t := range groups[i].rows {
+			copyRow(to, j, f.h, int(t), d)
+		}
+	})
+	block := f.blockSize(size)
+	blocks := (size + block - 1) / block
+	f.each(len(groups)*blocks, func(l *hostLane, task int) {
+		i, lo := task/blocks, task%blocks*block
+		hi := min(lo+block, size)
+		p, x, w13 := first[i+1]-first[i], in[first[i]*d*width:], &w.w13[groups[i].expert]
+		gate, stride := w13.Panels(&l.gate, x, p, lo, hi)
+		up, _ := w13.Panels(&l.up, x, p, size+lo, size+hi)
+		for j := range p {
+			to := panel(act, first[i]+j, size)[lo*width : hi*width]
+			kernel.SwiGLU(to, panel(gate, j, stride), panel(up, j, stride))
+		}
+	})
+	f.blocks(d, func(l *hostLane, lo, hi int) {
+		for i := range groups {
+			g := &groups[i]
+			y, stride := w.w2[g.expert].Panels(&l.gate, act[first[i]*size*width:], first[i+1]-first[i], lo, hi)
+			for j, t := range g.rows {
+				to, from := f.x[int(t)/width*d*width+int(t)%width:], y[j/width*stride*width+j%width:]
+				for k := lo; k < hi; k++ {
+					to[k*width] += g.weights[j] * from[(k-lo)*width]
+				}
+			}
+		}
+	})
+}
+
+// copyRow copies row t of panels from [P,K,16] to row j of panels to.
+func copyRow(to []float32, j int, from []float32, t, k int) {
+	to, from = to[j/width*k*width+j%width:], from[t/width*k*width+t%width:]
+	for i := range k {
+		to[i*width] = from[i*width]
+	}
+}
