@@ -1,6 +1,6 @@
 package mixtral
 
-import "github.com/expertspec/expertspec/internal/kernel"
+import "github.com/expertspec/expertspec/mixtral/internal/kernel"
 
 // hostPanelsForm is hostForm on panels of 16 rows of activations.
 type hostPanelsForm struct {

@@ -1,6 +1,6 @@
 package mixtral
 
-import "github.com/expertspec/expertspec/internal/kernel"
+import "github.com/expertspec/expertspec/mixtral/internal/kernel"
 
 // hostRowsForm is hostForm on rows of activations, for few tokens: each weight is
 // read once and multiplied by all of them.

@@ -9,7 +9,7 @@ import (
 	"runtime"
 	"sync"
 
-	"github.com/expertspec/expertspec/internal/kernel"
+	"github.com/expertspec/expertspec/mixtral/internal/kernel"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 )
