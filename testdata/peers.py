@@ -231,15 +231,16 @@ def main():
         a.only = [x for x in a.only if x != "xla"]
     prepare(a)
     rates = collections.defaultdict(lambda: collections.defaultdict(list))  # (model, test, form, program) -> variant -> tokens/s
-    median = lambda variants: max(variants.values(), key=statistics.median)
     print("load average:", os.getloadavg()[0], flush=True)
-    for r in range(a.rounds):
-        for model, form, program in ((m, f, x) for m in a.models for f in a.forms for x in a.only):
+    try:
+        for model, form, program in ((m, f, x) for _ in range(a.rounds) for m in a.models for f in a.forms for x in a.only):
             tried = {t: rates[model, t, form, "transformers"] for t in a.tests}
             experts = {t: [max(v, key=lambda e: statistics.median(v[e]))] if v else EXPERTS[t] for t, v in tried.items()}
             for test, variant, rate in measure(a, program, model, form, a.tests, a.reps, experts):
                 if test != "memory":
                     rates[model, test, form, program][variant].append(rate)
+    except KeyboardInterrupt:
+        print("interrupted: fewer rounds", flush=True)
     ours, peers = [x for x in a.only if x in ("go", "xla")], [x for x in a.only if x not in ("go", "xla")]
     head = ["model", "test", "form", *a.only, *(f"{o} / {x}" for o in ours for x in peers)]
     print("|", " | ".join(head), "|\n|" + "---|" * len(head))
@@ -249,7 +250,8 @@ def main():
             if variants := rates[model, test, form, program]:
                 name, best = max(variants.items(), key=lambda v: statistics.median(v[1]))
                 medians[program] = statistics.median(best)
-                cells.append(f"{medians[program]:,.4g} ({min(best):,.4g}..{max(best):,.4g}) {name}".strip())
+                number = lambda x: f"{x:,.0f}" if x >= 100 else f"{x:.1f}"
+                cells.append(f"{number(medians[program])} ({number(min(best))}..{number(max(best))}) {name}".strip())
             else:
                 cells.append("-")
         ratios = [f"{medians[o] / medians[x]:.2f}" if o in medians and x in medians else "-" for o in ours for x in peers]
