@@ -27,6 +27,7 @@ type cachePart struct {
 	docs []int            // indices into Cache.lengths, [B']
 	c    int              // capacity in tokens, a power of two; 0 before the first use
 	k, v []compute.Buffer // [L] of [B',KV,C,hd]
+	recent
 	// Of the host executor, B' = 1, [L] of [KV,C,hd] and what hostCacheSize adds.
 	hostK, hostV [][]float32
 }
@@ -67,7 +68,8 @@ func (c *Cache) Close() {
 func (p *cachePart) free() {
 	free(p.k...)
 	free(p.v...)
-	p.k, p.v, p.c = nil, nil, 0
+	free(p.recent.kv)
+	p.k, p.v, p.c, p.recent = nil, nil, 0, recent{}
 	p.hostK, p.hostV = nil, nil
 }
 

@@ -69,6 +69,7 @@ type step struct {
 	lanes    int            // parts of the step that run concurrently
 	past     bool           // the tokens attend to those in part
 	starts   compute.Buffer // first, int32 [B]
+	need     int            // capacity of the cache, in tokens
 }
 
 func (s *step) rowsTotal() int { return s.b * s.t }
@@ -211,6 +212,8 @@ func (r *run) group(ctx context.Context, p *cachePart) error {
 		switch {
 		case r.m.host != nil:
 			err = r.runHost(ctx, s)
+		case !r.m.d.shared:
+			err = r.runRemote(ctx, s)
 		case r.m.whole(s.t, r.req.Intervene != nil):
 			err = r.runWhole(ctx, s)
 		default:
@@ -266,8 +269,13 @@ func (r *run) step(p *cachePart, from, longest int) (*step, error) {
 	}
 	if last := from+m.chunk >= longest; r.req.Cache == nil && last && !s.past {
 		s.part = nil // no later step attends to this one
-	} else if err := p.reserve(m, need); err != nil {
-		return nil, err
+	} else if s.need = need; m.d.shared {
+		if err := p.reserve(m, need); err != nil {
+			return nil, err
+		}
+	}
+	if !m.d.shared {
+		return s, nil // see runRemote
 	}
 	if m.host != nil {
 		return s, nil

@@ -141,12 +141,14 @@ func TestParityRemote(t *testing.T) {
 			return
 		}
 		for _, model := range []string{"variants/a", "variants/b", "variants/c"} {
-			t.Run(model, func(t *testing.T) {
-				m := load(t, checkpoints()[model], mixtral.Options{Backend: remote{b}, Executor: mixtral.Stepped})
-				for id, c := range references(t, model) {
-					testParity(t, m, id, c)
-				}
-			})
+			for _, ex := range []mixtral.Executor{mixtral.Stepped, mixtral.Whole, mixtral.Auto} {
+				t.Run(fmt.Sprintf("%s/%s", model, ex), func(t *testing.T) {
+					m := load(t, checkpoints()[model], mixtral.Options{Backend: remote{b}, Executor: ex})
+					for id, c := range references(t, model) {
+						testParity(t, m, id, c)
+					}
+				})
+			}
 		}
 	})
 }

@@ -3,11 +3,14 @@ package mixtral
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"sync"
 	"unsafe"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
+	"golang.org/x/sync/errgroup"
 )
 
 // layerWeights are one layer's weights on the device.
@@ -35,8 +38,8 @@ type weights struct {
 	layers            []layerWeights
 }
 
-// loader reads a checkpoint onto a device. Besides the weights, memory is one
-// host copy of the largest buffer, or none if the device shares memory.
+// loader reads a checkpoint onto a device. Besides the weights, memory is three
+// host copies of the largest buffer, or none if the device shares memory.
 type loader struct {
 	ctx     context.Context
 	d       *device
@@ -119,18 +122,49 @@ func (l *loader) weights() (w *weights, err error) {
 	} else if w.head, err = l.tensor(l.dtype, "lm_head.weight", c.VocabSize, c.HiddenSize); err != nil {
 		return
 	}
-	for i := range w.layers {
-		if err = l.layer(i, &w.layers[i]); err != nil {
-			return
-		}
-		if l.report != nil {
-			err = protect("Progress", func() error { l.report(i+1, c.Layers); return nil })
-			if err != nil {
-				return
-			}
-		}
-	}
+	err = l.allLayers(w.layers)
 	return
+}
+
+// allLayers loads the layers. A device with memory of its own receives some while
+// others are read.
+func (l *loader) allLayers(layers []layerWeights) error {
+	g, ctx := errgroup.WithContext(l.ctx)
+	workers := 1
+	if !l.d.shared {
+		workers = 3
+	}
+	var mu sync.Mutex
+	next, done := 0, 0
+	for range workers {
+		one := *l
+		one.ctx, one.scratch, one.wide = ctx, nil, nil
+		g.Go(func() error {
+			for {
+				mu.Lock()
+				i := next
+				next++
+				mu.Unlock()
+				if i >= len(layers) {
+					return nil
+				}
+				if err := catch(func() error { return one.layer(i, &layers[i]) }); err != nil {
+					return err
+				}
+				mu.Lock()
+				done++
+				var err error
+				if l.report != nil {
+					err = protect("Progress", func() error { l.report(done, len(layers)); return nil })
+				}
+				mu.Unlock()
+				if err != nil {
+					return err
+				}
+			}
+		})
+	}
+	return g.Wait()
 }
 
 func (l *loader) layer(i int, w *layerWeights) (err error) {
@@ -262,12 +296,12 @@ func (l *loader) experts(prefix string, w *layerWeights) error {
 func (l *loader) stack(w *layerWeights, c Config, one13, one2 int, read13, read2 func(int, []byte) error) error {
 	all := func(size int, read func(int, []byte) error) func(dst []byte) error {
 		return func(dst []byte) error {
+			var g errgroup.Group
+			g.SetLimit(runtime.GOMAXPROCS(0))
 			for e := range c.Experts {
-				if err := read(e, dst[e*size:(e+1)*size]); err != nil {
-					return err
-				}
+				g.Go(func() error { return read(e, dst[e*size:(e+1)*size]) })
 			}
-			return nil
+			return g.Wait()
 		}
 	}
 	w13, err := l.load(l.dtype, []int{c.Experts, 2 * c.IntermediateSize, c.HiddenSize}, all(one13, read13))

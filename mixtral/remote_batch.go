@@ -1,0 +1,292 @@
+package mixtral
+
+import (
+	"context"
+	"math"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:revive // graph code reads as mathematics
+)
+
+// batched computes one step, two programs a layer: attention, up to the router, and
+// the experts that the host chose.
+func (r *run) batched(ctx context.Context, s *step) error {
+	m := r.m
+	out, err := m.start(s)
+	if err != nil {
+		return err
+	}
+	x, cos, sin := out[0], out[1], out[2]
+	defer func() { free(x, cos, sin) }()
+	for i := range m.w.layers {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if x, err = r.batchedLayer(ctx, s, i, x, cos, sin); err != nil {
+			return err
+		}
+	}
+	return r.logits(s, x)
+}
+
+// start returns the tokens' embeddings x [N,D] float32, and cos and sin of their
+// positions' angles, [N,hd/2].
+func (m *Model) start(s *step) ([]compute.Buffer, error) {
+	n := s.rowsTotal()
+	ints := append([]int32(nil), s.tokens...)
+	for row := range n {
+		ints = append(ints, int32(s.first[row/s.t]+row%s.t))
+	}
+	args, err := upload(m.d, ints, 2*n)
+	if err != nil {
+		return nil, err
+	}
+	defer free(args)
+	return m.run(programKey{"start", n, 0, 0, 0}, func(in []*Node) []*Node {
+		ints := in[0]
+		x := embedding(takeInts(&ints, n), in[1])
+		cos, sin := rope(&m.cfg, ints)
+		return []*Node{x, cos, sin}
+	}, args, m.w.embed)
+}
+
+// batchedLayer computes one block. It frees x and returns the next; nil on an error.
+func (r *run) batchedLayer(ctx context.Context, s *step, i int, x, cos, sin compute.Buffer) (compute.Buffer, error) {
+	m, p := r.m, s.part
+	out, err := m.batchedAttention(s, i, x, cos, sin, r.req.RouterInput)
+	free(x)
+	if err != nil {
+		return nil, err
+	}
+	x, h, logits := out[0], out[1], out[2]
+	defer free(x, h, logits)
+	if p != nil {
+		free(p.k[i], p.v[i])
+		p.k[i], p.v[i] = out[3], out[4]
+	}
+	rt, err := r.route(ctx, s, i, h, logits)
+	if err != nil {
+		return nil, err
+	}
+	return m.batchedExperts(s, i, x, h, rt)
+}
+
+// batchedAttention runs layer i up to its router: x [N,D], h [N,D] (float32 if
+// asInput), router logits [N,E], and with a cache its keys and values.
+func (m *Model) batchedAttention(s *step, i int, x, cos, sin compute.Buffer, asInput bool) ([]compute.Buffer, error) {
+	args := append([]compute.Buffer{x, cos, sin, s.starts}, m.w.layers[i].dense()...)
+	past, size := s.pastLen(), 0
+	if past > 0 {
+		args = append(args, s.part.k[i], s.part.v[i])
+	}
+	if s.part != nil {
+		size = s.part.c
+	}
+	key := programKey{"batched attention", s.b, s.t, past, 2 * size}
+	if asInput {
+		key.d++
+	}
+	return m.run(key, func(in []*Node) []*Node {
+		x, cos, sin, starts := in[0], in[1], in[2], in[3]
+		in = in[4:]
+		w := takeNodes(&in)
+		c := &m.cfg
+		h := rmsNorm(x, w.attnNorm, c.RMSNormEps) // [N,D]
+		now := m.batchedRotate(m.d.linear(h, w.qkv), cos, sin, s.b, s.t)
+		var y *Node
+		var old *split
+		if past > 0 {
+			old = &split{k: in[0], v: in[1]}
+		}
+		if past == 0 && m.d.gpu && m.dtype == dtypes.BFloat16 && c.SlidingWindow == 0 {
+			y = flash(now)
+		} else {
+			y = m.d.attend(now, old, newGraphMask(c, starts, s.b, past, wholeBlock))
+		}
+		x = Add(x, m.d.linear(y, w.o))             // [N,D]
+		h = rmsNorm(x, w.ffnNorm, c.RMSNormEps)    // [N,D]
+		logits := m.d.linear(h, weight{w: w.gate}) // [N,E]
+		if !asInput {
+			h = ConvertDType(h, m.dtype)
+		}
+		outs := []*Node{x, h, logits}
+		switch {
+		case past > 0:
+			outs = append(outs, appendKV(old.k, now.k, starts), appendKV(old.v, now.v, starts))
+		case s.part != nil:
+			outs = append(outs, lengthen(now.k, size), lengthen(now.v, size))
+		}
+		return outs
+	}, args...)
+}
+
+// lengthen appends zeros to keys or values [B,KV,T,hd] up to a capacity.
+func lengthen(x *Node, size int) *Node {
+	end := compute.PadAxis{End: size - x.Shape().Dimensions[2]}
+	return Pad(x, ScalarZero(x.Graph(), x.DType()), compute.PadAxis{}, compute.PadAxis{}, end)
+}
+
+// batchedRotate is rotate with cos and sin [N,hd/2].
+func (m *Model) batchedRotate(y, cos, sin *Node, b, t int) split {
+	c := &m.cfg
+	hd, half := c.HeadDim, c.HeadDim/2
+	heads, kv := c.Heads, c.KVHeads
+	rot := (heads + kv) * half
+	cos, sin = Reshape(cos, b, t, 1, half), Reshape(sin, b, t, 1, half)
+	lo := Reshape(SliceAxis(y, 1, AxisRange(0, rot)), b, t, heads+kv, half)
+	hi := Reshape(SliceAxis(y, 1, AxisRange(rot, 2*rot)), b, t, heads+kv, half)
+	v := Reshape(SliceAxis(y, 1, AxisRange(2*rot)), b, t, kv, hd)
+	lo, hi = Sub(Mul(lo, cos), Mul(hi, sin)), Add(Mul(hi, cos), Mul(lo, sin))
+	qk := Concatenate([]*Node{lo, hi}, -1) // [B,T,H+KV,hd]
+	q := MulScalar(SliceAxis(qk, 2, AxisRange(0, heads)), 1/math.Sqrt(float64(hd)))
+	turn := func(x *Node) *Node { return ConvertDType(TransposeAllAxes(x, 0, 2, 1, 3), m.dtype) }
+	return split{
+		q: Reshape(turn(q), b, kv, heads/kv, t, hd),
+		k: turn(SliceAxis(qk, 2, AxisRange(heads))),
+		v: turn(v),
+	}
+}
+
+// flash is attend without a past, by cuDNN: causal attention in one kernel.
+func flash(s split) *Node {
+	dims := s.q.Shape().Dimensions
+	b, kv, g, t, hd := dims[0], dims[1], dims[2], dims[3], dims[4]
+	out, _ := BackendFusedScaledDotProductAttention(Reshape(s.q, b, kv*g, t, hd), s.k, s.v, compute.AttentionAxesLayoutBHSD,
+		&compute.ScaledDotProductAttentionConfig{Causal: true, Scale: 1})
+	return Reshape(TransposeAllAxes(out, 0, 2, 1, 3), b*t, kv*g*hd)
+}
+
+// batch is a step's routing as indices: row i of expert slot m is the step's row
+// rows[m*size+i], and the k-th expert of row n computed row back[n*K+k] of those.
+type batch struct {
+	experts    []int // of the slots; nil: all
+	size       int   // rows of a slot
+	rows, back []int32
+	weights    []float32 // [N*K], 0: not computed
+}
+
+// newBatch makes a step's batch; with all, expert e has slot e, otherwise experts
+// without rows have none.
+func (m *Model) newBatch(s *step, rt *Routing, all bool) *batch {
+	n, k := s.rowsTotal(), m.cfg.TopK
+	b := &batch{back: make([]int32, n*k), weights: make([]float32, n*k)}
+	counts := make([]int, m.cfg.Experts)
+	for i, e := range rt.Experts {
+		if rt.Weights[i] != 0 {
+			counts[e]++
+			b.size = max(b.size, counts[e])
+		}
+	}
+	b.size = bucketEighths(b.size)
+	slots := make([]int, m.cfg.Experts)
+	for e, count := range counts {
+		if all || count > 0 {
+			slots[e] = len(b.experts)
+			b.experts = append(b.experts, e)
+		}
+	}
+	if len(b.experts) == 0 {
+		b.experts = []int{0} // a program requires one
+	}
+	b.rows = make([]int32, len(b.experts)*b.size)
+	clear(counts)
+	for t, row := range s.rows {
+		for i := range k {
+			e, w := rt.Experts[t*k+i], rt.Weights[t*k+i]
+			if w == 0 {
+				continue
+			}
+			at := slots[e]*b.size + counts[e]
+			counts[e]++
+			b.rows[at] = int32(row)
+			b.back[row*k+i], b.weights[row*k+i] = int32(at), w
+		}
+	}
+	return b
+}
+
+// bucketEighths rounds up to a multiple of an eighth of the next power of two, at
+// least 8: at most a quarter more, in four sizes for each power of two.
+func bucketEighths(n int) int {
+	step := max(8, powerOfTwo(n)/8)
+	return max(1, (n+step-1)/step) * step
+}
+
+// batchedExperts returns x plus the chosen experts' outputs.
+func (m *Model) batchedExperts(s *step, i int, x, h compute.Buffer, rt *Routing) (compute.Buffer, error) {
+	n, k := s.rowsTotal(), m.cfg.TopK
+	b := m.newBatch(s, rt, m.stacked())
+	ints := append(append(b.rows, b.back...), bits(b.weights)...)
+	index, err := upload(m.d, ints, len(ints))
+	if err != nil {
+		return nil, err
+	}
+	defer free(index)
+	slots := len(b.experts)
+	args := []compute.Buffer{x, h, index}
+	for _, e := range b.experts {
+		w13, w2 := m.expertWeights(i, e)
+		args = append(append(args, w13.buffers()...), w2.buffers()...)
+		if m.stacked() {
+			break
+		}
+	}
+	shape, err := h.Shape()
+	if err != nil {
+		return nil, err
+	}
+	return one(m.run(programKey{"batched experts", n, b.size, slots, shape.DType.Size()}, func(in []*Node) []*Node {
+		x, h, ints := in[0], ConvertDType(in[1], m.dtype), in[2]
+		in = in[3:]
+		rows, back := takeInts(&ints, slots*b.size, 1), takeInts(&ints, n*k, 1)
+		weights := Bitcast(Reshape(ints, n, k, 1), dtypes.Float32)
+		y := m.batchedProducts(Reshape(Gather(h, rows), slots, b.size, -1), in) // [M*C,D]
+		y = float(Reshape(Gather(y, back), n, k, m.cfg.HiddenSize))             // [N,K,D]
+		return []*Node{Add(x, ReduceSum(weighed(y, weights), 1))}
+	}, args...))
+}
+
+// batchedProducts returns the experts' outputs [M*C,D] of rows h [M,C,D].
+func (m *Model) batchedProducts(h *Node, in []*Node) *Node {
+	dims := h.Shape().Dimensions
+	slots, size, dim := dims[0], dims[1], dims[2]
+	if m.stacked() {
+		w13, w2 := takeWeight(&in), takeWeight(&in)
+		return Reshape(m.batchedExpert(h, w13, w2), slots*size, dim)
+	}
+	var outs []*Node
+	for j := range slots {
+		w13, w2 := takeWeight(&in), takeWeight(&in)
+		y := m.batchedExpert(SliceAxis(h, 0, AxisRange(j, j+1)), w13.stack(), w2.stack())
+		outs = append(outs, Reshape(y, size, dim))
+	}
+	return Concatenate(outs, 0)
+}
+
+// stack returns a weight [O,I] as [1,O,I].
+func (w weight) stack() weight {
+	s := weight{w: InsertAxes(w.w, 0)}
+	if w.scale != nil {
+		s.scale = InsertAxes(w.scale, 0)
+	}
+	return s
+}
+
+// batchedExpert returns the outputs of M experts, [M,C,D], of the type of
+// products. h: [M,C,D]; w13: [M,2F,D]; w2: [M,D,F].
+func (m *Model) batchedExpert(h *Node, w13, w2 weight) *Node {
+	y := m.batchedLinear(h, w13) // [M,C,2F]
+	f := y.Shape().Dimensions[2] / 2
+	gate, up := float(SliceAxis(y, 2, AxisRange(0, f))), float(SliceAxis(y, 2, AxisRange(f)))
+	return m.batchedLinear(ConvertDType(Mul(m.d.silu(gate), up), m.dtype), w2)
+}
+
+// batchedLinear is linear for M matrices: x [M,C,I], w [M,O,I], result [M,C,O].
+func (m *Model) batchedLinear(x *Node, w weight) *Node {
+	y := DotGeneral(x, []int{2}, []int{0}, ConvertDType(w.w, m.dtype), []int{2}, []int{0})
+	if w.scale != nil {
+		y = ConvertDType(Mul(float(y), InsertAxes(w.scale, 1)), m.dtype)
+	}
+	return y
+}
