@@ -43,7 +43,7 @@ func (m *Model) hostWeights(w *weights) (*hostWeights, error) {
 	c := &m.cfg
 	var failed error
 	view := func(b matrix, rows int) kernel.Matrix {
-		v, err := hostMatrix(b, rows)
+		v, err := hostMatrix(b, rows, m.dtype == dtypes.BFloat16)
 		if err != nil && failed == nil {
 			failed = err
 		}
@@ -73,7 +73,8 @@ func (m *Model) hostWeights(w *weights) (*hostWeights, error) {
 	return h, failed
 }
 
-func hostMatrix(b matrix, rows int) (kernel.Matrix, error) {
+// hostMatrix returns a view of b. round is for kernel.Int8.
+func hostMatrix(b matrix, rows int, round bool) (kernel.Matrix, error) {
 	flat, err := b.w.Data()
 	if err != nil {
 		return kernel.Matrix{}, err
@@ -88,7 +89,7 @@ func hostMatrix(b matrix, rows int) (kernel.Matrix, error) {
 		if err != nil {
 			return kernel.Matrix{}, err
 		}
-		return kernel.Int8(w, scale.([]float32)), nil
+		return kernel.Int8(w, scale.([]float32), round), nil
 	}
 	return kernel.Matrix{}, fmt.Errorf("no products of %T", flat)
 }
@@ -110,6 +111,7 @@ type hostWork struct {
 	lanes          []hostLane
 	x, h, qkv, att []float32
 	in, act        []float32 // of experts
+	fit, fitAtt    []float32 // operands of products, rounded to bfloat16
 	cos, sin       []float32 // of positions, [T,hd/2] or panels of it
 	qcos, qsin     []float32 // times the scores' scale
 	logits, rows   []float32 // [T,E], [T,D]
@@ -312,6 +314,7 @@ func (h *hostStep) linear(y, x []float32, n int, w *kernel.Matrix) {
 	for t := range n {
 		packRow(packed, x[t*w.Columns:][:w.Columns], t)
 	}
+	packed = h.fitPanels(w, &h.work.fit, packed, p)
 	h.blocks(w.Rows, func(l *hostLane, lo, hi int) {
 		out, stride := w.Panels(&l.gate, packed, p, lo, hi)
 		for t := range n {
@@ -321,6 +324,31 @@ func (h *hostStep) linear(y, x []float32, n int, w *kernel.Matrix) {
 			}
 		}
 	})
+}
+
+// fitPanels returns x [P,I,16] in the form that Panels of w require, in buf where
+// that is another.
+func (h *hostStep) fitPanels(w *kernel.Matrix, buf *[]float32, x []float32, p int) []float32 {
+	if !w.PairPanels() {
+		return x
+	}
+	size := w.PanelWidth()
+	y := sized(buf, p*size*width)
+	h.each(p, func(_ *hostLane, i int) { kernel.PairPanel(panel(y, i, size), panel(x, i, w.Columns)) })
+	return y
+}
+
+// fitRows is fitPanels of rows [n,I] for Dots.
+func fitRows(w *kernel.Matrix, buf *[]float32, x []float32, n int) []float32 {
+	if !w.PairRows() {
+		return x
+	}
+	size := w.RowWidth()
+	y := sized(buf, n*size)
+	for i := range n {
+		kernel.PairRow(y[i*size:(i+1)*size], x[i*w.Columns:(i+1)*w.Columns])
+	}
+	return y
 }
 
 // packRow writes row t of panels [P,K,16].

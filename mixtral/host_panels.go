@@ -36,8 +36,9 @@ func (f *hostPanelsForm) attention(w *hostLayer) []float32 {
 		kernel.NormPanel(panel(f.h, p, d), panel(f.x, p, d), w.attnNorm, c.RMSNormEps)
 	})
 	qkv, att := sized(&work.qkv, f.p*rows*width), sized(&work.att, f.p*heads*width)
+	x := f.fitPanels(&w.qkv, &work.fit, f.h, f.p)
 	f.blocks(rows, func(l *hostLane, lo, hi int) {
-		y, stride := w.qkv.Panels(&l.gate, f.h, f.p, lo, hi)
+		y, stride := w.qkv.Panels(&l.gate, x, f.p, lo, hi)
 		for p := range f.p {
 			copy(panel(qkv, p, rows)[lo*width:hi*width], panel(y, p, stride))
 		}
@@ -47,6 +48,7 @@ func (f *hostPanelsForm) attention(w *hostLayer) []float32 {
 		p := f.p - 1 - i/c.KVHeads // the longest first
 		f.attend(l, panel(att, p, heads), panel(qkv, p, rows), p, i%c.KVHeads)
 	})
+	att = f.fitPanels(&w.o, &work.fitAtt, att, f.p)
 	f.blocks(d, func(l *hostLane, lo, hi int) {
 		y, stride := w.o.Panels(&l.gate, att, f.p, lo, hi)
 		for p := range f.p {
@@ -181,17 +183,22 @@ func (f *hostPanelsForm) input() []float32 {
 func (f *hostPanelsForm) row(dst []float32, t int) { unpackRow(dst, f.x, t) }
 
 func (f *hostPanelsForm) experts(w *hostLayer, groups []chosen) {
+	if len(groups) == 0 {
+		return
+	}
 	d, size := f.m.cfg.HiddenSize, f.m.cfg.IntermediateSize
+	wide, wide2 := w.w13[0].PanelWidth(), w.w2[0].PanelWidth() // of operands
+	h := f.fitPanels(&w.w13[0], &f.work.fit, f.h, f.p)
 	first := make([]int, len(groups)+1) // panels
 	for i, g := range groups {
 		first[i+1] = first[i] + (len(g.rows)+width-1)/width
 	}
 	total := first[len(groups)]
-	in, act := sized(&f.work.in, total*d*width), sized(&f.work.act, total*size*width)
+	in, act := sized(&f.work.in, total*wide*width), sized(&f.work.act, total*wide2*width)
 	f.each(len(groups), func(_ *hostLane, i int) {
-		to := in[first[i]*d*width:]
+		to := in[first[i]*wide*width:]
 		for j, t := range groups[i].rows {
-			copyRow(to, j, f.h, int(t), d)
+			copyRow(to, j, h, int(t), wide)
 		}
 	})
 	block := f.blockSize(size)
@@ -199,18 +206,24 @@ func (f *hostPanelsForm) experts(w *hostLayer, groups []chosen) {
 	f.each(len(groups)*blocks, func(l *hostLane, task int) {
 		i, lo := task/blocks, task%blocks*block
 		hi := min(lo+block, size)
-		p, x, w13 := first[i+1]-first[i], in[first[i]*d*width:], &w.w13[groups[i].expert]
+		p, x, w13 := first[i+1]-first[i], in[first[i]*wide*width:], &w.w13[groups[i].expert]
 		gate, stride := w13.Panels(&l.gate, x, p, lo, hi)
 		up, _ := w13.Panels(&l.up, x, p, size+lo, size+hi)
 		for j := range p {
-			to := panel(act, first[i]+j, size)[lo*width : hi*width]
-			kernel.SwiGLU(to, panel(gate, j, stride), panel(up, j, stride))
+			y := panel(gate, j, stride)[:(hi-lo)*width]
+			kernel.SwiGLU(y, y, panel(up, j, stride))
+			to := panel(act, first[i]+j, wide2)
+			if wide2 == size {
+				copy(to[lo*width:], y)
+			} else {
+				kernel.PairPanel(to[lo/2*width:], y)
+			}
 		}
 	})
 	f.blocks(d, func(l *hostLane, lo, hi int) {
 		for i := range groups {
 			g := &groups[i]
-			y, stride := w.w2[g.expert].Panels(&l.gate, act[first[i]*size*width:], first[i+1]-first[i], lo, hi)
+			y, stride := w.w2[g.expert].Panels(&l.gate, act[first[i]*wide2*width:], first[i+1]-first[i], lo, hi)
 			for j, t := range g.rows {
 				to, from := f.x[int(t)/width*d*width+int(t)%width:], y[j/width*stride*width+j%width:]
 				for k := lo; k < hi; k++ {

@@ -25,6 +25,7 @@ const fewBytes = 256 << 10
 
 // dots is linear for few rows.
 func (h *hostStep) dots(y, x []float32, n int, w *kernel.Matrix) {
+	x = fitRows(w, &h.work.fit, x, n)
 	if w.Rows*w.Bytes() <= fewBytes || h.lanes == 1 {
 		w.Dots(y, w.Rows, x, n, 0, w.Rows)
 		return
@@ -148,8 +149,13 @@ func (f *hostRowsForm) experts(w *hostLayer, groups []chosen) {
 			copy(in[(first[i]+j)*d:][:d], f.h[int(t)*d:])
 		}
 	}
+	if len(groups) == 0 {
+		return
+	}
+	in = fitRows(&w.w13[0], &f.work.fit, in, rows)
+	wide, wide2 := w.w13[0].RowWidth(), w.w2[0].RowWidth()
 	lanes := f.lanes
-	if len(groups) > 0 && len(groups)*w.w2[0].Rows*w.w2[0].Bytes() <= fewBytes {
+	if len(groups)*w.w2[0].Rows*w.w2[0].Bytes() <= fewBytes {
 		f.lanes = 1
 	}
 	defer func() { f.lanes = lanes }()
@@ -162,17 +168,18 @@ func (f *hostRowsForm) experts(w *hostLayer, groups []chosen) {
 		both := sized(&l.out, 2*n*(hi-lo))
 		gate, up := both[:n*(hi-lo)], both[n*(hi-lo):]
 		w13 := &w.w13[g.expert]
-		w13.Dots(gate, hi-lo, in[first[i]*d:], n, lo, hi)
-		w13.Dots(up, hi-lo, in[first[i]*d:], n, size+lo, size+hi)
+		w13.Dots(gate, hi-lo, in[first[i]*wide:], n, lo, hi)
+		w13.Dots(up, hi-lo, in[first[i]*wide:], n, size+lo, size+hi)
 		for j := range n {
 			at := j * (hi - lo)
 			kernel.SwiGLU(act[(first[i]+j)*size+lo:][:hi-lo], gate[at:], up[at:])
 		}
 	})
+	act = fitRows(&w.w2[0], &f.work.fit, act, rows)
 	f.blocks(d, func(l *hostLane, lo, hi int) {
 		for i, g := range groups {
 			y := sized(&l.out, len(g.rows)*(hi-lo))
-			w.w2[g.expert].Dots(y, hi-lo, act[first[i]*size:], len(g.rows), lo, hi)
+			w.w2[g.expert].Dots(y, hi-lo, act[first[i]*wide2:], len(g.rows), lo, hi)
 			for j, t := range g.rows {
 				to, from := f.x[int(t)*d+lo:int(t)*d+hi], y[j*(hi-lo):][:hi-lo]
 				for k, v := range from {

@@ -4,8 +4,11 @@ import "golang.org/x/sys/cpu"
 
 var vectors = cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VL && cpu.X86.HasAVX512DQ
 
-// The functions below are in avx512_amd64.s; the plain functions of the same names
-// specify them.
+// pairs tells that the processor multiplies pairs of bfloat16 (AVX512_BF16).
+var pairs = vectors && cpu.X86.HasAVX512BF16
+
+// The functions below are in avx512_amd64.s and avx512bf16_amd64.s. Strides are in
+// bytes.
 
 //go:noescape
 func tile2(y, x, w *float32, ys, xs, xk, ws, wk, k int, add bool)
@@ -45,3 +48,21 @@ func squares(x *float32, n int, sum *float32)
 
 //go:noescape
 func scalePanel(y, x, w, r *float32, n int)
+
+//go:noescape
+func pairTile2(y, x, w *float32, ys, xs, xk, ws, wk, k int, add bool)
+
+//go:noescape
+func pairTile1(y, x, w *float32, xk, ws, wk, k int, add bool)
+
+//go:noescape
+func dotsPairs(y *float32, x, w *uint16, ws, k int)
+
+//go:noescape
+func bytesBF16(dst *uint16, src *int8, n int)
+
+//go:noescape
+func roundRow(dst *uint16, src *float32, n int)
+
+//go:noescape
+func pairPanel(dst, src *float32, n int)

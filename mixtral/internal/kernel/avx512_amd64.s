@@ -1,4 +1,5 @@
 #include "textflag.h"
+#include "macros_amd64.h"
 
 // In all functions, strides (ys, xs, xk, ws, wk) are in bytes, and every vector
 // has 16 lanes of float32.
@@ -37,67 +38,6 @@ GLOBL expc<>(SB), RODATA|NOPTR, $48
 	VFMADD231PS Z24, b0, a0; \
 	VFMADD231PS Z24, b1, a1; \
 	VFMADD231PS Z24, b2, a2
-
-#define ZERO6(a, b, c, d, e, f) \
-	VPXORD a, a, a; \
-	VPXORD b, b, b; \
-	VPXORD c, c, c; \
-	VPXORD d, d, d; \
-	VPXORD e, e, e; \
-	VPXORD f, f, f
-
-#define LOAD3(at, base, a, b, c) \
-	VMOVUPS (at)(base), a; \
-	VMOVUPS (at+64)(base), b; \
-	VMOVUPS (at+128)(base), c
-
-#define STORE3(at, base, a, b, c) \
-	VMOVUPS a, (at)(base); \
-	VMOVUPS b, (at+64)(base); \
-	VMOVUPS c, (at+128)(base)
-
-// DOTS begins a dots function: SI is x, AX row 0 of w, R8 its stride, BX row 3, CX
-// the number of columns; sums are Z0-Z3, in columns of 16 more Z4-Z7.
-#define DOTS \
-	MOVQ y+0(FP), DI; \
-	MOVQ x+8(FP), SI; \
-	MOVQ w+16(FP), AX; \
-	MOVQ ws+24(FP), R8; \
-	MOVQ k+32(FP), CX; \
-	LEAQ (R8)(R8*2), BX; \
-	ADDQ AX, BX; \
-	ZERO6(Z0, Z1, Z2, Z3, Z4, Z5); \
-	VPXORD Z6, Z6, Z6; \
-	VPXORD Z7, Z7, Z7
-
-// MASK sets K1 to the CX < 16 lowest lanes.
-#define MASK \
-	MOVL $1, DX; \
-	SHLL CX, DX; \
-	DECL DX; \
-	KMOVW DX, K1
-
-// SUMS adds Z4-Z7 to Z0-Z3, sums the lanes of each and stores four sums.
-#define SUMS \
-	VADDPS Z4, Z0, Z0; \
-	VADDPS Z5, Z1, Z1; \
-	VADDPS Z6, Z2, Z2; \
-	VADDPS Z7, Z3, Z3; \
-	VEXTRACTF64X4 $1, Z0, Y4; \
-	VEXTRACTF64X4 $1, Z1, Y5; \
-	VEXTRACTF64X4 $1, Z2, Y6; \
-	VEXTRACTF64X4 $1, Z3, Y7; \
-	VADDPS Y4, Y0, Y0; \
-	VADDPS Y5, Y1, Y1; \
-	VADDPS Y6, Y2, Y2; \
-	VADDPS Y7, Y3, Y3; \
-	VHADDPS Y1, Y0, Y0; \
-	VHADDPS Y3, Y2, Y2; \
-	VHADDPS Y2, Y0, Y0; \
-	VEXTRACTF128 $1, Y0, X1; \
-	VADDPS X1, X0, X0; \
-	VMOVUPS X0, (DI); \
-	VZEROUPPER
 
 // BF16 multiplies 16 bfloat16 values at address by x.
 #define BF16(address, x, t, sum) \
@@ -257,19 +197,29 @@ TEXT ·dotsF32(SB), NOSPLIT, $0-40
 	JLT  f32rest
 
 f32loop:
+	PREFETCHT0 (AX)(R8*4)
+	PREFETCHT0 (R10)(R8*4)
+	PREFETCHT0 (R11)(R8*4)
+	PREFETCHT0 (BX)(R8*4)
+	PREFETCHT0 64(AX)(R8*4)
+	PREFETCHT0 64(R10)(R8*4)
+	PREFETCHT0 64(R11)(R8*4)
+	PREFETCHT0 64(BX)(R8*4)
 	VMOVUPS (SI), Z8
 	VMOVUPS 64(SI), Z9
 	VFMADD231PS (AX), Z8, Z0
-	VFMADD231PS (AX)(R8*1), Z8, Z1
-	VFMADD231PS (AX)(R8*2), Z8, Z2
+	VFMADD231PS (R10), Z8, Z1
+	VFMADD231PS (R11), Z8, Z2
 	VFMADD231PS (BX), Z8, Z3
 	VFMADD231PS 64(AX), Z9, Z4
-	VFMADD231PS 64(AX)(R8*1), Z9, Z5
-	VFMADD231PS 64(AX)(R8*2), Z9, Z6
+	VFMADD231PS 64(R10), Z9, Z5
+	VFMADD231PS 64(R11), Z9, Z6
 	VFMADD231PS 64(BX), Z9, Z7
 	ADDQ $128, SI
 	ADDQ $128, AX
 	ADDQ $128, BX
+	ADDQ $128, R10
+	ADDQ $128, R11
 	SUBQ $32, CX
 	JGE  f32loop
 
@@ -280,11 +230,13 @@ f32rest:
 	JLT  f32mask
 	VMOVUPS (SI), Z8
 	VFMADD231PS (AX), Z8, Z0
-	VFMADD231PS (AX)(R8*1), Z8, Z1
-	VFMADD231PS (AX)(R8*2), Z8, Z2
+	VFMADD231PS (R10), Z8, Z1
+	VFMADD231PS (R11), Z8, Z2
 	VFMADD231PS (BX), Z8, Z3
 	ADDQ $64, SI
 	ADDQ $64, AX
+	ADDQ $64, R10
+	ADDQ $64, R11
 	ADDQ $64, BX
 	SUBQ $16, CX
 	JEQ  f32done
@@ -293,8 +245,8 @@ f32mask:
 	MASK
 	VMOVUPS.Z (SI), K1, Z8
 	VMOVUPS.Z (AX), K1, Z9
-	VMOVUPS.Z (AX)(R8*1), K1, Z10
-	VMOVUPS.Z (AX)(R8*2), K1, Z11
+	VMOVUPS.Z (R10), K1, Z10
+	VMOVUPS.Z (R11), K1, Z11
 	VMOVUPS.Z (BX), K1, Z12
 	VFMADD231PS Z9, Z8, Z4
 	VFMADD231PS Z10, Z8, Z5
@@ -312,19 +264,25 @@ TEXT ·dotsBF16(SB), NOSPLIT, $0-40
 	JLT  bf16rest
 
 bf16loop:
+	PREFETCHT0 (AX)(R8*4)
+	PREFETCHT0 (R10)(R8*4)
+	PREFETCHT0 (R11)(R8*4)
+	PREFETCHT0 (BX)(R8*4)
 	VMOVUPS (SI), Z8
 	VMOVUPS 64(SI), Z9
 	BF16((AX), Z8, Z10, Z0)
-	BF16((AX)(R8*1), Z8, Z11, Z1)
-	BF16((AX)(R8*2), Z8, Z12, Z2)
+	BF16((R10), Z8, Z11, Z1)
+	BF16((R11), Z8, Z12, Z2)
 	BF16((BX), Z8, Z13, Z3)
 	BF16(32(AX), Z9, Z14, Z4)
-	BF16(32(AX)(R8*1), Z9, Z15, Z5)
-	BF16(32(AX)(R8*2), Z9, Z16, Z6)
+	BF16(32(R10), Z9, Z15, Z5)
+	BF16(32(R11), Z9, Z16, Z6)
 	BF16(32(BX), Z9, Z17, Z7)
 	ADDQ $128, SI
 	ADDQ $64, AX
 	ADDQ $64, BX
+	ADDQ $64, R10
+	ADDQ $64, R11
 	SUBQ $32, CX
 	JGE  bf16loop
 
@@ -335,11 +293,13 @@ bf16rest:
 	JLT  bf16mask
 	VMOVUPS (SI), Z8
 	BF16((AX), Z8, Z10, Z0)
-	BF16((AX)(R8*1), Z8, Z11, Z1)
-	BF16((AX)(R8*2), Z8, Z12, Z2)
+	BF16((R10), Z8, Z11, Z1)
+	BF16((R11), Z8, Z12, Z2)
 	BF16((BX), Z8, Z13, Z3)
 	ADDQ $64, SI
 	ADDQ $32, AX
+	ADDQ $32, R10
+	ADDQ $32, R11
 	ADDQ $32, BX
 	SUBQ $16, CX
 	JEQ  bf16done
@@ -348,8 +308,8 @@ bf16mask:
 	MASK
 	VMOVUPS.Z (SI), K1, Z8
 	VMOVDQU16.Z (AX), K1, Y10
-	VMOVDQU16.Z (AX)(R8*1), K1, Y11
-	VMOVDQU16.Z (AX)(R8*2), K1, Y12
+	VMOVDQU16.Z (R10), K1, Y11
+	VMOVDQU16.Z (R11), K1, Y12
 	VMOVDQU16.Z (BX), K1, Y13
 	BF16(Y10, Z8, Z10, Z4)
 	BF16(Y11, Z8, Z11, Z5)
@@ -367,19 +327,25 @@ TEXT ·dotsI8(SB), NOSPLIT, $0-40
 	JLT  i8rest
 
 i8loop:
+	PREFETCHT0 (AX)(R8*4)
+	PREFETCHT0 (R10)(R8*4)
+	PREFETCHT0 (R11)(R8*4)
+	PREFETCHT0 (BX)(R8*4)
 	VMOVUPS (SI), Z8
 	VMOVUPS 64(SI), Z9
 	I8((AX), Z8, Z10, Z0)
-	I8((AX)(R8*1), Z8, Z11, Z1)
-	I8((AX)(R8*2), Z8, Z12, Z2)
+	I8((R10), Z8, Z11, Z1)
+	I8((R11), Z8, Z12, Z2)
 	I8((BX), Z8, Z13, Z3)
 	I8(16(AX), Z9, Z14, Z4)
-	I8(16(AX)(R8*1), Z9, Z15, Z5)
-	I8(16(AX)(R8*2), Z9, Z16, Z6)
+	I8(16(R10), Z9, Z15, Z5)
+	I8(16(R11), Z9, Z16, Z6)
 	I8(16(BX), Z9, Z17, Z7)
 	ADDQ $128, SI
 	ADDQ $32, AX
 	ADDQ $32, BX
+	ADDQ $32, R10
+	ADDQ $32, R11
 	SUBQ $32, CX
 	JGE  i8loop
 
@@ -390,11 +356,13 @@ i8rest:
 	JLT  i8mask
 	VMOVUPS (SI), Z8
 	I8((AX), Z8, Z10, Z0)
-	I8((AX)(R8*1), Z8, Z11, Z1)
-	I8((AX)(R8*2), Z8, Z12, Z2)
+	I8((R10), Z8, Z11, Z1)
+	I8((R11), Z8, Z12, Z2)
 	I8((BX), Z8, Z13, Z3)
 	ADDQ $64, SI
 	ADDQ $16, AX
+	ADDQ $16, R10
+	ADDQ $16, R11
 	ADDQ $16, BX
 	SUBQ $16, CX
 	JEQ  i8done
@@ -403,8 +371,8 @@ i8mask:
 	MASK
 	VMOVUPS.Z (SI), K1, Z8
 	VMOVDQU8.Z (AX), K1, X10
-	VMOVDQU8.Z (AX)(R8*1), K1, X11
-	VMOVDQU8.Z (AX)(R8*2), K1, X12
+	VMOVDQU8.Z (R10), K1, X11
+	VMOVDQU8.Z (R11), K1, X12
 	VMOVDQU8.Z (BX), K1, X13
 	I8(X10, Z8, Z10, Z4)
 	I8(X11, Z8, Z11, Z5)

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -20,13 +19,42 @@ func values(n int) []float32 {
 	return x
 }
 
-// both runs a test with and without vectors.
-func both(t *testing.T, f func(t *testing.T)) {
-	was := vectors
-	defer func() { vectors = was }()
-	for _, vectors = range []bool{false, was} {
-		t.Run(fmt.Sprint("vectors=", vectors), f)
+// each runs a test without vectors, with them, and with pairs of bfloat16.
+func each(t *testing.T, f func(t *testing.T)) {
+	was, had := vectors, pairs
+	defer func() { vectors, pairs = was, had }()
+	for i, name := range []string{"plain", "vectors", "pairs"} {
+		vectors, pairs = i > 0, i > 1
+		if !was && vectors || !had && pairs {
+			continue
+		}
+		t.Run(name, f)
 	}
+}
+
+// rounded returns x rounded to bfloat16 if pairs.
+func rounded(x []float32, pairs bool) []float32 {
+	if !pairs {
+		return x
+	}
+	y := make([]float32, len(x))
+	for i, v := range x {
+		b := math.Float32bits(v)
+		y[i] = math.Float32frombits((b + 0x7fff + b>>16&1) &^ 0xffff)
+	}
+	return y
+}
+
+// fit returns n rows or panels of x, of width values, made by pair if pairs.
+func fit(x []float32, n, width int, pairs bool, pair func(dst, x []float32)) []float32 {
+	if !pairs {
+		return x
+	}
+	y := make([]float32, n*width)
+	for i := range n {
+		pair(y[i*width:(i+1)*width], x[i*len(x)/n:(i+1)*len(x)/n])
+	}
+	return y
 }
 
 // forms returns one matrix in three forms, and each form's exact values.
@@ -46,7 +74,7 @@ func forms(rows, columns int) map[string]struct {
 	return map[string]struct {
 		m     Matrix
 		exact []float32
-	}{"f32": {F32(w, rows), w}, "bf16": {BF16(half, rows), wide}, "int8": {Int8(i8, scale), back}}
+	}{"f32": {F32(w, rows), w}, "bf16": {BF16(half, rows), wide}, "int8": {Int8(i8, scale, false), back}, "int8 rounded": {Int8(i8, scale, true), back}}
 }
 
 // product is x W^T in float64, with the sum of the terms' magnitudes.
@@ -60,7 +88,7 @@ func product(x, w []float32, k, r, o int) (sum, size float64) {
 }
 
 func TestDots(t *testing.T) {
-	both(t, func(t *testing.T) {
+	each(t, func(t *testing.T) {
 		for _, k := range []int{1, 2, 15, 16, 17, 31, 32, 33, 48, 95, 96, 200} {
 			const n, rows = 3, 11
 			x := values(n * k)
@@ -68,10 +96,11 @@ func TestDots(t *testing.T) {
 				for _, span := range [][2]int{{0, rows}, {1, 4}, {2, 3}, {3, 10}} {
 					lo, hi := span[0], span[1]
 					y := make([]float32, 2*13+hi-lo)
-					f.m.Dots(y, 13, x, n, lo, hi)
+					f.m.Dots(y, 13, fit(x, n, f.m.RowWidth(), f.m.PairRows(), PairRow), n, lo, hi)
+					exact := rounded(x, f.m.PairRows())
 					for r := range n {
 						for o := lo; o < hi; o++ {
-							want, size := product(x, f.exact, k, r, o)
+							want, size := product(exact, f.exact, k, r, o)
 							require.InDelta(t, want, y[r*13+o-lo], 1e-6*size+1e-12, "%s k %d row %d of %d %v", name, k, r, o, span)
 						}
 					}
@@ -92,7 +121,7 @@ func pack(x []float32, n, k int) []float32 {
 }
 
 func TestPanels(t *testing.T) {
-	both(t, func(t *testing.T) {
+	each(t, func(t *testing.T) {
 		var s Scratch
 		for _, k := range []int{1, 7, 96, block, block + 1, 2*block + 9} {
 			for _, n := range []int{1, 16, 17, 40} {
@@ -101,10 +130,11 @@ func TestPanels(t *testing.T) {
 				for name, f := range forms(rows, k) {
 					for _, span := range [][2]int{{0, rows}, {3, 15}, {28, 29}} {
 						lo, hi := span[0], span[1]
-						y, stride := f.m.Panels(&s, pack(x, n, k), (n+Lanes-1)/Lanes, lo, hi)
+						p, exact := (n+Lanes-1)/Lanes, rounded(x, f.m.PairPanels())
+						y, stride := f.m.Panels(&s, fit(pack(x, n, k), p, f.m.PanelWidth()*Lanes, f.m.PairPanels(), PairPanel), p, lo, hi)
 						for r := range n {
 							for o := lo; o < hi; o++ {
-								want, size := product(x, f.exact, k, r, o)
+								want, size := product(exact, f.exact, k, r, o)
 								got := y[(r/Lanes*stride+o-lo)*Lanes+r%Lanes]
 								require.InDelta(t, want, got, 2e-6*size+1e-12, "%s k %d row %d of %d %v", name, k, r, o, span)
 							}
@@ -117,7 +147,7 @@ func TestPanels(t *testing.T) {
 }
 
 func TestTileStrides(t *testing.T) {
-	both(t, func(t *testing.T) {
+	each(t, func(t *testing.T) {
 		const k, xk, ws, wk = 5, 37, 1, 19
 		x, w := values(2*200+k*xk+Lanes), values(TileRows*ws+k*wk)
 		for _, add := range []bool{false, true} {
@@ -141,7 +171,7 @@ func TestTileStrides(t *testing.T) {
 }
 
 func TestSoftmax(t *testing.T) {
-	both(t, func(t *testing.T) {
+	each(t, func(t *testing.T) {
 		for _, n := range []int{1, 2, 3, 50} {
 			x := values(n * Lanes)
 			for i := range x {
@@ -167,7 +197,7 @@ func TestSoftmax(t *testing.T) {
 }
 
 func TestSoftmaxRow(t *testing.T) {
-	both(t, func(t *testing.T) {
+	each(t, func(t *testing.T) {
 		for _, n := range []int{1, 15, 16, 17, 100} {
 			x := values(n)
 			x[n-1] = 9
@@ -185,7 +215,7 @@ func TestSoftmaxRow(t *testing.T) {
 }
 
 func TestSwiGLU(t *testing.T) {
-	both(t, func(t *testing.T) {
+	each(t, func(t *testing.T) {
 		for _, n := range []int{1, 15, 16, 17, 40} {
 			gate, up, y := values(n), values(n), make([]float32, n+1)
 			gate[0] = -1e30
@@ -204,7 +234,7 @@ func TestSwiGLU(t *testing.T) {
 }
 
 func TestRotate(t *testing.T) {
-	both(t, func(t *testing.T) {
+	each(t, func(t *testing.T) {
 		for _, n := range []int{1, 16, 19, 48} {
 			lo, hi, cos, sin := values(n), values(n), values(n), values(n)
 			a, b := make([]float32, n), make([]float32, n)
@@ -218,7 +248,7 @@ func TestRotate(t *testing.T) {
 }
 
 func TestNorm(t *testing.T) {
-	both(t, func(t *testing.T) {
+	each(t, func(t *testing.T) {
 		const eps = 1e-3
 		for _, d := range []int{3, 16, 21, 96} {
 			x, w := values(Lanes*d), values(d)
@@ -256,7 +286,7 @@ func BenchmarkPanels(b *testing.B) {
 			var s Scratch
 			x := values(p * Lanes * 4096)
 			for b.Loop() {
-				f.m.Panels(&s, x, p, 0, BlockRows)
+				f.m.Panels(&s, x[:p*Lanes*f.m.PanelWidth()], p, 0, BlockRows)
 			}
 			b.ReportMetric(float64(b.N)*2*p*Lanes*4096*BlockRows/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 		})
@@ -270,7 +300,7 @@ func BenchmarkDots(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			x, y := values(columns), make([]float32, rows)
 			for b.Loop() {
-				f.m.Dots(y, rows, x, 1, 0, rows)
+				f.m.Dots(y, rows, x[:f.m.RowWidth()], 1, 0, rows)
 			}
 			b.ReportMetric(float64(b.N)*float64(rows*f.m.Bytes())/b.Elapsed().Seconds()/1e9, "GB/s")
 		})

@@ -32,6 +32,7 @@ type Matrix struct {
 	bf16          []uint16
 	i8            []int8
 	scale         []float32 // [O]
+	round         bool      // Panels of int8 round activations to bfloat16
 }
 
 // F32 returns a matrix of float32.
@@ -40,9 +41,10 @@ func F32(w []float32, rows int) Matrix { return Matrix{Rows: rows, Columns: len(
 // BF16 returns a matrix of bfloat16 bits.
 func BF16(w []uint16, rows int) Matrix { return Matrix{Rows: rows, Columns: len(w) / rows, bf16: w} }
 
-// Int8 returns a matrix of int8, whose rows are to be multiplied by scale [O].
-func Int8(w []int8, scale []float32) Matrix {
-	return Matrix{Rows: len(scale), Columns: len(w) / len(scale), i8: w, scale: scale}
+// Int8 returns a matrix of int8, whose rows are to be multiplied by scale [O]. If
+// round, products of panels may round activations to bfloat16, as those of BF16 do.
+func Int8(w []int8, scale []float32, round bool) Matrix {
+	return Matrix{Rows: len(scale), Columns: len(w) / len(scale), i8: w, scale: scale, round: round}
 }
 
 // Bytes is the size of one row.
@@ -56,6 +58,42 @@ func (m *Matrix) Bytes() int {
 	return 4 * m.Columns
 }
 
+// PairRows reports whether Dots multiplies pairs of bfloat16: then its rows are
+// those that PairRow makes.
+func (m *Matrix) PairRows() bool { return pairs && m.bf16 != nil }
+
+// PairPanels reports whether Panels multiplies pairs of bfloat16: then its panels
+// are those that PairPanel makes.
+func (m *Matrix) PairPanels() bool { return pairs && (m.bf16 != nil || m.round) }
+
+// RowWidth is the number of float32 of a row for Dots: I, or that of pairs.
+func (m *Matrix) RowWidth() int { return width(m.Columns, m.PairRows()) }
+
+// PanelWidth is the number of vectors of a panel for Panels: I, or that of pairs.
+func (m *Matrix) PanelWidth() int { return width(m.Columns, m.PairPanels()) }
+
+func width(columns int, pairs bool) int {
+	if pairs {
+		return (columns + 1) / 2
+	}
+	return columns
+}
+
+// PairRow writes a row x [I], rounded to bfloat16, as pairs to dst [(I+1)/2].
+func PairRow(dst, x []float32) {
+	n := len(x)
+	dst[(n+1)/2-1] = 0
+	roundRow((*uint16)(unsafe.Pointer(&dst[0])), &x[0], n)
+}
+
+// PairPanel writes a panel x [I,16], rounded to bfloat16, as pairs of its columns to
+// dst [(I+1)/2,16].
+func PairPanel(dst, x []float32) {
+	n := len(x) / Lanes
+	_ = dst[(n+1)/2*Lanes-1]
+	pairPanel(&dst[0], &x[0], n)
+}
+
 // check panics where rows [lo,hi) are not rows of m, or x is shorter than size:
 // assembly does not check bounds.
 func (m *Matrix) check(lo, hi, have, size int) {
@@ -65,12 +103,13 @@ func (m *Matrix) check(lo, hi, have, size int) {
 }
 
 // Dots computes y[r*stride+o-lo] = row o of W times row r of x, for rows [lo,hi) of
-// W and the n rows of x [N,I]: for few rows of x.
+// W and the n rows of x [N,RowWidth]: for few rows of x.
 func (m *Matrix) Dots(y []float32, stride int, x []float32, n, lo, hi int) {
 	if n == 0 || lo >= hi {
 		return
 	}
-	m.check(lo, hi, len(x), n*m.Columns)
+	width := m.RowWidth()
+	m.check(lo, hi, len(x), n*width)
 	_ = y[(n-1)*stride+hi-lo-1]
 	var sums [4]float32
 	for o := lo; o < hi; o += 4 {
@@ -81,7 +120,7 @@ func (m *Matrix) Dots(y []float32, stride int, x []float32, n, lo, hi int) {
 			if rows == 4 {
 				to = (*[4]float32)(out)
 			}
-			m.dots4(to, &x[r*m.Columns], o, rows)
+			m.dots4(to, &x[r*width], o, rows)
 			if m.scale != nil {
 				for i := range rows {
 					to[i] *= m.scale[o+i]
@@ -118,6 +157,8 @@ func (m *Matrix) dotsOf(y *[4]float32, x *float32, o, stride int) {
 		} else {
 			plainDots(y, x, &m.i8[at], stride, k, func(v int8) float32 { return float32(v) })
 		}
+	case m.PairRows():
+		dotsPairs(&y[0], (*uint16)(unsafe.Pointer(x)), &m.bf16[at], 2*stride, k)
 	case m.bf16 != nil:
 		if vectors {
 			dotsBF16(&y[0], x, &m.bf16[at], 2*stride, k)
@@ -168,7 +209,7 @@ const (
 	// their block stays in the processor's second-level cache.
 	BlockRows = 96
 
-	block = 256 // columns of W that are widened at a time
+	block = 256 // columns of W, or pairs of them, that are copied at a time
 )
 
 // Scratch is memory of one goroutine for Panels; its zero value is ready.
@@ -177,10 +218,11 @@ type Scratch struct {
 	y []float32
 }
 
-// Panels returns the product of p panels x [P,I,16] and rows [lo,hi) of W, at most
-// BlockRows, [P,R,16] with R >= hi-lo, valid until the next call with s.
+// Panels returns the product of p panels x [P,PanelWidth,16] and rows [lo,hi) of W, at
+// most BlockRows, [P,R,16] with R >= hi-lo, valid until the next call with s.
 func (m *Matrix) Panels(s *Scratch, x []float32, p, lo, hi int) (y []float32, r int) {
-	m.check(lo, hi, len(x), p*m.Columns*Lanes)
+	width := m.PanelWidth()
+	m.check(lo, hi, len(x), p*width*Lanes)
 	rows := hi - lo
 	if rows > BlockRows {
 		panic(fmt.Sprintf("kernel: %d rows of at most %d", rows, BlockRows))
@@ -190,22 +232,46 @@ func (m *Matrix) Panels(s *Scratch, x []float32, p, lo, hi int) (y []float32, r 
 		s.y = make([]float32, size)
 	}
 	clear(s.w[rows*block : r*block])
-	for from := 0; from < m.Columns; from += block {
-		k := min(block, m.Columns-from)
+	for from := 0; from < width; from += block {
+		k := min(block, width-from)
 		for i := range rows {
-			m.widen(s.w[i*block:][:k], lo+i, from)
+			m.copy(s.w[i*block:][:k], lo+i, from)
 		}
 		for j := 0; j < p; j += 2 {
 			for i := 0; i < r; i += TileRows {
 				t := Tile{
-					Y: s.y[(j*r+i)*Lanes:], X: x[(j*m.Columns+from)*Lanes:], W: s.w[i*block:],
-					YS: r * Lanes, XS: m.Columns * Lanes, XK: Lanes, WS: block, WK: 1, K: k, Add: from > 0,
+					Y: s.y[(j*r+i)*Lanes:], X: x[(j*width+from)*Lanes:], W: s.w[i*block:],
+					YS: r * Lanes, XS: width * Lanes, XK: Lanes, WS: block, WK: 1, K: k, Add: from > 0,
 				}
-				t.run(j+1 < p)
+				t.run(j+1 < p, m.PairPanels())
 			}
 		}
 	}
+	if m.i8 != nil && m.PairPanels() {
+		for j := range p {
+			y := s.y[j*r*Lanes:]
+			scalePanel(&y[0], &y[0], &m.scale[lo], &ones[0], rows)
+		}
+	}
 	return s.y, r
+}
+
+var ones = [Lanes]float32{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}
+
+// copy writes columns, or pairs of them, from a position of row o.
+func (m *Matrix) copy(dst []float32, o, from int) {
+	if !m.PairPanels() {
+		m.widen(dst, o, from)
+		return
+	}
+	dst[len(dst)-1] = 0
+	at, n := o*m.Columns+2*from, min(2*len(dst), m.Columns-2*from)
+	to := unsafe.Slice((*uint16)(unsafe.Pointer(&dst[0])), 2*len(dst))
+	if m.i8 != nil {
+		bytesBF16(&to[0], &m.i8[at : at+n][0], n)
+		return
+	}
+	copy(to, m.bf16[at:at+n])
 }
 
 // Tile is a product of 12 rows of weights and one or two panels: Y[o,l] or, if Add,
@@ -229,14 +295,19 @@ func (t *Tile) Run(two bool) {
 	}
 	_ = t.X[last*t.XS+(t.K-1)*t.XK+Lanes-1]
 	_ = t.Y[last*t.YS+TileRows*Lanes-1]
-	t.run(two)
+	t.run(two, false)
 }
 
-func (t *Tile) run(two bool) {
+// run is Run without checks, of pairs of bfloat16 or of float32.
+func (t *Tile) run(two, pairs bool) {
 	y, x, w := unsafe.SliceData(t.Y), unsafe.SliceData(t.X), unsafe.SliceData(t.W)
 	switch {
 	case !vectors:
 		t.plain(two)
+	case pairs && two:
+		pairTile2(y, x, w, 4*t.YS, 4*t.XS, 4*t.XK, 4*t.WS, 4*t.WK, t.K, t.Add)
+	case pairs:
+		pairTile1(y, x, w, 4*t.XK, 4*t.WS, 4*t.WK, t.K, t.Add)
 	case two:
 		tile2(y, x, w, 4*t.YS, 4*t.XS, 4*t.XK, 4*t.WS, 4*t.WK, t.K, t.Add)
 	default:

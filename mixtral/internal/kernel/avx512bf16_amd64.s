@@ -1,0 +1,383 @@
+#include "textflag.h"
+#include "macros_amd64.h"
+
+// Go's assembler does not know VDPBF16PS (AVX512_BF16), which adds the products of
+// pairs of bfloat16 to float32: acc += x*b is written as its bytes,
+// EVEX.512.F3.0F38.W0 52 /r, with acc in ModRM.reg, x in vvvv and b in ModRM.rm.
+// TestPanels and TestDots compare every one of them with plain products.
+
+// PAIRS2_0: Z0-Z5 += Z24, Z25 * Z26-Z28
+#define PAIRS2_0 \
+	LONG $0x403e9262; WORD $0xc252; \
+	LONG $0x40369262; WORD $0xca52; \
+	LONG $0x403e9262; WORD $0xd352; \
+	LONG $0x40369262; WORD $0xdb52; \
+	LONG $0x403e9262; WORD $0xe452; \
+	LONG $0x40369262; WORD $0xec52
+
+// PAIRS2_1: Z6-Z11 += Z24, Z25 * Z29-Z31
+#define PAIRS2_1 \
+	LONG $0x403e9262; WORD $0xf552; \
+	LONG $0x40369262; WORD $0xfd52; \
+	LONG $0x403e1262; WORD $0xc652; \
+	LONG $0x40361262; WORD $0xce52; \
+	LONG $0x403e1262; WORD $0xd752; \
+	LONG $0x40361262; WORD $0xdf52
+
+// PAIRS2_2: Z12-Z17 += Z24, Z25 * Z26-Z28
+#define PAIRS2_2 \
+	LONG $0x403e1262; WORD $0xe252; \
+	LONG $0x40361262; WORD $0xea52; \
+	LONG $0x403e1262; WORD $0xf352; \
+	LONG $0x40361262; WORD $0xfb52; \
+	LONG $0x403e8262; WORD $0xc452; \
+	LONG $0x40368262; WORD $0xcc52
+
+// PAIRS2_3: Z18-Z23 += Z24, Z25 * Z29-Z31
+#define PAIRS2_3 \
+	LONG $0x403e8262; WORD $0xd552; \
+	LONG $0x40368262; WORD $0xdd52; \
+	LONG $0x403e8262; WORD $0xe652; \
+	LONG $0x40368262; WORD $0xee52; \
+	LONG $0x403e8262; WORD $0xf752; \
+	LONG $0x40368262; WORD $0xff52
+
+// PAIRS1_0: Z0-Z2 += Z24 * Z26-Z28
+#define PAIRS1_0 \
+	LONG $0x403e9262; WORD $0xc252; \
+	LONG $0x403e9262; WORD $0xcb52; \
+	LONG $0x403e9262; WORD $0xd452
+
+// PAIRS1_1: Z3-Z5 += Z24 * Z29-Z31
+#define PAIRS1_1 \
+	LONG $0x403e9262; WORD $0xdd52; \
+	LONG $0x403e9262; WORD $0xe652; \
+	LONG $0x403e9262; WORD $0xef52
+
+// PAIRS1_2: Z6-Z8 += Z24 * Z26-Z28
+#define PAIRS1_2 \
+	LONG $0x403e9262; WORD $0xf252; \
+	LONG $0x403e9262; WORD $0xfb52; \
+	LONG $0x403e1262; WORD $0xc452
+
+// PAIRS1_3: Z9-Z11 += Z24 * Z29-Z31
+#define PAIRS1_3 \
+	LONG $0x403e1262; WORD $0xcd52; \
+	LONG $0x403e1262; WORD $0xd652; \
+	LONG $0x403e1262; WORD $0xdf52
+
+// PAIRS_DOTS: Z0-Z3 += Z8 * Z10-Z13
+#define PAIRS_DOTS \
+	LONG $0x483ed262; WORD $0xc252; \
+	LONG $0x483ed262; WORD $0xcb52; \
+	LONG $0x483ed262; WORD $0xd452; \
+	LONG $0x483ed262; WORD $0xdd52
+
+// PAIRS_DOTS4: Z4-Z7 += Z9 * Z14-Z17
+#define PAIRS_DOTS4 \
+	LONG $0x4836d262; WORD $0xe652; \
+	LONG $0x4836d262; WORD $0xef52; \
+	LONG $0x4836b262; WORD $0xf052; \
+	LONG $0x4836b262; WORD $0xf952
+
+// BROADCAST3 loads a pair of each of three rows of w.
+#define BROADCAST3(base, a, b, c) \
+	VPBROADCASTD (base), a; \
+	VPBROADCASTD (base)(R8*1), b; \
+	VPBROADCASTD (base)(R8*2), c
+
+// ROUND rounds the float32 in x to bfloat16, to nearest, ties to even, in the upper
+// half of each; t is scratch, Z30 is 1 and Z31 is 0x7fff.
+#define ROUND(x, t) \
+	VPSRLD $16, x, t; \
+	VPANDD Z30, t, t; \
+	VPADDD Z31, t, t; \
+	VPADDD t, x, x
+
+// func pairTile2(y, x, w *float32, ys, xs, xk, ws, wk, k int, add bool)
+TEXT ·pairTile2(SB), NOSPLIT, $0-73
+	MOVQ y+0(FP), DI
+	MOVQ x+8(FP), SI
+	MOVQ w+16(FP), AX
+	MOVQ ys+24(FP), R13
+	MOVQ xs+32(FP), DX
+	MOVQ xk+40(FP), R15
+	MOVQ ws+48(FP), R8
+	MOVQ wk+56(FP), R9
+	MOVQ k+64(FP), CX
+	LEAQ (R8)(R8*2), R10
+	LEAQ (AX)(R10*1), BX
+	LEAQ (BX)(R10*1), R11
+	LEAQ (R11)(R10*1), R12
+	ADDQ DI, R13
+	ADDQ SI, DX
+	CMPB add+72(FP), $0
+	JNE  pload2
+	ZERO6(Z0, Z1, Z2, Z3, Z4, Z5)
+	ZERO6(Z6, Z7, Z8, Z9, Z10, Z11)
+	ZERO6(Z12, Z13, Z14, Z15, Z16, Z17)
+	ZERO6(Z18, Z19, Z20, Z21, Z22, Z23)
+	JMP  ploop2
+
+pload2:
+	LOAD3(0, DI, Z0, Z2, Z4)
+	LOAD3(192, DI, Z6, Z8, Z10)
+	LOAD3(384, DI, Z12, Z14, Z16)
+	LOAD3(576, DI, Z18, Z20, Z22)
+	LOAD3(0, R13, Z1, Z3, Z5)
+	LOAD3(192, R13, Z7, Z9, Z11)
+	LOAD3(384, R13, Z13, Z15, Z17)
+	LOAD3(576, R13, Z19, Z21, Z23)
+
+ploop2:
+	VMOVUPS (SI), Z24
+	VMOVUPS (DX), Z25
+	BROADCAST3(AX, Z26, Z27, Z28)
+	PAIRS2_0
+	BROADCAST3(BX, Z29, Z30, Z31)
+	PAIRS2_1
+	BROADCAST3(R11, Z26, Z27, Z28)
+	PAIRS2_2
+	BROADCAST3(R12, Z29, Z30, Z31)
+	PAIRS2_3
+	ADDQ R15, SI
+	ADDQ R15, DX
+	ADDQ R9, AX
+	ADDQ R9, BX
+	ADDQ R9, R11
+	ADDQ R9, R12
+	DECQ CX
+	JNE  ploop2
+	STORE3(0, DI, Z0, Z2, Z4)
+	STORE3(192, DI, Z6, Z8, Z10)
+	STORE3(384, DI, Z12, Z14, Z16)
+	STORE3(576, DI, Z18, Z20, Z22)
+	STORE3(0, R13, Z1, Z3, Z5)
+	STORE3(192, R13, Z7, Z9, Z11)
+	STORE3(384, R13, Z13, Z15, Z17)
+	STORE3(576, R13, Z19, Z21, Z23)
+	VZEROUPPER
+	RET
+
+// func pairTile1(y, x, w *float32, xk, ws, wk, k int, add bool)
+TEXT ·pairTile1(SB), NOSPLIT, $0-57
+	MOVQ y+0(FP), DI
+	MOVQ x+8(FP), SI
+	MOVQ w+16(FP), AX
+	MOVQ xk+24(FP), R15
+	MOVQ ws+32(FP), R8
+	MOVQ wk+40(FP), R9
+	MOVQ k+48(FP), CX
+	LEAQ (R8)(R8*2), R10
+	LEAQ (AX)(R10*1), BX
+	LEAQ (BX)(R10*1), R11
+	LEAQ (R11)(R10*1), R12
+	CMPB add+56(FP), $0
+	JNE  pload1
+	ZERO6(Z0, Z1, Z2, Z3, Z4, Z5)
+	ZERO6(Z6, Z7, Z8, Z9, Z10, Z11)
+	JMP  ploop1
+
+pload1:
+	LOAD3(0, DI, Z0, Z1, Z2)
+	LOAD3(192, DI, Z3, Z4, Z5)
+	LOAD3(384, DI, Z6, Z7, Z8)
+	LOAD3(576, DI, Z9, Z10, Z11)
+
+ploop1:
+	VMOVUPS (SI), Z24
+	BROADCAST3(AX, Z26, Z27, Z28)
+	PAIRS1_0
+	BROADCAST3(BX, Z29, Z30, Z31)
+	PAIRS1_1
+	BROADCAST3(R11, Z26, Z27, Z28)
+	PAIRS1_2
+	BROADCAST3(R12, Z29, Z30, Z31)
+	PAIRS1_3
+	ADDQ R15, SI
+	ADDQ R9, AX
+	ADDQ R9, BX
+	ADDQ R9, R11
+	ADDQ R9, R12
+	DECQ CX
+	JNE  ploop1
+	STORE3(0, DI, Z0, Z1, Z2)
+	STORE3(192, DI, Z3, Z4, Z5)
+	STORE3(384, DI, Z6, Z7, Z8)
+	STORE3(576, DI, Z9, Z10, Z11)
+	VZEROUPPER
+	RET
+
+// func dotsPairs(y *float32, x, w *uint16, ws, k int)
+TEXT ·dotsPairs(SB), NOSPLIT, $0-40
+	DOTS
+	SUBQ $64, CX
+	JLT  dprest
+
+dploop:
+	PREFETCHT0 (AX)(R8*4)
+	PREFETCHT0 (R10)(R8*4)
+	PREFETCHT0 (R11)(R8*4)
+	PREFETCHT0 (BX)(R8*4)
+	VMOVDQU32 (SI), Z8
+	VMOVDQU32 64(SI), Z9
+	VMOVDQU32 (AX), Z10
+	VMOVDQU32 (R10), Z11
+	VMOVDQU32 (R11), Z12
+	VMOVDQU32 (BX), Z13
+	PAIRS_DOTS
+	PREFETCHT0 64(AX)(R8*4)
+	PREFETCHT0 64(R10)(R8*4)
+	PREFETCHT0 64(R11)(R8*4)
+	PREFETCHT0 64(BX)(R8*4)
+	VMOVDQU32 64(AX), Z14
+	VMOVDQU32 64(R10), Z15
+	VMOVDQU32 64(R11), Z16
+	VMOVDQU32 64(BX), Z17
+	PAIRS_DOTS4
+	ADDQ $128, SI
+	ADDQ $128, AX
+	ADDQ $128, R10
+	ADDQ $128, R11
+	ADDQ $128, BX
+	SUBQ $64, CX
+	JGE  dploop
+
+dprest:
+	ADDQ $64, CX
+	JEQ  dpdone
+	CMPQ CX, $32
+	JLT  dpmask
+	VMOVDQU32 (SI), Z8
+	VMOVDQU32 (AX), Z10
+	VMOVDQU32 (R10), Z11
+	VMOVDQU32 (R11), Z12
+	VMOVDQU32 (BX), Z13
+	PAIRS_DOTS
+	ADDQ $64, SI
+	ADDQ $64, AX
+	ADDQ $64, R10
+	ADDQ $64, R11
+	ADDQ $64, BX
+	SUBQ $32, CX
+	JEQ  dpdone
+
+dpmask:
+	MOVL $1, DX
+	SHLL CX, DX
+	DECL DX
+	KMOVD DX, K1
+	VMOVDQU16.Z (SI), K1, Z9
+	VMOVDQU16.Z (AX), K1, Z14
+	VMOVDQU16.Z (R10), K1, Z15
+	VMOVDQU16.Z (R11), K1, Z16
+	VMOVDQU16.Z (BX), K1, Z17
+	PAIRS_DOTS4
+
+dpdone:
+	SUMS
+	RET
+
+// func roundRow(dst *uint16, src *float32, n int)
+TEXT ·roundRow(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+	MOVL $1, AX
+	VPBROADCASTD AX, Z30
+	MOVL $0x7fff, AX
+	VPBROADCASTD AX, Z31
+
+rrloop:
+	SUBQ $16, CX
+	JLT  rrrest
+	VMOVDQU32 (SI), Z0
+	ROUND(Z0, Z1)
+	VPSRLD $16, Z0, Z0
+	VPMOVDW Z0, (DI)
+	ADDQ $64, SI
+	ADDQ $32, DI
+	JMP  rrloop
+
+rrrest:
+	ADDQ $16, CX
+	JEQ  rrdone
+	MASK
+	VMOVDQU32.Z (SI), K1, Z0
+	ROUND(Z0, Z1)
+	VPSRLD $16, Z0, Z0
+	VPMOVDW Z0, K1, (DI)
+
+rrdone:
+	VZEROUPPER
+	RET
+
+// func bytesBF16(dst *uint16, src *int8, n int)
+TEXT ·bytesBF16(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+
+bbloop:
+	SUBQ $16, CX
+	JLT  bbrest
+	VPMOVSXBD (SI), Z0
+	VCVTDQ2PS Z0, Z0
+	VPSRLD $16, Z0, Z0
+	VPMOVDW Z0, (DI)
+	ADDQ $16, SI
+	ADDQ $32, DI
+	JMP  bbloop
+
+bbrest:
+	ADDQ $16, CX
+	JEQ  bbdone
+	MASK
+	VMOVDQU8.Z (SI), K1, X0
+	VPMOVSXBD X0, Z0
+	VCVTDQ2PS Z0, Z0
+	VPSRLD $16, Z0, Z0
+	VPMOVDW Z0, K1, (DI)
+
+bbdone:
+	VZEROUPPER
+	RET
+
+// func pairPanel(dst, src *float32, n int)
+TEXT ·pairPanel(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+	MOVL $1, AX
+	VPBROADCASTD AX, Z30
+	MOVL $0x7fff, AX
+	VPBROADCASTD AX, Z31
+	MOVL $0xffff0000, AX
+	VPBROADCASTD AX, Z29
+
+pploop:
+	SUBQ $2, CX
+	JLT  pprest
+	VMOVDQU32 (SI), Z0
+	VMOVDQU32 64(SI), Z1
+	ROUND(Z0, Z2)
+	ROUND(Z1, Z3)
+	VPSRLD $16, Z0, Z0
+	VPANDD Z29, Z1, Z1
+	VPORD Z1, Z0, Z0
+	VMOVDQU32 Z0, (DI)
+	ADDQ $128, SI
+	ADDQ $64, DI
+	JMP  pploop
+
+pprest:
+	ADDQ $2, CX
+	JEQ  ppdone
+	VMOVDQU32 (SI), Z0
+	ROUND(Z0, Z2)
+	VPSRLD $16, Z0, Z0
+	VMOVDQU32 Z0, (DI)
+
+ppdone:
+	VZEROUPPER
+	RET
