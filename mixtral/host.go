@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"sync"
-	"sync/atomic"
 
 	"github.com/expertspec/expertspec/mixtral/internal/kernel"
 	"github.com/gomlx/compute"
@@ -102,6 +100,7 @@ type hostStep struct {
 	start int // position of the first
 	work  *hostWork
 	lanes int
+	crew  *crew
 	k, v  []float32 // keys and values of the layer, [KV,C,hd] and 12 rows more
 	c     int       // C
 }
@@ -135,39 +134,30 @@ func sized(s *[]float32, n int) []float32 {
 
 // each calls f for 0 to n-1, concurrently on the step's lanes.
 func (h *hostStep) each(n int, f func(l *hostLane, i int)) {
-	lanes := min(h.lanes, n)
-	if lanes <= 1 {
+	if min(h.lanes, n) <= 1 {
 		for i := range n {
 			f(&h.work.lanes[0], i)
 		}
 		return
 	}
-	var next atomic.Int64
-	one := func(l *hostLane) {
-		for {
-			i := int(next.Add(1)) - 1
-			if i >= n {
-				return
-			}
-			f(l, i)
-		}
+	if h.crew == nil {
+		h.crew = newCrew(h.lanes - 1)
 	}
-	var group sync.WaitGroup
-	for i := range lanes - 1 {
-		group.Go(func() { one(&h.work.lanes[i+1]) })
-	}
-	one(&h.work.lanes[0])
-	group.Wait()
+	h.crew.run(n, func(worker, i int) { f(&h.work.lanes[worker], i) })
 }
 
-// blocks calls f for ranges of [0,n) of at most kernel.BlockRows rows, enough of
-// them to occupy all lanes.
+// blocks calls f for ranges of [0,n), enough of them to occupy all lanes.
 func (h *hostStep) blocks(n int, f func(l *hostLane, lo, hi int)) {
 	size := h.blockSize(n)
 	h.each((n+size-1)/size, func(l *hostLane, i int) { f(l, i*size, min((i+1)*size, n)) })
 }
 
+// blockSize is the size of blocks: at most kernel.BlockRows for panels, and for rows,
+// whose weights come from memory, longer runs of it.
 func (h *hostStep) blockSize(n int) int {
+	if h.n <= hostRows {
+		return (n/(2*h.lanes) + kernel.TileRows) / kernel.TileRows * kernel.TileRows
+	}
 	size := (n/h.lanes + kernel.TileRows) / kernel.TileRows * kernel.TileRows
 	return min(size, kernel.BlockRows)
 }
@@ -193,6 +183,11 @@ func (r *run) runHost(ctx context.Context, s *step) error {
 		work.lanes = append(work.lanes, hostLane{})
 	}
 	h := &hostStep{m: m, s: s, n: s.t, start: s.first[0], work: work, lanes: s.lanes}
+	defer func() {
+		if h.crew != nil {
+			h.crew.stop()
+		}
+	}()
 	var form hostForm
 	if h.n <= hostRows {
 		form = newHostRows(h)

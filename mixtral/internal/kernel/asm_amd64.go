@@ -10,6 +10,9 @@ var pairs = vectors && cpu.X86.HasAVX512BF16
 // The functions below are in avx512_amd64.s and avx512bf16_amd64.s. Strides are in
 // bytes.
 
+// Pause waits some 20 ns, for a loop that waits for memory to change.
+func Pause()
+
 //go:noescape
 func tile2(y, x, w *float32, ys, xs, xk, ws, wk, k int, add bool)
 

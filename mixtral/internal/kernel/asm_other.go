@@ -2,8 +2,13 @@
 
 package kernel
 
+import "runtime"
+
 // There is no assembly for this processor: the plain functions compute.
 var vectors, pairs = false, false
+
+// Pause yields the processor, for a loop that waits for memory to change.
+func Pause() { runtime.Gosched() }
 
 func tile2(y, x, w *float32, ys, xs, xk, ws, wk, k int, add bool)     { panic("unreachable") }
 func tile1(y, x, w *float32, xk, ws, wk, k int, add bool)             { panic("unreachable") }

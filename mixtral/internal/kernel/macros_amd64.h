@@ -18,7 +18,7 @@
 	VMOVUPS b, (at+64)(base); \
 	VMOVUPS c, (at+128)(base)
 
-// DOTS begins a dots function: SI is x, AX, R10, R11, BX are rows of w, R8 their stride, CX
+// DOTS begins a dots function: SI is x, AX, R10, R11, BX are rows of w, R8 their stride, R12 how far ahead to prefetch, CX
 // the number of columns; sums are Z0-Z3, in columns of 16 more Z4-Z7.
 #define DOTS \
 	MOVQ y+0(FP), DI; \
@@ -30,6 +30,7 @@
 	ADDQ AX, BX; \
 	LEAQ (AX)(R8*1), R10; \
 	LEAQ (AX)(R8*2), R11; \
+	MOVQ $16384, R12; \
 	ZERO6(Z0, Z1, Z2, Z3, Z4, Z5); \
 	VPXORD Z6, Z6, Z6; \
 	VPXORD Z7, Z7, Z7
