@@ -1,10 +1,12 @@
 package mixtral
 
 import (
+	"errors"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:revive // graph code reads as mathematics
+	"golang.org/x/sync/errgroup"
 )
 
 // matrix is a weight on the device: w [..., O, I] and scale nil, or w int8 [..., O, I] and scale float32 [..., O].
@@ -43,20 +45,8 @@ func (l *loader) quantized(dims []int, names []string, order func(row int) int) 
 		if order != nil {
 			to = make([]byte, len(dst))
 		}
-		row := 0
-		for _, name := range names {
-			if err := l.ctx.Err(); err != nil {
-				return err
-			}
-			shape, err := l.ck.Shape(name)
-			if err != nil {
-				return err
-			}
-			end := row + shape[0]
-			if err := l.ck.readInt8(name, to[row*columns:end*columns], scales[row:end], l.wideSpace); err != nil {
-				return err
-			}
-			row = end
+		if err := l.readInt8s(names, to, scales, columns); err != nil {
+			return err
 		}
 		if order != nil {
 			stored := make([]float32, rows)
@@ -76,6 +66,34 @@ func (l *loader) quantized(dims []int, names []string, order func(row int) int) 
 		return matrix{}, err
 	}
 	return m, nil
+}
+
+// readInt8s reads matrices into dst, one after the other, and their scales. For a
+// device with memory of its own it reads four at a time.
+func (l *loader) readInt8s(names []string, dst []byte, scales []float32, columns int) error {
+	var g errgroup.Group
+	g.SetLimit(1)
+	space := l.wideSpace
+	if !l.d.shared {
+		g.SetLimit(4)
+		space = func(size int) []byte { return make([]byte, size) }
+	}
+	row := 0
+	for _, name := range names {
+		shape, err := l.ck.Shape(name)
+		if err != nil {
+			return errors.Join(err, g.Wait())
+		}
+		from, end := row, row+shape[0]
+		g.Go(func() error {
+			if err := l.ctx.Err(); err != nil {
+				return err
+			}
+			return l.ck.readInt8(name, dst[from*columns:end*columns], scales[from:end], space)
+		})
+		row = end
+	}
+	return g.Wait()
 }
 
 // qkvRow returns where qkv stores row r of q over k over v.

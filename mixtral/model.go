@@ -113,9 +113,10 @@ type Model struct {
 	host     *hostWeights // of the host executor; nil: not used
 	work     sync.Pool    // of *hostWork
 	programs programs
-	state    sync.Mutex
-	running  int           // calls in progress
-	closed   chan struct{} // closed once Close was called and no call is in progress; nil before
+	capacities
+	state   sync.Mutex
+	running int           // calls in progress
+	closed  chan struct{} // closed once Close was called and no call is in progress; nil before
 }
 
 // Load reads the checkpoint in the folder fsys onto the backend (see
@@ -134,6 +135,7 @@ func Load(ctx context.Context, fsys fs.FS, o Options) (*Model, error) {
 		m.dtype = dtypes.Float32
 	}
 	m.d = newDevice(o.Backend, m.dtype)
+	m.capacities.layers = make([]struct{ level, needed, steps int }, m.cfg.Layers)
 	if m.chunk == 0 {
 		m.chunk = 512
 	}

@@ -50,6 +50,9 @@ func (d *device) floats(b compute.Buffer) ([]float32, error) {
 		return nil, err
 	}
 	flat := make([]float32, shape.Size())
+	if d.gpu && cudaRead(flat, b) {
+		return flat, nil
+	}
 	return flat, b.ToFlatData(flat)
 }
 

@@ -14,8 +14,8 @@ import (
 // from or to the host cost as much as reading tens of megabytes there, and a step
 // of few tokens does little else than read weights. So a step of at most maxFew
 // documents with one token each (remote_few.go) runs as one graph, or as one
-// program a layer where the host routes, and others (remote_batch.go) as two
-// programs a layer.
+// program a layer where the host routes. Others run as one program a layer
+// (remote_routed.go), or two where the host routes (remote_batch.go).
 
 // maxFew is the maximum number of documents that decode as remote_few.go does.
 const maxFew = 4
@@ -48,8 +48,8 @@ func (r *run) runRemote(ctx context.Context, s *step) error {
 	if s.starts, err = upload(m.d, starts, s.b); err != nil {
 		return err
 	}
-	if m.whole(s.t, r.req.Intervene != nil) {
-		return r.runWhole(ctx, s)
+	if m.stacked() && r.req.Intervene == nil {
+		return r.routed(ctx, s)
 	}
 	return r.batched(ctx, s)
 }

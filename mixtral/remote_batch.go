@@ -75,50 +75,73 @@ func (r *run) batchedLayer(ctx context.Context, s *step, i int, x, cos, sin comp
 // batchedAttention runs layer i up to its router: x [N,D], h [N,D] (float32 if
 // asInput), router logits [N,E], and with a cache its keys and values.
 func (m *Model) batchedAttention(s *step, i int, x, cos, sin compute.Buffer, asInput bool) ([]compute.Buffer, error) {
-	args := append([]compute.Buffer{x, cos, sin, s.starts}, m.w.layers[i].dense()...)
-	past, size := s.pastLen(), 0
-	if past > 0 {
-		args = append(args, s.part.k[i], s.part.v[i])
-	}
-	if s.part != nil {
-		size = s.part.c
-	}
-	key := programKey{"batched attention", s.b, s.t, past, 2 * size}
+	l := newBatchedShape(s, asInput)
+	key := programKey{"batched attention", l.b, l.t, l.past, 2 * l.size}
 	if asInput {
 		key.d++
 	}
 	return m.run(key, func(in []*Node) []*Node {
-		x, cos, sin, starts := in[0], in[1], in[2], in[3]
-		in = in[4:]
-		w := takeNodes(&in)
-		c := &m.cfg
-		h := rmsNorm(x, w.attnNorm, c.RMSNormEps) // [N,D]
-		now := m.batchedRotate(m.d.linear(h, w.qkv), cos, sin, s.b, s.t)
-		var y *Node
-		var old *split
-		if past > 0 {
-			old = &split{k: in[0], v: in[1]}
-		}
-		if past == 0 && m.d.gpu && m.dtype == dtypes.BFloat16 && c.SlidingWindow == 0 {
-			y = flash(now)
-		} else {
-			y = m.d.attend(now, old, newGraphMask(c, starts, s.b, past, wholeBlock))
-		}
-		x = Add(x, m.d.linear(y, w.o))             // [N,D]
-		h = rmsNorm(x, w.ffnNorm, c.RMSNormEps)    // [N,D]
-		logits := m.d.linear(h, weight{w: w.gate}) // [N,E]
-		if !asInput {
-			h = ConvertDType(h, m.dtype)
-		}
-		outs := []*Node{x, h, logits}
-		switch {
-		case past > 0:
-			outs = append(outs, appendKV(old.k, now.k, starts), appendKV(old.v, now.v, starts))
-		case s.part != nil:
-			outs = append(outs, lengthen(now.k, size), lengthen(now.v, size))
-		}
-		return outs
-	}, args...)
+		x, h, logits, kv := m.attentionNodes(&in, l)
+		return append([]*Node{x, h, logits}, kv...)
+	}, m.attentionArgs(s, i, x, cos, sin)...)
+}
+
+// batchedShape is what attention is compiled for.
+type batchedShape struct {
+	b, t, past, size int  // size is that of the cache; 0: none
+	asInput          bool // h is float32
+}
+
+func newBatchedShape(s *step, asInput bool) batchedShape {
+	l := batchedShape{b: s.b, t: s.t, past: s.pastLen(), asInput: asInput}
+	if s.part != nil {
+		l.size = s.part.c
+	}
+	return l
+}
+
+// attentionArgs returns the parameters of attentionNodes.
+func (m *Model) attentionArgs(s *step, i int, x, cos, sin compute.Buffer) []compute.Buffer {
+	args := append([]compute.Buffer{x, cos, sin, s.starts}, m.w.layers[i].dense()...)
+	if s.pastLen() > 0 {
+		args = append(args, s.part.k[i], s.part.v[i])
+	}
+	return args
+}
+
+// attentionNodes is a layer up to its router, of the first of parameters: x [N,D],
+// h [N,D], router logits [N,E], and with a cache its keys and values.
+func (m *Model) attentionNodes(in *[]*Node, l batchedShape) (x, h, logits *Node, kv []*Node) {
+	c := &m.cfg
+	x, cos, sin, starts := (*in)[0], (*in)[1], (*in)[2], (*in)[3]
+	*in = (*in)[4:]
+	w := takeNodes(in)
+	h = rmsNorm(x, w.attnNorm, c.RMSNormEps) // [N,D]
+	now := m.batchedRotate(m.d.linear(h, w.qkv), cos, sin, l.b, l.t)
+	var y *Node
+	var old *split
+	if l.past > 0 {
+		old = &split{k: (*in)[0], v: (*in)[1]}
+		*in = (*in)[2:]
+	}
+	if old == nil && m.d.gpu && m.dtype == dtypes.BFloat16 && c.SlidingWindow == 0 && c.HeadDim%8 == 0 {
+		y = flash(now)
+	} else {
+		y = m.d.attend(now, old, newGraphMask(c, starts, l.b, l.past, wholeBlock))
+	}
+	x = Add(x, m.d.linear(y, w.o))            // [N,D]
+	h = rmsNorm(x, w.ffnNorm, c.RMSNormEps)   // [N,D]
+	logits = m.d.linear(h, weight{w: w.gate}) // [N,E]
+	if !l.asInput {
+		h = ConvertDType(h, m.dtype)
+	}
+	switch {
+	case old != nil:
+		kv = []*Node{appendKV(old.k, now.k, starts), appendKV(old.v, now.v, starts)}
+	case l.size > 0:
+		kv = []*Node{lengthen(now.k, l.size), lengthen(now.v, l.size)}
+	}
+	return x, h, logits, kv
 }
 
 // lengthen appends zeros to keys or values [B,KV,T,hd] up to a capacity.
@@ -245,6 +268,17 @@ func (m *Model) batchedExperts(s *step, i int, x, h compute.Buffer, rt *Routing)
 		y = float(Reshape(Gather(y, back), n, k, m.cfg.HiddenSize))             // [N,K,D]
 		return []*Node{Add(x, ReduceSum(weighed(y, weights), 1))}
 	}, args...))
+}
+
+// batchedMoE returns x plus the experts' outputs, [N,D]. rows [M*C,1] of h [N,D] are
+// those of M experts; back [N*K,1]: the results that each row adds, times weights
+// [N,K,1].
+func (m *Model) batchedMoE(x, h, rows, back, weights *Node, slots int, in []*Node) *Node {
+	dims := weights.Shape().Dimensions
+	h = Reshape(Gather(h, rows), slots, -1, m.cfg.HiddenSize)
+	y := m.batchedProducts(h, in)                                           // [M*C,D]
+	y = float(Reshape(Gather(y, back), dims[0], dims[1], m.cfg.HiddenSize)) // [N,K,D]
+	return Add(x, ReduceSum(weighed(y, weights), 1))
 }
 
 // batchedProducts returns the experts' outputs [M*C,D] of rows h [M,C,D].

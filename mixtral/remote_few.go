@@ -65,16 +65,37 @@ func (m *Model) fewLinear(x *Node, w weight) *Node {
 	return vecLinear(x, w)
 }
 
+// normed is x*scale, [N,D] and [N,1] or nil: a product scales its result, so that
+// XLA does not compute x in a kernel of its own.
+type normed struct{ x, scale *Node }
+
+// fewNorm is rmsNorm.
+func fewNorm(x, w *Node, eps float64) normed {
+	ms := ReduceAndKeep(Square(x), ReduceMean, -1)
+	return normed{Mul(x, InsertAxes(w, 0)), Rsqrt(AddScalar(ms, eps))}
+}
+
+func (v normed) value() *Node { return Mul(v.x, v.scale) }
+
+// fewNormed is fewLinear of v.
+func (m *Model) fewNormed(v normed, w weight) *Node {
+	y := m.fewLinear(v.x, w)
+	if v.scale != nil {
+		y = Mul(y, v.scale)
+	}
+	return y
+}
+
 // fewBlock is block for fewNodes. past: the cache, [N,KV,C,hd]; recent:
 // [2,N,KV,recentSize,hd]; now: the step's keys and values, [2,N,KV,hd].
-func (m *Model) fewBlock(x *Node, w layerNodes, p *fewNodes, past split, recent *Node) (y, h, logits, now *Node) {
+func (m *Model) fewBlock(x *Node, w layerNodes, p *fewNodes, past split, recent *Node) (y *Node, h normed, logits, now *Node) {
 	c := &m.cfg
-	h = rmsNorm(x, w.attnNorm, c.RMSNormEps) // [N,D]
-	q, now := m.fewRotate(m.fewLinear(h, w.qkv), p)
+	h = fewNorm(x, w.attnNorm, c.RMSNormEps) // [N,D]
+	q, now := m.fewRotate(m.fewNormed(h, w.qkv), p)
 	y = m.fewAttend(q, now, p, past, recent)   // [N,H*hd]
 	y = Add(x, m.fewLinear(y, w.o))            // [N,D]
-	h = rmsNorm(y, w.ffnNorm, c.RMSNormEps)    // [N,D]
-	logits = m.fewLinear(h, weight{w: w.gate}) // [N,E]
+	h = fewNorm(y, w.ffnNorm, c.RMSNormEps)    // [N,D]
+	logits = m.fewNormed(h, weight{w: w.gate}) // [N,E]
 	return y, h, logits, now
 }
 
@@ -144,11 +165,14 @@ func fewTopK(logits *Node, k int) (index, weights *Node) {
 // fewMoE returns x plus the sparse mixture's output, [N,D]. index, weights: [N,K].
 // w13 and w2 are one weight each, of which the device selects each row's experts,
 // or the weights of each row's K experts.
-func (m *Model) fewMoE(x, h, index, weights *Node, w13, w2 []weight) *Node {
-	n, k := h.Shape().Dimensions[0], m.cfg.TopK
+func (m *Model) fewMoE(x *Node, h normed, index, weights *Node, w13, w2 []weight) *Node {
+	n, k := x.Shape().Dimensions[0], m.cfg.TopK
 	var rows []*Node
 	for row := range n {
-		hr := SliceAxis(h, 0, AxisRange(row, row+1))
+		hr := normed{x: SliceAxis(h.x, 0, AxisRange(row, row+1))}
+		if h.scale != nil {
+			hr.scale = SliceAxis(h.scale, 0, AxisRange(row, row+1))
+		}
 		sum := SliceAxis(x, 0, AxisRange(row, row+1))
 		for i := range k {
 			at := []SliceAxisSpec{AxisRange(row, row+1), AxisRange(i, i+1)}
@@ -167,8 +191,8 @@ func (m *Model) fewMoE(x, h, index, weights *Node, w13, w2 []weight) *Node {
 }
 
 // fewExpert returns one expert's output. h: [1,D].
-func (m *Model) fewExpert(h *Node, w13, w2 weight) *Node {
-	y := m.fewLinear(h, w13) // [1,2F]
+func (m *Model) fewExpert(h normed, w13, w2 weight) *Node {
+	y := m.fewNormed(h, w13) // [1,2F]
 	f := y.Shape().Dimensions[1] / 2
 	return m.fewLinear(Mul(m.d.silu(SliceAxis(y, 1, AxisRange(0, f))), SliceAxis(y, 1, AxisRange(f))), w2)
 }
@@ -181,7 +205,7 @@ func weighed(y, w *Node) *Node {
 
 // fewHead returns the logits [N,V] of x [N,D].
 func (m *Model) fewHead(x, norm, head *Node) *Node {
-	return m.fewLinear(rmsNorm(x, norm, m.cfg.RMSNormEps), weight{w: head})
+	return m.fewNormed(fewNorm(x, norm, m.cfg.RMSNormEps), weight{w: head})
 }
 
 // fewWhole computes the step as one graph.
@@ -248,7 +272,7 @@ func (m *Model) fewGraph(in []*Node, n, c int, head, observe, asInput bool) []*N
 		y, h, logits, now := m.fewBlock(x, w, p, past, pick(recent, i))
 		index, weights := fewTopK(logits, m.cfg.TopK)
 		x = m.fewMoE(y, h, index, weights, []weight{w13}, []weight{w2})
-		inputs, allLogits, kv = append(inputs, h), append(allLogits, logits), append(kv, now)
+		inputs, allLogits, kv = append(inputs, h.value()), append(allLogits, logits), append(kv, now)
 	}
 	outs := []*Node{m.remember(recent, Stack(kv, 0), p.slot)}
 	var floats []*Node
@@ -433,7 +457,7 @@ func (m *Model) fewStage(s *step, i int, ints compute.Buffer, state *fewState) (
 			for range pairs {
 				w13, w2 = append(w13, takeWeight(&in)), append(w2, takeWeight(&in))
 			}
-			x = m.fewMoE(take(), take(), take(), take(), w13, w2)
+			x = m.fewMoE(take(), normed{x: take()}, take(), take(), w13, w2)
 			layer = take()
 		}
 		if last {
@@ -443,6 +467,6 @@ func (m *Model) fewStage(s *step, i int, ints compute.Buffer, state *fewState) (
 		past := split{k: take(), v: take()}
 		y, h, logits, now := m.fewBlock(x, takeNodes(&in), nodes, past, recent)
 		index, weights := fewTopK(logits, k)
-		return []*Node{now, y, h, index, weights, AddScalar(layer, int32(1)), logits}
+		return []*Node{now, y, h.value(), index, weights, AddScalar(layer, int32(1)), logits}
 	}, args...)
 }

@@ -1,0 +1,264 @@
+package mixtral
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:revive // graph code reads as mathematics
+)
+
+// capacities chooses how many rows an expert has in programs that route on the
+// device, for each layer: spreads times the mean, and a few.
+type capacities struct {
+	mu     sync.Mutex
+	layers []struct{ level, needed, steps int }
+}
+
+// spreads are few, since a program is compiled for each. Experts that have more
+// rows than the last gives them are computed as where the host routes.
+var spreads = []float64{1.25, 1.5, 2, 3}
+
+// size returns the rows of an expert for n rows, k experts each of e.
+func capacity(level, n, k, e int) int {
+	size := int(spreads[level]*float64(n*k)/float64(e)) + 16
+	return min((size+7)/8, (n+7)/8) * 8
+}
+
+func (c *capacities) level(layer int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.layers[layer].level
+}
+
+// report adjusts a layer's level to a step's: what fits n rows' largest count. A
+// level that was too large for some steps in a row is lowered.
+func (c *capacities) report(layer, largest, n, k, e int) {
+	needed := 0
+	for needed < len(spreads)-1 && capacity(needed, n, k, e) < largest {
+		needed++
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := &c.layers[layer]
+	l.needed, l.steps = max(l.needed, needed), l.steps+1
+	if needed > l.level || l.steps == 64 {
+		l.level, l.needed, l.steps = max(needed, l.needed), 0, 0
+	}
+}
+
+// routedLayer is a layer that was computed, optimistically: with the rows for each
+// expert that earlier steps required.
+type routedLayer struct {
+	i, size  int
+	x        compute.Buffer   // the next layer's
+	y, h     compute.Buffer   // x after attention, the router's input
+	floats   compute.Buffer   // the router logits, which the host reads
+	kv       []compute.Buffer // of the cache, if any
+	started  bool
+	done     chan struct{} // closed once the host has
+	rt       *Routing      // once done
+	overflow bool
+	err      error
+}
+
+func (l *routedLayer) free() {
+	if l.started {
+		<-l.done
+	}
+	free(l.x, l.y, l.h, l.floats)
+	free(l.kv...)
+}
+
+// routed computes one step, one program a layer. The device routes, and the host
+// reads a layer's router logits and calls the hooks while the device computes the
+// next.
+func (r *run) routed(ctx context.Context, s *step) error {
+	m := r.m
+	start, err := m.start(s)
+	if err != nil {
+		return err
+	}
+	x, cos, sin := start[0], start[1], start[2]
+	defer func() { free(x, cos, sin) }()
+	valid := make([]int32, s.rowsTotal())
+	for _, row := range s.rows {
+		valid[row] = 1
+	}
+	rows, err := upload(m.d, valid, len(valid))
+	if err != nil {
+		return err
+	}
+	defer free(rows)
+	var last *routedLayer
+	defer func() {
+		if last != nil {
+			last.free()
+		}
+	}()
+	for i := range m.w.layers {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if last != nil {
+			x, last.x = last.x, nil
+		}
+		next, err := r.routedLayer(s, i, x, cos, sin, rows)
+		if err != nil {
+			return err
+		}
+		free(x)
+		x = nil
+		if last != nil {
+			again, err := r.settle(s, last)
+			last = nil
+			if err != nil || again != nil {
+				next.free()
+			}
+			if err != nil {
+				return err
+			}
+			if again != nil {
+				x = again
+				if next, err = r.routedLayer(s, i, x, cos, sin, rows); err != nil {
+					return err
+				}
+				free(x)
+				x = nil
+			}
+		}
+		last = next
+		last.read(ctx, r, s)
+	}
+	x, last.x = last.x, nil
+	again, err := r.settle(s, last)
+	last = nil
+	if err != nil {
+		return err
+	}
+	if again != nil {
+		free(x)
+		x = again
+	}
+	return r.logits(s, x)
+}
+
+// settle waits until the host has a layer's routing, and frees the layer. If some
+// expert had more rows than the program computed, it returns the layer's output.
+func (r *run) settle(s *step, l *routedLayer) (x compute.Buffer, err error) {
+	defer l.free()
+	<-l.done
+	if l.err != nil {
+		return nil, l.err
+	}
+	if s.part != nil {
+		free(s.part.k[l.i], s.part.v[l.i])
+		s.part.k[l.i], s.part.v[l.i] = l.kv[0], l.kv[1]
+		l.kv = nil
+	}
+	if l.overflow {
+		return r.m.batchedExperts(s, l.i, l.y, l.h, l.rt)
+	}
+	return nil, nil
+}
+
+// routedLayer computes layer i.
+func (r *run) routedLayer(s *step, i int, x, cos, sin, valid compute.Buffer) (*routedLayer, error) {
+	m, c, n := r.m, &r.m.cfg, s.rowsTotal()
+	size := capacity(m.capacities.level(i), n, c.TopK, c.Experts)
+	shape := newBatchedShape(s, r.req.RouterInput)
+	key := programKey{fmt.Sprint("routed ", size), shape.b, shape.t, shape.past, 2 * shape.size}
+	if shape.asInput {
+		key.d++
+	}
+	args := append([]compute.Buffer{valid}, m.attentionArgs(s, i, x, cos, sin)...)
+	w13, w2 := m.expertWeights(i, 0)
+	args = append(append(args, w13.buffers()...), w2.buffers()...)
+	out, err := m.run(key, func(in []*Node) []*Node {
+		valid := in[0]
+		in = in[1:]
+		x, h, logits, kv := m.attentionNodes(&in, shape)
+		index, weights := fewTopK(logits, c.TopK)
+		rows, back, weights := place(index, weights, valid, c.Experts, size)
+		y := m.batchedMoE(x, ConvertDType(h, m.dtype), rows, back, weights, c.Experts, in)
+		return append([]*Node{y, x, h, logits}, kv...)
+	}, args...)
+	if err != nil {
+		return nil, err
+	}
+	return &routedLayer{i: i, size: size, x: out[0], y: out[1], h: out[2], floats: out[3], kv: out[4:], done: make(chan struct{})}, nil
+}
+
+// read starts to read a layer's routing, and calls the hooks.
+func (l *routedLayer) read(ctx context.Context, r *run, s *step) {
+	c := &r.m.cfg
+	l.started = true
+	go func() {
+		defer close(l.done)
+		l.err = errGoexit
+		if l.rt, l.err = r.route(ctx, s, l.i, l.h, l.floats); l.err == nil {
+			largest := l.rt.largest(c.Experts)
+			l.overflow = largest > l.size
+			r.m.capacities.report(l.i, largest, s.rowsTotal(), c.TopK, c.Experts)
+		}
+	}()
+}
+
+// largest returns the largest number of rows of an expert.
+func (r *Routing) largest(experts int) int {
+	counts := make([]int, experts)
+	top := 0
+	for _, e := range r.Experts {
+		counts[e]++
+		top = max(top, counts[e])
+	}
+	return top
+}
+
+// place makes batchedMoE's indices of a routing, index and weights [N,K], for size
+// rows of each expert: an expert's rows in order, those beyond size, and those of
+// which valid [N] is 0, with weights 0.
+func place(index, weights, valid *Node, experts, size int) (rows, back, scaled *Node) {
+	g := index.Graph()
+	n, k := index.Shape().Dimensions[0], index.Shape().Dimensions[1]
+	lane := Iota(g, shapes.Make(dtypes.Int32, n, k, experts), 2)
+	uses := LogicalAnd(Equal(BroadcastToDims(InsertAxes(index, -1), n, k, experts), lane),
+		BroadcastToDims(Reshape(NotEqual(valid, ZerosLike(valid)), n, 1, 1), n, k, experts)) // [N,K,E]
+	before := rowsBefore(ReduceSum(ConvertDType(uses, dtypes.Float32), 1)) // [N,E]
+	before = BroadcastToDims(InsertAxes(ConvertDType(before, dtypes.Int32), 1), n, k, experts)
+	at := ReduceSum(Where(uses, before, ZerosLike(before)), -1) // [N,K]
+	ok := LogicalAnd(LessThan(at, Scalar(g, dtypes.Int32, int32(size))), ReduceLogicalOr(uses, -1))
+	number := Iota(g, shapes.Make(dtypes.Int32, n*k), 0)
+	slot := Add(MulScalar(index, int32(size)), at)
+	// A scatter drops indices after the last.
+	outside := Reshape(AddScalar(number, int32(experts*size)), n, k)
+	slot = Where(ok, slot, outside)
+	rows = ScatterSum(Zeros(g, shapes.Make(dtypes.Int32, experts*size)), Reshape(slot, n*k, 1), DivScalar(number, int32(k)), false, true)
+	weights = Where(ok, weights, ZerosLike(weights))
+	back = Where(ok, slot, ZerosLike(slot))
+	return InsertAxes(rows, -1), Reshape(back, n*k, 1), InsertAxes(weights, -1)
+}
+
+// rowsBefore returns the sums of the earlier rows of x [N,E], of zeros and ones, as
+// products with triangular matrices, in blocks of rows.
+func rowsBefore(x *Node) *Node {
+	g := x.Graph()
+	n, e := x.Shape().Dimensions[0], x.Shape().Dimensions[1]
+	size := min(n&-n, 128)         // a power of two that divides n
+	earlier := func(n int) *Node { // [N,N]
+		shape := shapes.Make(dtypes.Int32, n, n)
+		return ConvertDType(LessThan(Iota(g, shape, 1), Iota(g, shape, 0)), dtypes.Float32)
+	}
+	blocks := Reshape(x, n/size, size, e)
+	within := DotGeneral(blocks, []int{1}, nil, earlier(size), []int{1}, nil) // [N/size,E,size]
+	within = TransposeAllAxes(within, 0, 2, 1)
+	if n == size {
+		return Reshape(within, n, e)
+	}
+	sums := ReduceSum(blocks, 1)                                              // [N/size,E]
+	before := DotGeneral(earlier(n/size), []int{1}, nil, sums, []int{0}, nil) // [N/size,E]
+	return Reshape(Add(within, InsertAxes(before, 1)), n, e)
+}
