@@ -65,37 +65,16 @@ func (m *Model) fewLinear(x *Node, w weight) *Node {
 	return vecLinear(x, w)
 }
 
-// normed is x*scale, [N,D] and [N,1] or nil: a product scales its result, so that
-// XLA does not compute x in a kernel of its own.
-type normed struct{ x, scale *Node }
-
-// fewNorm is rmsNorm.
-func fewNorm(x, w *Node, eps float64) normed {
-	ms := ReduceAndKeep(Square(x), ReduceMean, -1)
-	return normed{Mul(x, InsertAxes(w, 0)), Rsqrt(AddScalar(ms, eps))}
-}
-
-func (v normed) value() *Node { return Mul(v.x, v.scale) }
-
-// fewNormed is fewLinear of v.
-func (m *Model) fewNormed(v normed, w weight) *Node {
-	y := m.fewLinear(v.x, w)
-	if v.scale != nil {
-		y = Mul(y, v.scale)
-	}
-	return y
-}
-
 // fewBlock is block for fewNodes. past: the cache, [N,KV,C,hd]; recent:
 // [2,N,KV,recentSize,hd]; now: the step's keys and values, [2,N,KV,hd].
-func (m *Model) fewBlock(x *Node, w layerNodes, p *fewNodes, past split, recent *Node) (y *Node, h normed, logits, now *Node) {
+func (m *Model) fewBlock(x *Node, w layerNodes, p *fewNodes, past split, recent *Node) (y, h, logits, now *Node) {
 	c := &m.cfg
-	h = fewNorm(x, w.attnNorm, c.RMSNormEps) // [N,D]
-	q, now := m.fewRotate(m.fewNormed(h, w.qkv), p)
+	h = rmsNorm(x, w.attnNorm, c.RMSNormEps) // [N,D]
+	q, now := m.fewRotate(m.fewLinear(h, w.qkv), p)
 	y = m.fewAttend(q, now, p, past, recent)   // [N,H*hd]
 	y = Add(x, m.fewLinear(y, w.o))            // [N,D]
-	h = fewNorm(y, w.ffnNorm, c.RMSNormEps)    // [N,D]
-	logits = m.fewNormed(h, weight{w: w.gate}) // [N,E]
+	h = rmsNorm(y, w.ffnNorm, c.RMSNormEps)    // [N,D]
+	logits = m.fewLinear(h, weight{w: w.gate}) // [N,E]
 	return y, h, logits, now
 }
 
@@ -165,14 +144,11 @@ func fewTopK(logits *Node, k int) (index, weights *Node) {
 // fewMoE returns x plus the sparse mixture's output, [N,D]. index, weights: [N,K].
 // w13 and w2 are one weight each, of which the device selects each row's experts,
 // or the weights of each row's K experts.
-func (m *Model) fewMoE(x *Node, h normed, index, weights *Node, w13, w2 []weight) *Node {
+func (m *Model) fewMoE(x, h, index, weights *Node, w13, w2 []weight) *Node {
 	n, k := x.Shape().Dimensions[0], m.cfg.TopK
 	var rows []*Node
 	for row := range n {
-		hr := normed{x: SliceAxis(h.x, 0, AxisRange(row, row+1))}
-		if h.scale != nil {
-			hr.scale = SliceAxis(h.scale, 0, AxisRange(row, row+1))
-		}
+		hr := SliceAxis(h, 0, AxisRange(row, row+1))
 		sum := SliceAxis(x, 0, AxisRange(row, row+1))
 		for i := range k {
 			at := []SliceAxisSpec{AxisRange(row, row+1), AxisRange(i, i+1)}
@@ -191,8 +167,8 @@ func (m *Model) fewMoE(x *Node, h normed, index, weights *Node, w13, w2 []weight
 }
 
 // fewExpert returns one expert's output. h: [1,D].
-func (m *Model) fewExpert(h normed, w13, w2 weight) *Node {
-	y := m.fewNormed(h, w13) // [1,2F]
+func (m *Model) fewExpert(h *Node, w13, w2 weight) *Node {
+	y := m.fewLinear(h, w13) // [1,2F]
 	f := y.Shape().Dimensions[1] / 2
 	return m.fewLinear(Mul(m.d.silu(SliceAxis(y, 1, AxisRange(0, f))), SliceAxis(y, 1, AxisRange(f))), w2)
 }
@@ -205,7 +181,7 @@ func weighed(y, w *Node) *Node {
 
 // fewHead returns the logits [N,V] of x [N,D].
 func (m *Model) fewHead(x, norm, head *Node) *Node {
-	return m.fewNormed(fewNorm(x, norm, m.cfg.RMSNormEps), weight{w: head})
+	return m.fewLinear(rmsNorm(x, norm, m.cfg.RMSNormEps), weight{w: head})
 }
 
 // fewWhole computes the step as one graph.
@@ -272,7 +248,7 @@ func (m *Model) fewGraph(in []*Node, n, c int, head, observe, asInput bool) []*N
 		y, h, logits, now := m.fewBlock(x, w, p, past, pick(recent, i))
 		index, weights := fewTopK(logits, m.cfg.TopK)
 		x = m.fewMoE(y, h, index, weights, []weight{w13}, []weight{w2})
-		inputs, allLogits, kv = append(inputs, h.value()), append(allLogits, logits), append(kv, now)
+		inputs, allLogits, kv = append(inputs, h), append(allLogits, logits), append(kv, now)
 	}
 	outs := []*Node{m.remember(recent, Stack(kv, 0), p.slot)}
 	var floats []*Node
@@ -348,10 +324,17 @@ func (r *run) fewStepped(ctx context.Context, s *step) error {
 		}
 		state.free()
 		now[i] = out[0]
-		*state = fewState{x: out[1], h: out[2], index: out[3], weights: out[4], layer: out[5]}
-		rt, err := r.route(ctx, s, i, out[2], out[6])
-		free(out[6])
-		if err == nil {
+		*state = fewState{floats: out[1], index: out[2], weights: out[3]}
+		floats, err := m.d.floats(state.floats)
+		if err != nil {
+			return err
+		}
+		var input []float32
+		if r.req.RouterInput {
+			input = floats[s.b*m.cfg.HiddenSize:][:s.b*m.cfg.HiddenSize]
+		}
+		rt := r.routing(s, i, floats[2*s.b*m.cfg.HiddenSize:], input)
+		if err = r.hooks(ctx, rt); err == nil {
 			err = state.choose(m, rt)
 		}
 		if err != nil {
@@ -385,15 +368,15 @@ func (r *run) fewStepped(ctx context.Context, s *step) error {
 	return nil
 }
 
-// fewState is what a stage passes to the next.
+// fewState is what a stage passes to the next, in few buffers: each costs 5 us.
 type fewState struct {
-	x, h           compute.Buffer // [N,D]
-	index, weights compute.Buffer // [N,K]
-	layer          compute.Buffer // int32, the stage's number
-	experts        []int32        // index on the host
+	floats  compute.Buffer // x and h, [N,D], router logits [N,E]
+	index   compute.Buffer // [N*K], and the number of the stage that follows
+	weights compute.Buffer // [N,K]
+	experts []int32        // index on the host
 }
 
-func (f *fewState) free() { free(f.x, f.h, f.index, f.weights, f.layer) }
+func (f *fewState) free() { free(f.floats, f.index, f.weights) }
 
 // choose makes the state's choice of experts that of rt.
 func (f *fewState) choose(m *Model, rt *Routing) error {
@@ -405,18 +388,17 @@ func (f *fewState) choose(m *Model, rt *Routing) error {
 	}
 	free(f.index, f.weights)
 	f.index, f.weights = nil, nil
-	k := m.cfg.TopK
 	var err error
-	if f.index, err = upload(m.d, rt.Experts, len(experts)/k, k); err != nil {
+	if f.index, err = upload(m.d, append(slices.Clone(rt.Experts), int32(rt.Layer+1)), len(experts)+1); err != nil {
 		return err
 	}
-	f.weights, err = upload(m.d, rt.Weights, len(weights)/k, k)
+	f.weights, err = upload(m.d, rt.Weights, len(weights)/m.cfg.TopK, m.cfg.TopK)
 	return err
 }
 
 // fewStage runs the experts of layer i-1, or the embedding, and the attention of
-// layer i, or the head. It returns the step's keys and values, the fields of
-// fewState, and router logits; or the logits.
+// layer i, or the head. It returns the step's keys and values and the fields of
+// fewState, or the logits.
 func (m *Model) fewStage(s *step, i int, ints compute.Buffer, state *fewState) ([]compute.Buffer, error) {
 	n, p, k := s.b, s.part, m.cfg.TopK
 	first, last := i == 0, i == m.cfg.Layers
@@ -437,7 +419,7 @@ func (m *Model) fewStage(s *step, i int, ints compute.Buffer, state *fewState) (
 		}
 	}
 	if !first {
-		args = append(args, state.x, state.h, state.index, state.weights, state.layer)
+		args = append(args, state.floats, state.index, state.weights)
 	}
 	if last {
 		kind = 2
@@ -457,8 +439,12 @@ func (m *Model) fewStage(s *step, i int, ints compute.Buffer, state *fewState) (
 			for range pairs {
 				w13, w2 = append(w13, takeWeight(&in)), append(w2, takeWeight(&in))
 			}
-			x = m.fewMoE(take(), normed{x: take()}, take(), take(), w13, w2)
-			layer = take()
+			floats, index := take(), take()
+			row := func(i int) *Node {
+				return Reshape(SliceAxis(floats, 0, AxisRange(i*n*m.cfg.HiddenSize, (i+1)*n*m.cfg.HiddenSize)), n, -1)
+			}
+			experts := takeInts(&index, n, k)
+			x, layer = m.fewMoE(row(0), row(1), experts, take(), w13, w2), Reshape(index)
 		}
 		if last {
 			return []*Node{m.fewHead(x, take(), take())}
@@ -467,6 +453,8 @@ func (m *Model) fewStage(s *step, i int, ints compute.Buffer, state *fewState) (
 		past := split{k: take(), v: take()}
 		y, h, logits, now := m.fewBlock(x, takeNodes(&in), nodes, past, recent)
 		index, weights := fewTopK(logits, k)
-		return []*Node{now, y, h.value(), index, weights, AddScalar(layer, int32(1)), logits}
+		floats := Concatenate([]*Node{Reshape(y, -1), Reshape(h, -1), Reshape(logits, -1)}, 0)
+		next := Concatenate([]*Node{Reshape(index, -1), Reshape(AddScalar(layer, int32(1)), 1)}, 0)
+		return []*Node{now, floats, next, weights}
 	}, args...)
 }

@@ -20,7 +20,7 @@ type capacities struct {
 
 // spreads are few, since a program is compiled for each. Experts that have more
 // rows than the last gives them are computed as where the host routes.
-var spreads = []float64{1.25, 1.5, 2, 3}
+var spreads = []float64{1.125, 1.25, 1.5, 2, 3}
 
 // size returns the rows of an expert for n rows, k experts each of e.
 func capacity(level, n, k, e int) int {
@@ -53,23 +53,21 @@ func (c *capacities) report(layer, largest, n, k, e int) {
 // routedLayer is a layer that was computed, optimistically: with the rows for each
 // expert that earlier steps required.
 type routedLayer struct {
-	i, size  int
-	x        compute.Buffer   // the next layer's
-	y, h     compute.Buffer   // x after attention, the router's input
-	floats   compute.Buffer   // the router logits, which the host reads
-	kv       []compute.Buffer // of the cache, if any
-	started  bool
-	done     chan struct{} // closed once the host has
-	rt       *Routing      // once done
-	overflow bool
-	err      error
+	i, size   int
+	in, x     compute.Buffer   // [N,D], before and after
+	logits, h compute.Buffer   // of the router; h is nil if no hook requires it
+	kv        []compute.Buffer // of the cache, if any
+	done      chan struct{}    // closed once the host has the following; nil before it starts
+	rt        *Routing
+	overflow  bool // some expert had more rows than the program computed
+	err       error
 }
 
 func (l *routedLayer) free() {
-	if l.started {
+	if l.done != nil {
 		<-l.done
 	}
-	free(l.x, l.y, l.h, l.floats)
+	free(l.in, l.x, l.logits, l.h)
 	free(l.kv...)
 }
 
@@ -83,59 +81,54 @@ func (r *run) routed(ctx context.Context, s *step) error {
 		return err
 	}
 	x, cos, sin := start[0], start[1], start[2]
-	defer func() { free(x, cos, sin) }()
+	var last, next *routedLayer
+	defer func() {
+		free(cos, sin)
+		for _, l := range []*routedLayer{last, next} {
+			if l != nil {
+				l.free()
+			}
+		}
+	}()
 	valid := make([]int32, s.rowsTotal())
 	for _, row := range s.rows {
 		valid[row] = 1
 	}
 	rows, err := upload(m.d, valid, len(valid))
 	if err != nil {
+		free(x)
 		return err
 	}
 	defer free(rows)
-	var last *routedLayer
-	defer func() {
-		if last != nil {
-			last.free()
-		}
-	}()
 	for i := range m.w.layers {
-		if err := ctx.Err(); err != nil {
+		if err = ctx.Err(); err != nil {
+			free(x)
+			return err
+		}
+		if next, err = r.routedLayer(s, i, x, cos, sin, rows); err != nil {
 			return err
 		}
 		if last != nil {
-			x, last.x = last.x, nil
-		}
-		next, err := r.routedLayer(s, i, x, cos, sin, rows)
-		if err != nil {
-			return err
-		}
-		free(x)
-		x = nil
-		if last != nil {
-			again, err := r.settle(s, last)
+			again, err := r.settle(s, last, cos, sin)
 			last = nil
-			if err != nil || again != nil {
-				next.free()
-			}
 			if err != nil {
 				return err
 			}
 			if again != nil {
-				x = again
-				if next, err = r.routedLayer(s, i, x, cos, sin, rows); err != nil {
+				next.free()
+				if next, err = r.routedLayer(s, i, again, cos, sin, rows); err != nil {
 					return err
 				}
-				free(x)
-				x = nil
 			}
 		}
-		last = next
+		last, next = next, nil
 		last.read(ctx, r, s)
+		x = last.x
+		last.x = nil
 	}
-	x, last.x = last.x, nil
-	again, err := r.settle(s, last)
+	again, err := r.settle(s, last, cos, sin)
 	last = nil
+	defer func() { free(x) }()
 	if err != nil {
 		return err
 	}
@@ -146,26 +139,33 @@ func (r *run) routed(ctx context.Context, s *step) error {
 	return r.logits(s, x)
 }
 
-// settle waits until the host has a layer's routing, and frees the layer. If some
-// expert had more rows than the program computed, it returns the layer's output.
-func (r *run) settle(s *step, l *routedLayer) (x compute.Buffer, err error) {
+// settle waits until the host has a layer's routing, and frees the layer. If it
+// overflowed, it returns the layer's output.
+func (r *run) settle(s *step, l *routedLayer, cos, sin compute.Buffer) (x compute.Buffer, err error) {
 	defer l.free()
 	<-l.done
 	if l.err != nil {
 		return nil, l.err
+	}
+	if l.overflow {
+		out, err := r.m.batchedAttention(s, l.i, l.in, cos, sin, false)
+		if err != nil {
+			return nil, err
+		}
+		defer free(out...)
+		if x, err = r.m.batchedExperts(s, l.i, out[0], out[1], l.rt); err != nil {
+			return nil, err
+		}
 	}
 	if s.part != nil {
 		free(s.part.k[l.i], s.part.v[l.i])
 		s.part.k[l.i], s.part.v[l.i] = l.kv[0], l.kv[1]
 		l.kv = nil
 	}
-	if l.overflow {
-		return r.m.batchedExperts(s, l.i, l.y, l.h, l.rt)
-	}
-	return nil, nil
+	return x, nil
 }
 
-// routedLayer computes layer i.
+// routedLayer computes layer i of x, which the result owns; freed on an error.
 func (r *run) routedLayer(s *step, i int, x, cos, sin, valid compute.Buffer) (*routedLayer, error) {
 	m, c, n := r.m, &r.m.cfg, s.rowsTotal()
 	size := capacity(m.capacities.level(i), n, c.TopK, c.Experts)
@@ -184,22 +184,32 @@ func (r *run) routedLayer(s *step, i int, x, cos, sin, valid compute.Buffer) (*r
 		index, weights := fewTopK(logits, c.TopK)
 		rows, back, weights := place(index, weights, valid, c.Experts, size)
 		y := m.batchedMoE(x, ConvertDType(h, m.dtype), rows, back, weights, c.Experts, in)
-		return append([]*Node{y, x, h, logits}, kv...)
+		outs := []*Node{y, logits}
+		if shape.asInput {
+			outs = append(outs, h)
+		}
+		return append(outs, kv...)
 	}, args...)
 	if err != nil {
+		free(x)
 		return nil, err
 	}
-	return &routedLayer{i: i, size: size, x: out[0], y: out[1], h: out[2], floats: out[3], kv: out[4:], done: make(chan struct{})}, nil
+	l := &routedLayer{i: i, size: size, in: x, x: out[0], logits: out[1]}
+	if out = out[2:]; shape.asInput {
+		l.h, out = out[0], out[1:]
+	}
+	l.kv = out
+	return l, nil
 }
 
 // read starts to read a layer's routing, and calls the hooks.
 func (l *routedLayer) read(ctx context.Context, r *run, s *step) {
 	c := &r.m.cfg
-	l.started = true
+	l.done = make(chan struct{})
 	go func() {
 		defer close(l.done)
 		l.err = errGoexit
-		if l.rt, l.err = r.route(ctx, s, l.i, l.h, l.floats); l.err == nil {
+		if l.rt, l.err = r.route(ctx, s, l.i, l.h, l.logits); l.err == nil {
 			largest := l.rt.largest(c.Experts)
 			l.overflow = largest > l.size
 			r.m.capacities.report(l.i, largest, s.rowsTotal(), c.TopK, c.Experts)

@@ -38,7 +38,7 @@ type weights struct {
 	layers            []layerWeights
 }
 
-// loader reads a checkpoint onto a device. Besides the weights, memory is three
+// loader reads a checkpoint onto a device. Besides the weights, memory is four
 // host copies of the largest buffer, or none if the device shares memory.
 type loader struct {
 	ctx     context.Context
@@ -132,7 +132,7 @@ func (l *loader) allLayers(layers []layerWeights) error {
 	g, ctx := errgroup.WithContext(l.ctx)
 	workers := 1
 	if !l.d.shared {
-		workers = 3
+		workers = 4
 	}
 	var mu sync.Mutex
 	next, done := 0, 0
