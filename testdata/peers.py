@@ -56,7 +56,7 @@ def prepare(a):
     os.makedirs(CACHE, exist_ok=True)
     if not os.path.exists(CACHE + "/venv/done"):
         sh(sys.executable, "-m", "venv", CACHE + "/venv")
-        sh(PYTHON, "-m", "pip", "install", "-q", "torch==2.15.0", "transformers==5.24.0", "safetensors", "diskcache")
+        sh(PYTHON, "-m", "pip", "install", "-q", "torch==2.15.0", "transformers==5.24.0", "gguf", "diskcache")
         open(CACHE + "/venv/done", "w").close()
     src = f"{CACHE}/{LLAMA}/vendor/llama.cpp"
     if not os.path.exists(BENCH):
