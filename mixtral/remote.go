@@ -14,8 +14,9 @@ import (
 // from or to the host cost as much as reading tens of megabytes there, and a step
 // of few tokens does little else than read weights. So a step of at most maxFew
 // documents with one token each (remote_few.go) runs as one graph, or as one
-// program a layer where the host routes. Others run as one program a layer
-// (remote_routed.go), or two where the host routes (remote_batch.go).
+// program a layer where the host routes. Others run as one program for
+// some layers (remote_routed.go), or two a layer where the host routes
+// (remote_batch.go).
 
 // maxFew is the maximum number of documents that decode as remote_few.go does.
 const maxFew = 4

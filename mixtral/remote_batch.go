@@ -23,7 +23,7 @@ func (r *run) batched(ctx context.Context, s *step) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if x, err = r.batchedLayer(ctx, s, i, x, cos, sin); err != nil {
+		if x, err = r.batchedLayer(ctx, s, i, x, cos, sin, nil); err != nil {
 			return err
 		}
 	}
@@ -51,8 +51,9 @@ func (m *Model) start(s *step) ([]compute.Buffer, error) {
 	}, args, m.w.embed)
 }
 
-// batchedLayer computes one block. It frees x and returns the next; nil on an error.
-func (r *run) batchedLayer(ctx context.Context, s *step, i int, x, cos, sin compute.Buffer) (compute.Buffer, error) {
+// batchedLayer computes one block, with the routing rt, or if that is nil the one
+// of its router and the hooks. It frees x and returns the next; nil on an error.
+func (r *run) batchedLayer(ctx context.Context, s *step, i int, x, cos, sin compute.Buffer, rt *Routing) (compute.Buffer, error) {
 	m, p := r.m, s.part
 	out, err := m.batchedAttention(s, i, x, cos, sin, r.req.RouterInput)
 	free(x)
@@ -65,9 +66,10 @@ func (r *run) batchedLayer(ctx context.Context, s *step, i int, x, cos, sin comp
 		free(p.k[i], p.v[i])
 		p.k[i], p.v[i] = out[3], out[4]
 	}
-	rt, err := r.route(ctx, s, i, h, logits)
-	if err != nil {
-		return nil, err
+	if rt == nil {
+		if rt, err = r.route(ctx, s, i, h, logits); err != nil {
+			return nil, err
+		}
 	}
 	return m.batchedExperts(s, i, x, h, rt)
 }
@@ -80,10 +82,12 @@ func (m *Model) batchedAttention(s *step, i int, x, cos, sin compute.Buffer, asI
 	if asInput {
 		key.d++
 	}
+	args := append([]compute.Buffer{x, cos, sin, s.starts}, m.attentionArgs(s, i)...)
 	return m.run(key, func(in []*Node) []*Node {
-		x, h, logits, kv := m.attentionNodes(&in, l)
+		rest := in[4:]
+		x, h, logits, kv := m.attentionNodes(in[0], in[1], in[2], in[3], &rest, l)
 		return append([]*Node{x, h, logits}, kv...)
-	}, m.attentionArgs(s, i, x, cos, sin)...)
+	}, args...)
 }
 
 // batchedShape is what attention is compiled for.
@@ -100,25 +104,23 @@ func newBatchedShape(s *step, asInput bool) batchedShape {
 	return l
 }
 
-// attentionArgs returns the parameters of attentionNodes.
-func (m *Model) attentionArgs(s *step, i int, x, cos, sin compute.Buffer) []compute.Buffer {
-	args := append([]compute.Buffer{x, cos, sin, s.starts}, m.w.layers[i].dense()...)
+// attentionArgs returns the parameters that attentionNodes takes.
+func (m *Model) attentionArgs(s *step, i int) []compute.Buffer {
+	args := m.w.layers[i].dense()
 	if s.pastLen() > 0 {
 		args = append(args, s.part.k[i], s.part.v[i])
 	}
 	return args
 }
 
-// attentionNodes is a layer up to its router, of the first of parameters: x [N,D],
-// h [N,D], router logits [N,E], and with a cache its keys and values.
-func (m *Model) attentionNodes(in *[]*Node, l batchedShape) (x, h, logits *Node, kv []*Node) {
+// attentionNodes is a layer up to its router, with weights and cache from the front
+// of parameters: x [N,D], h [N,D], router logits [N,E], and with a cache its keys
+// and values.
+func (m *Model) attentionNodes(x, cos, sin, starts *Node, in *[]*Node, l batchedShape) (y, h, logits *Node, kv []*Node) {
 	c := &m.cfg
-	x, cos, sin, starts := (*in)[0], (*in)[1], (*in)[2], (*in)[3]
-	*in = (*in)[4:]
 	w := takeNodes(in)
 	h = rmsNorm(x, w.attnNorm, c.RMSNormEps) // [N,D]
 	now := m.batchedRotate(m.d.linear(h, w.qkv), cos, sin, l.b, l.t)
-	var y *Node
 	var old *split
 	if l.past > 0 {
 		old = &split{k: (*in)[0], v: (*in)[1]}
@@ -129,8 +131,8 @@ func (m *Model) attentionNodes(in *[]*Node, l batchedShape) (x, h, logits *Node,
 	} else {
 		y = m.d.attend(now, old, newGraphMask(c, starts, l.b, l.past, wholeBlock))
 	}
-	x = Add(x, m.d.linear(y, w.o))            // [N,D]
-	h = rmsNorm(x, w.ffnNorm, c.RMSNormEps)   // [N,D]
+	y = Add(x, m.d.linear(y, w.o))            // [N,D]
+	h = rmsNorm(y, w.ffnNorm, c.RMSNormEps)   // [N,D]
 	logits = m.d.linear(h, weight{w: w.gate}) // [N,E]
 	if !l.asInput {
 		h = ConvertDType(h, m.dtype)
@@ -141,7 +143,7 @@ func (m *Model) attentionNodes(in *[]*Node, l batchedShape) (x, h, logits *Node,
 	case l.size > 0:
 		kv = []*Node{lengthen(now.k, l.size), lengthen(now.v, l.size)}
 	}
-	return x, h, logits, kv
+	return y, h, logits, kv
 }
 
 // lengthen appends zeros to keys or values [B,KV,T,hd] up to a capacity.
@@ -264,16 +266,14 @@ func (m *Model) batchedExperts(s *step, i int, x, h compute.Buffer, rt *Routing)
 		in = in[3:]
 		rows, back := takeInts(&ints, slots*b.size, 1), takeInts(&ints, n*k, 1)
 		weights := Bitcast(Reshape(ints, n, k, 1), dtypes.Float32)
-		y := m.batchedProducts(Reshape(Gather(h, rows), slots, b.size, -1), in) // [M*C,D]
-		y = float(Reshape(Gather(y, back), n, k, m.cfg.HiddenSize))             // [N,K,D]
-		return []*Node{Add(x, ReduceSum(weighed(y, weights), 1))}
+		return []*Node{m.batchedMoE(x, h, rows, back, weights, slots, &in)}
 	}, args...))
 }
 
 // batchedMoE returns x plus the experts' outputs, [N,D]. rows [M*C,1] of h [N,D] are
 // those of M experts; back [N*K,1]: the results that each row adds, times weights
 // [N,K,1].
-func (m *Model) batchedMoE(x, h, rows, back, weights *Node, slots int, in []*Node) *Node {
+func (m *Model) batchedMoE(x, h, rows, back, weights *Node, slots int, in *[]*Node) *Node {
 	dims := weights.Shape().Dimensions
 	h = Reshape(Gather(h, rows), slots, -1, m.cfg.HiddenSize)
 	y := m.batchedProducts(h, in)                                           // [M*C,D]
@@ -282,16 +282,16 @@ func (m *Model) batchedMoE(x, h, rows, back, weights *Node, slots int, in []*Nod
 }
 
 // batchedProducts returns the experts' outputs [M*C,D] of rows h [M,C,D].
-func (m *Model) batchedProducts(h *Node, in []*Node) *Node {
+func (m *Model) batchedProducts(h *Node, in *[]*Node) *Node {
 	dims := h.Shape().Dimensions
 	slots, size, dim := dims[0], dims[1], dims[2]
 	if m.stacked() {
-		w13, w2 := takeWeight(&in), takeWeight(&in)
+		w13, w2 := takeWeight(in), takeWeight(in)
 		return Reshape(m.batchedExpert(h, w13, w2), slots*size, dim)
 	}
 	var outs []*Node
 	for j := range slots {
-		w13, w2 := takeWeight(&in), takeWeight(&in)
+		w13, w2 := takeWeight(in), takeWeight(in)
 		y := m.batchedExpert(SliceAxis(h, 0, AxisRange(j, j+1)), w13.stack(), w2.stack())
 		outs = append(outs, Reshape(y, size, dim))
 	}

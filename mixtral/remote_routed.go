@@ -50,20 +50,25 @@ func (c *capacities) report(layer, largest, n, k, e int) {
 	}
 }
 
-// routedLayer is a layer that was computed, optimistically: with the rows for each
+// maxGroup is the number of layers of a program that routes on the device: a
+// program's start takes as long as much of a layer of few rows, its compilation as
+// long as its layers.
+const maxGroup = 4
+
+// routedGroup is layers that were computed, optimistically: with the rows for each
 // expert that earlier steps required.
-type routedLayer struct {
-	i, size   int
-	in, x     compute.Buffer   // [N,D], before and after
-	logits, h compute.Buffer   // of the router; h is nil if no hook requires it
-	kv        []compute.Buffer // of the cache, if any
-	done      chan struct{}    // closed once the host has the following; nil before it starts
-	rt        *Routing
-	overflow  bool // some expert had more rows than the program computed
-	err       error
+type routedGroup struct {
+	first, layers, size int
+	in, x               compute.Buffer   // [N,D], before and after
+	logits, h           compute.Buffer   // of the routers, [layers,N,E] and [layers,N,D]; h is nil if no hook requires it
+	kv                  []compute.Buffer // of the cache, if any; k and v of each layer
+	done                chan struct{}    // closed once the host has the following; nil before it starts
+	rts                 []*Routing       // up to the first layer that overflowed
+	overflow            bool             // some expert had more rows than the program computed
+	err                 error
 }
 
-func (l *routedLayer) free() {
+func (l *routedGroup) free() {
 	if l.done != nil {
 		<-l.done
 	}
@@ -71,8 +76,8 @@ func (l *routedLayer) free() {
 	free(l.kv...)
 }
 
-// routed computes one step, one program a layer. The device routes, and the host
-// reads a layer's router logits and calls the hooks while the device computes the
+// routed computes one step, some layers a program. The device routes, and the host
+// reads their router logits and calls the hooks while the device computes the
 // next.
 func (r *run) routed(ctx context.Context, s *step) error {
 	m := r.m
@@ -81,10 +86,10 @@ func (r *run) routed(ctx context.Context, s *step) error {
 		return err
 	}
 	x, cos, sin := start[0], start[1], start[2]
-	var last, next *routedLayer
+	var last, next *routedGroup
 	defer func() {
 		free(cos, sin)
-		for _, l := range []*routedLayer{last, next} {
+		for _, l := range []*routedGroup{last, next} {
 			if l != nil {
 				l.free()
 			}
@@ -100,23 +105,23 @@ func (r *run) routed(ctx context.Context, s *step) error {
 		return err
 	}
 	defer free(rows)
-	for i := range m.w.layers {
+	for i := 0; i < m.cfg.Layers; i += maxGroup {
 		if err = ctx.Err(); err != nil {
 			free(x)
 			return err
 		}
-		if next, err = r.routedLayer(s, i, x, cos, sin, rows); err != nil {
+		if next, err = r.routedGroup(s, i, x, cos, sin, rows); err != nil {
 			return err
 		}
 		if last != nil {
-			again, err := r.settle(s, last, cos, sin)
+			again, err := r.settle(ctx, s, last, cos, sin)
 			last = nil
 			if err != nil {
 				return err
 			}
 			if again != nil {
 				next.free()
-				if next, err = r.routedLayer(s, i, again, cos, sin, rows); err != nil {
+				if next, err = r.routedGroup(s, i, again, cos, sin, rows); err != nil {
 					return err
 				}
 			}
@@ -126,7 +131,7 @@ func (r *run) routed(ctx context.Context, s *step) error {
 		x = last.x
 		last.x = nil
 	}
-	again, err := r.settle(s, last, cos, sin)
+	again, err := r.settle(ctx, s, last, cos, sin)
 	last = nil
 	defer func() { free(x) }()
 	if err != nil {
@@ -139,54 +144,71 @@ func (r *run) routed(ctx context.Context, s *step) error {
 	return r.logits(s, x)
 }
 
-// settle waits until the host has a layer's routing, and frees the layer. If it
-// overflowed, it returns the layer's output.
-func (r *run) settle(s *step, l *routedLayer, cos, sin compute.Buffer) (x compute.Buffer, err error) {
+// settle waits until the host has a group's routing, and frees the group. If it
+// overflowed, it returns the group's output.
+func (r *run) settle(ctx context.Context, s *step, l *routedGroup, cos, sin compute.Buffer) (x compute.Buffer, err error) {
 	defer l.free()
 	<-l.done
 	if l.err != nil {
 		return nil, l.err
 	}
 	if l.overflow {
-		out, err := r.m.batchedAttention(s, l.i, l.in, cos, sin, false)
-		if err != nil {
-			return nil, err
+		x, l.in = l.in, nil
+		for i := range l.layers {
+			var rt *Routing
+			if i < len(l.rts) {
+				rt = l.rts[i]
+			}
+			if x, err = r.batchedLayer(ctx, s, l.first+i, x, cos, sin, rt); err != nil {
+				return nil, err
+			}
 		}
-		defer free(out...)
-		if x, err = r.m.batchedExperts(s, l.i, out[0], out[1], l.rt); err != nil {
-			return nil, err
-		}
+		return x, nil
 	}
 	if s.part != nil {
-		free(s.part.k[l.i], s.part.v[l.i])
-		s.part.k[l.i], s.part.v[l.i] = l.kv[0], l.kv[1]
+		for i := range l.layers {
+			free(s.part.k[l.first+i], s.part.v[l.first+i])
+			s.part.k[l.first+i], s.part.v[l.first+i] = l.kv[2*i], l.kv[2*i+1]
+		}
 		l.kv = nil
 	}
-	return x, nil
+	return nil, nil
 }
 
-// routedLayer computes layer i of x, which the result owns; freed on an error.
-func (r *run) routedLayer(s *step, i int, x, cos, sin, valid compute.Buffer) (*routedLayer, error) {
+// routedGroup computes layers from the first of x, which the result owns; freed on
+// an error.
+func (r *run) routedGroup(s *step, first int, x, cos, sin, valid compute.Buffer) (*routedGroup, error) {
 	m, c, n := r.m, &r.m.cfg, s.rowsTotal()
-	size := capacity(m.capacities.level(i), n, c.TopK, c.Experts)
+	layers, level := min(maxGroup, c.Layers-first), 0
+	for i := range layers {
+		level = max(level, m.capacities.level(first+i))
+	}
+	size := capacity(level, n, c.TopK, c.Experts)
 	shape := newBatchedShape(s, r.req.RouterInput)
-	key := programKey{fmt.Sprint("routed ", size), shape.b, shape.t, shape.past, 2 * shape.size}
+	key := programKey{fmt.Sprintf("routed %d x %d", layers, size), shape.b, shape.t, shape.past, 2 * shape.size}
 	if shape.asInput {
 		key.d++
 	}
-	args := append([]compute.Buffer{valid}, m.attentionArgs(s, i, x, cos, sin)...)
-	w13, w2 := m.expertWeights(i, 0)
-	args = append(append(args, w13.buffers()...), w2.buffers()...)
+	args := []compute.Buffer{valid, x, cos, sin, s.starts}
+	for i := range layers {
+		args = append(args, m.attentionArgs(s, first+i)...)
+		w13, w2 := m.expertWeights(first+i, 0)
+		args = append(append(args, w13.buffers()...), w2.buffers()...)
+	}
 	out, err := m.run(key, func(in []*Node) []*Node {
-		valid := in[0]
-		in = in[1:]
-		x, h, logits, kv := m.attentionNodes(&in, shape)
-		index, weights := fewTopK(logits, c.TopK)
-		rows, back, weights := place(index, weights, valid, c.Experts, size)
-		y := m.batchedMoE(x, ConvertDType(h, m.dtype), rows, back, weights, c.Experts, in)
-		outs := []*Node{y, logits}
+		valid, x, cos, sin, starts := in[0], in[1], in[2], in[3], in[4]
+		in = in[5:]
+		var logits, inputs, kv []*Node
+		for range layers {
+			y, h, scores, now := m.attentionNodes(x, cos, sin, starts, &in, shape)
+			index, weights := fewTopK(scores, c.TopK)
+			rows, back, weights := place(index, weights, valid, c.Experts, size)
+			x = m.batchedMoE(y, ConvertDType(h, m.dtype), rows, back, weights, c.Experts, &in)
+			logits, inputs, kv = append(logits, scores), append(inputs, h), append(kv, now...)
+		}
+		outs := []*Node{x, Concatenate(logits, 0)}
 		if shape.asInput {
-			outs = append(outs, h)
+			outs = append(outs, Concatenate(inputs, 0))
 		}
 		return append(outs, kv...)
 	}, args...)
@@ -194,7 +216,7 @@ func (r *run) routedLayer(s *step, i int, x, cos, sin, valid compute.Buffer) (*r
 		free(x)
 		return nil, err
 	}
-	l := &routedLayer{i: i, size: size, in: x, x: out[0], logits: out[1]}
+	l := &routedGroup{first: first, layers: layers, size: size, in: x, x: out[0], logits: out[1]}
 	if out = out[2:]; shape.asInput {
 		l.h, out = out[0], out[1:]
 	}
@@ -202,19 +224,47 @@ func (r *run) routedLayer(s *step, i int, x, cos, sin, valid compute.Buffer) (*r
 	return l, nil
 }
 
-// read starts to read a layer's routing, and calls the hooks.
-func (l *routedLayer) read(ctx context.Context, r *run, s *step) {
-	c := &r.m.cfg
+// read starts to read a group's routing, and calls the hooks, up to the first
+// layer that overflowed: those after it were computed from a wrong input.
+func (l *routedGroup) read(ctx context.Context, r *run, s *step) {
 	l.done = make(chan struct{})
 	go func() {
 		defer close(l.done)
 		l.err = errGoexit
-		if l.rt, l.err = r.route(ctx, s, l.i, l.h, l.logits); l.err == nil {
-			largest := l.rt.largest(c.Experts)
-			l.overflow = largest > l.size
-			r.m.capacities.report(l.i, largest, s.rowsTotal(), c.TopK, c.Experts)
-		}
+		l.err = l.route(ctx, r, s)
 	}()
+}
+
+func (l *routedGroup) route(ctx context.Context, r *run, s *step) error {
+	c, n := &r.m.cfg, s.rowsTotal()
+	logits, err := r.m.d.floats(l.logits)
+	if err != nil {
+		return err
+	}
+	var inputs []float32
+	if l.h != nil {
+		if inputs, err = r.m.d.floats(l.h); err != nil {
+			return err
+		}
+	}
+	for i := range l.layers {
+		var input []float32
+		if inputs != nil {
+			input = inputs[i*n*c.HiddenSize:][:n*c.HiddenSize]
+		}
+		rt := r.routing(s, l.first+i, logits[i*n*c.Experts:][:n*c.Experts], input)
+		if err := r.hooks(ctx, rt); err != nil {
+			return err
+		}
+		l.rts = append(l.rts, rt)
+		largest := rt.largest(c.Experts)
+		r.m.capacities.report(rt.Layer, largest, n, c.TopK, c.Experts)
+		if largest > l.size {
+			l.overflow = true
+			return nil
+		}
+	}
+	return nil
 }
 
 // largest returns the largest number of rows of an expert.
