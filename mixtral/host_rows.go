@@ -21,7 +21,7 @@ func newHostRows(h *hostStep) *hostRowsForm {
 
 // fewBytes is the bytes of weights that one lane reads in the time that it takes to
 // wake another.
-const fewBytes = 256 << 10
+const fewBytes = 64 << 10
 
 // dots is linear for few rows.
 func (h *hostStep) dots(y, x []float32, n int, w *kernel.Matrix) {
