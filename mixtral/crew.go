@@ -1,6 +1,7 @@
 package mixtral
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -43,8 +44,12 @@ func (c *crew) run(n int, f func(worker, i int)) {
 	j := &crewJob{f: f, n: int64(n)}
 	c.post(j)
 	j.work(0)
-	for j.done.Load() < j.n {
-		kernel.Pause()
+	for spins := 0; j.done.Load() < j.n; spins++ {
+		if spins < crewSpins {
+			kernel.Pause()
+		} else { // a worker may be waiting for a processor
+			runtime.Gosched()
+		}
 	}
 }
 
