@@ -147,26 +147,13 @@ func (m *Model) grow(old compute.Buffer, b, c, size int) (compute.Buffer, error)
 	}, old))
 }
 
-// store appends layer i's keys and values of a step, [B,KV,T,hd], to the cache.
-// Shared memory is written in place.
+// store appends layer i's keys and values of a step, [B,KV,T,hd], to the cache, in
+// place: memory is shared.
 func (m *Model) store(s *step, i int, k, v compute.Buffer) error {
-	p := s.part
-	if m.d.shared {
-		if err := m.storeInPlace(s, p.k[i], k); err != nil {
-			return err
-		}
-		return m.storeInPlace(s, p.v[i], v)
-	}
-	out, err := m.run(programKey{"store", s.b, s.t, p.c, 0}, func(in []*Node) []*Node {
-		k, v, nowK, nowV, starts := in[0], in[1], in[2], in[3], in[4]
-		return []*Node{appendKV(k, nowK, starts), appendKV(v, nowV, starts)}
-	}, p.k[i], p.v[i], k, v, s.starts)
-	if err != nil {
+	if err := m.storeInPlace(s, s.part.k[i], k); err != nil {
 		return err
 	}
-	free(p.k[i], p.v[i])
-	p.k[i], p.v[i] = out[0], out[1]
-	return nil
+	return m.storeInPlace(s, s.part.v[i], v)
 }
 
 // appendKV writes now [B,KV,T,hd] into cache [B,KV,C,hd] at starts [B].

@@ -43,57 +43,10 @@ func byExpert(s *step, rt *Routing, numExperts, k int) []chosen {
 // experts adds the chosen experts' outputs to x, which it frees or returns.
 func (m *Model) experts(s *step, i int, x, h compute.Buffer, rt *Routing) (compute.Buffer, error) {
 	groups := byExpert(s, rt, m.cfg.Experts, m.cfg.TopK)
-	if m.d.shared {
-		if m.cuts() {
-			groups = cut(groups, maxRows)
-		}
-		return m.expertsOnHost(i, s.lanes, x, h, groups)
+	if m.cuts() {
+		groups = cut(groups, maxRows)
 	}
-	n := s.rowsTotal()
-	for _, g := range groups {
-		next, err := m.expertOnDevice(i, n, x, h, g)
-		if err != nil {
-			return x, err
-		}
-		free(x)
-		x = next
-	}
-	return x, nil
-}
-
-// expertOnDevice returns x plus one expert's weighted output at its rows.
-func (m *Model) expertOnDevice(i, n int, x, h compute.Buffer, g chosen) (compute.Buffer, error) {
-	size := m.bucketRows(len(g.rows))
-	// Padding is rows after the last, which the scatter drops. (With one row many
-	// times, a GPU would add to it sequentially.)
-	rows := g.rows
-	for i := int32(0); len(rows) < size; i++ {
-		rows = append(rows, int32(n)+i)
-	}
-	weights := append(g.weights, make([]float32, size-len(g.weights))...)
-	index, err := upload(m.d, rows, size)
-	if err != nil {
-		return nil, err
-	}
-	defer free(index)
-	scale, err := upload(m.d, weights, size)
-	if err != nil {
-		return nil, err
-	}
-	defer free(scale)
-	expert, err := upload(m.d, []int32{int32(g.expert)})
-	if err != nil {
-		return nil, err
-	}
-	defer free(expert)
-	w13, w2 := m.expertWeights(i, g.expert)
-	args := append([]compute.Buffer{x, h, index, scale, expert}, w13.buffers()...)
-	return one(m.run(programKey{"expert", n, size, 0, 0}, func(in []*Node) []*Node {
-		x, h, rows, scale := in[0], in[1], InsertAxes(in[2], -1), InsertAxes(in[3], -1)
-		w13, w2 := m.expertNodes(in[5:], in[4])                        // [2F,D], [D,F]
-		y := m.d.swiglu(Gather(h, rows), w13, w2, m.d.linear)          // [M,D]
-		return []*Node{ScatterSum(x, rows, Mul(y, scale), true, true)} // [N,D]
-	}, append(args, w2.buffers()...)...))
+	return m.expertsOnHost(i, s.lanes, x, h, groups)
 }
 
 // expertNodes returns the weights of expert e in a graph, of the buffers of what
@@ -159,7 +112,7 @@ const maxRows = 192
 // expert's weights are small enough to be read again.
 func (m *Model) cuts() bool {
 	c := &m.cfg
-	return m.d.shared && 3*c.HiddenSize*c.IntermediateSize*m.dtype.Size() <= 1<<20
+	return 3*c.HiddenSize*c.IntermediateSize*m.dtype.Size() <= 1<<20
 }
 
 // cut divides groups of more than size rows.
@@ -248,6 +201,6 @@ func (m *Model) expertRows(i int, h []float32, g chosen) (compute.Buffer, error)
 	args := append([]compute.Buffer{in, expert}, w13.buffers()...)
 	return one(m.run(programKey{"rows", size, 0, 0, 0}, func(in []*Node) []*Node {
 		w13, w2 := m.expertNodes(in[2:], in[1])
-		return []*Node{m.d.swiglu(in[0], w13, w2, m.d.linear)} // [M,D]
+		return []*Node{m.d.swiglu(in[0], w13, w2)} // [M,D]
 	}, append(args, w2.buffers()...)...))
 }

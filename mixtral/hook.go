@@ -10,10 +10,10 @@ import (
 )
 
 // Hook receives a layer's routing before the layer's experts run; with the
-// whole-graph executor, which only observes, after the step. Calls are
-// serialized. Those about one document come in order of layer, and within a
-// layer by position. An error or a panic stops the forward pass, which returns
-// it with the layer's number.
+// whole-graph executor, which only observes, after the step, and on a GPU, if no
+// hook intervenes, while later layers run. Calls are serialized. Those about one
+// document come in order of layer, and within a layer by position. An error or a
+// panic stops the forward pass, which returns it with the layer's number.
 type Hook func(ctx context.Context, r *Routing) error
 
 // errGoexit is the error of a pass whose hook ended the goroutine.

@@ -74,25 +74,14 @@ func (d *device) linear(x *Node, w weight) *Node {
 	return float(DotGeneral(ConvertDType(x, w.w.DType()), []int{1}, nil, w.w, []int{1}, nil))
 }
 
-// vecLinear is linear for one row on a GPU: XLA fuses Mul and ReduceSum with
-// the slice that selects w; for a product it would copy the slice first.
-// x: [1,I]; w: [O,I]; result: [1,O].
-func vecLinear(x *Node, w weight) *Node {
-	y := ReduceSum(Mul(ConvertDType(w.w, dtypes.Float32), x), -1)
-	if w.scale != nil {
-		y = Mul(y, w.scale)
-	}
-	return InsertAxes(y, 0)
-}
-
 // swiglu returns (silu(x W1^T) * (x W3^T)) W2^T. x: [M,D]; w13: W1 over W3,
 // [2F,D]; w2: [D,F]; result: [M,D] float32.
-func (d *device) swiglu(x *Node, w13, w2 weight, product func(x *Node, w weight) *Node) *Node {
-	h := product(x, w13) // [M,2F]
+func (d *device) swiglu(x *Node, w13, w2 weight) *Node {
+	h := d.linear(x, w13) // [M,2F]
 	f := h.Shape().Dimensions[1] / 2
 	gate := SliceAxis(h, 1, AxisRange(0, f)) // [M,F]
 	up := SliceAxis(h, 1, AxisRange(f))      // [M,F]
-	return product(Mul(d.silu(gate), up), w2)
+	return d.linear(Mul(d.silu(gate), up), w2)
 }
 
 // silu returns x * sigmoid(x). The Go backend's Logistic calls math.Exp, which

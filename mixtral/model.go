@@ -28,8 +28,8 @@ const (
 	// reused by all layers; on the Go backend, products of this module's own, which
 	// read weights in place.
 	Stepped
-	// Whole runs all layers as one graph that routes on the device. Hooks
-	// observe, after the step.
+	// Whole runs all layers as one graph that routes on the device (on a GPU, for
+	// steps of several tokens, as a few graphs). Hooks observe, after the step.
 	Whole
 )
 

@@ -62,7 +62,11 @@ func (m *Model) fewLinear(x *Node, w weight) *Node {
 	if x.Shape().Dimensions[0] > 1 {
 		return m.d.linear(x, w)
 	}
-	return vecLinear(x, w)
+	y := ReduceSum(Mul(float(w.w), x), -1) // [O]
+	if w.scale != nil {
+		y = Mul(y, w.scale)
+	}
+	return InsertAxes(y, 0)
 }
 
 // fewBlock is block for fewNodes. past: the cache, [N,KV,C,hd]; recent:

@@ -63,24 +63,11 @@ func (r *run) runWhole(ctx context.Context, s *step) error {
 	}
 	if shape.store {
 		kv := out[len(out)-2*m.cfg.Layers:]
-		return m.keep(s, kv)
-	}
-	return nil
-}
-
-// keep stores the keys and values that a step returns in the cache: if memory is
-// shared those of the step, otherwise whole caches, which it sets to nil in kv.
-func (m *Model) keep(s *step, kv []compute.Buffer) error {
-	for i := range m.w.layers {
-		if m.d.shared {
+		for i := range m.w.layers {
 			if err := m.store(s, i, kv[2*i], kv[2*i+1]); err != nil {
 				return err
 			}
-			continue
 		}
-		free(s.part.k[i], s.part.v[i])
-		s.part.k[i], s.part.v[i] = kv[2*i], kv[2*i+1]
-		kv[2*i], kv[2*i+1] = nil, nil
 	}
 	return nil
 }
@@ -129,7 +116,7 @@ func (m *Model) wholeArgs(s *step, shape wholeShape, rows []int32) (args, own []
 		w := &m.w.layers[i]
 		args = append(append(args, w.dense()...), w.w13[0].buffers()...)
 		args = append(args, w.w2[0].buffers()...)
-		if shape.readsCache(m) {
+		if shape.past > 0 {
 			args = append(args, s.part.k[i], s.part.v[i])
 		}
 	}
@@ -144,10 +131,6 @@ func (m *Model) wholeArgs(s *step, shape wholeShape, rows []int32) (args, own []
 	return args, own, nil
 }
 
-// readsCache reports whether the caches are inputs: because they are read, or
-// because they are not written in place.
-func (w wholeShape) readsCache(m *Model) bool { return w.past > 0 || w.store && !m.d.shared }
-
 // wholeGraph is the model: tokens [N] to logits [R,V], router logits [L,N,E],
 // router inputs [L,N,D], and keys and values, of which the step requires some.
 func (m *Model) wholeGraph(in []*Node, shape wholeShape) []*Node {
@@ -160,22 +143,16 @@ func (m *Model) wholeGraph(in []*Node, shape wholeShape) []*Node {
 	for range m.cfg.Layers {
 		w := takeNodes(&in)
 		w13, w2 := takeWeight(&in), takeWeight(&in)
-		var part, cache *split
-		if shape.readsCache(m) {
-			both := take(2)
-			part = &split{k: both[0], v: both[1]}
-		}
+		var cache *split
 		if shape.past > 0 {
-			cache = part
+			both := take(2)
+			cache = &split{k: both[0], v: both[1]}
 		}
 		y, h, logits, k, v := m.block(x, w, cos, sin, cache, mask, shape.b, shape.t) // [N,D], [N,D], [N,E]
 		x = Add(y, m.moe(h, logits, w13, w2))                                        // [N,D]
 		inputs, allLogits = append(inputs, h), append(allLogits, logits)
-		switch {
-		case shape.store && m.d.shared:
+		if shape.store {
 			kv = append(kv, k, v)
-		case shape.store:
-			kv = append(kv, appendKV(part.k, k, starts), appendKV(part.v, v, starts))
 		}
 	}
 	var outs []*Node
@@ -202,10 +179,6 @@ func (m *Model) moe(h, logits *Node, w13, w2 weight) *Node {
 	if n*c.TopK > max(c.Experts, c.TopK) {
 		return m.d.denseMoE(h, combine(index, weights, c.Experts), w13, w2)
 	}
-	product := m.d.linear
-	if m.d.gpu {
-		product = vecLinear
-	}
 	var outs []*Node
 	for row := range n {
 		x := SliceAxis(h, 0, AxisRange(row, row+1)) // [1,D]
@@ -213,7 +186,7 @@ func (m *Model) moe(h, logits *Node, w13, w2 weight) *Node {
 		for k := range c.TopK {
 			e := Reshape(SliceAxis(index[k], 0, AxisRange(row, row+1)))
 			w := Slice(weights, AxisRange(row, row+1), AxisRange(k, k+1)) // [1,1]
-			out := Mul(m.d.swiglu(x, m.sliceExpert(w13, e), m.sliceExpert(w2, e), product), w)
+			out := Mul(m.d.swiglu(x, m.sliceExpert(w13, e), m.sliceExpert(w2, e)), w)
 			y = fold(Add, y, out)
 		}
 		outs = append(outs, y)
