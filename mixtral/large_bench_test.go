@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -17,8 +18,10 @@ import (
 	"time"
 
 	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/trace"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 )
 
 // layersVariable is the number of layers of BenchmarkLarge's model.
@@ -219,6 +222,48 @@ func BenchmarkLarge(b *testing.B) {
 			})
 		}
 	}
+	b.Run("collect", func(b *testing.B) { collectLarge(b, m) })
+}
+
+// collectLarge records 64 documents of 64 to 512 tokens as package collect does: in
+// batches of similar length, two at a time.
+func collectLarge(b *testing.B, m *mixtral.Model) {
+	docs := make([][]int32, 64)
+	total := 0
+	for i := range docs {
+		docs[i] = large(64 + 448*i/(len(docs)-1))
+		total += len(docs[i])
+	}
+	var batches [][][]int32
+	from := 0
+	for i := range docs {
+		size := 1 << bits.Len(uint(len(docs[i])-1))
+		if i > from && (size != 1<<bits.Len(uint(len(docs[from])-1)) || (i-from+1)*size > 4096) {
+			batches = append(batches, docs[from:i])
+			from = i
+		}
+	}
+	batches = append(batches, docs[from:])
+	run := func() {
+		var g errgroup.Group
+		g.SetLimit(2)
+		for _, batch := range batches {
+			g.Go(func() error {
+				rec, err := mixtral.NewRecorder(trace.Header{Model: m.Config().TraceModel("mixtral")})
+				if err == nil {
+					_, err = m.Forward(context.Background(), mixtral.Request{Tokens: batch, Observe: rec.Observe})
+				}
+				return err
+			})
+		}
+		require.NoError(b, g.Wait())
+	}
+	run()
+	run()
+	for b.Loop() {
+		run()
+	}
+	b.ReportMetric(float64(total)*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
 }
 
 var largeRandom = rand.New(rand.NewPCG(3, 4))
