@@ -12,15 +12,15 @@
 // [Ablate], [MaskExperts], [Force] and [Chain] return hooks that intervene. A
 // [Recorder] observes and returns documents of a trace.
 //
-// Two executors share one [Model]. The stepped one runs a program per part of a
-// block, reused by all layers, and routes on the host, so that only selected
-// experts run and hooks may intervene. The whole-graph one runs all layers as
-// one program. Their results are those of Hugging Face transformers, within
-// rounding; parity_test.go compares them.
+// Two executors share one [Model]. The stepped one computes layer by layer and
+// routes on the host, so that only selected experts run and hooks may intervene:
+// on XLA by programs that the layers share, on the Go backend by products of this
+// module's own, in assembly where the processor allows. The whole-graph one runs
+// all layers as one program. Their results are those of Hugging Face transformers,
+// within rounding; parity_test.go compares them.
 //
-// Lengths and row counts are bucketed, so that few programs are compiled; the
-// first step of a new size is slow on XLA. GOEXPERIMENT=simd makes the pure Go
-// backend's products about 15 times faster.
+// On XLA, lengths and row counts are bucketed, so that few programs are compiled;
+// the first step of a new size is slow.
 //
 // Axis letters: B batch, T tokens, N = B*T rows, L MoE layers, E experts, K
 // experts per token, D hidden size, F expert width, H attention heads, KV heads

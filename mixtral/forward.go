@@ -286,21 +286,11 @@ func (r *run) step(p *cachePart, from, longest int) (*step, error) {
 }
 
 // bucket rounds a number of rows up to a size that programs are compiled for.
-// The Go backend compiles in about a millisecond and pays for each row.
 func (m *Model) bucket(n int) int {
-	switch {
-	case m.host != nil: // compiles nothing
+	if m.host != nil { // compiles nothing
 		return n
-	case !m.d.isGo:
-		return powerOfTwo(n)
 	}
-	switch {
-	case n <= 4:
-		return n
-	case n <= 64:
-		return (n + 7) / 8 * 8
-	}
-	return (n + 31) / 32 * 32
+	return powerOfTwo(n)
 }
 
 // routing makes the Routing of a layer from the padded logits [B*T,E] and,

@@ -20,8 +20,8 @@ type Executor int
 const (
 	// Auto is Stepped on the Go backend. On a GPU it is Stepped for steps of
 	// several tokens and Whole for steps of one, over one set of weights. On XLA
-	// CPU it is what Stepped is on the Go backend if the processor has AVX-512,
-	// which is faster than XLA there, and otherwise Stepped.
+	// CPU it is what Stepped is on the Go backend if the processor has vector
+	// instructions that this module uses, and otherwise Stepped.
 	Auto Executor = iota
 	// Stepped computes layer by layer and routes on the host: only selected experts
 	// run, and hooks may intervene. On XLA it runs one program per part of a block,
@@ -69,7 +69,7 @@ type Options struct {
 	Executor Executor
 	// DType is the type of weights, matrix products and cache: dtypes.Float32 (the
 	// default) or dtypes.BFloat16. Residual, norms, softmax and router are float32
-	// in either case.
+	// in either case, and so is the Go backend's cache.
 	DType dtypes.DType
 	// Quantize is the form of the attention and expert matrices. A checkpoint whose
 	// matrices are int8 is loaded so in either case. With Int8, host memory while
