@@ -1,8 +1,7 @@
 #include "textflag.h"
 #include "macros_amd64.h"
 
-// In all functions, strides (ys, xs, xk, ws, wk) are in bytes, and every vector
-// has 16 lanes of float32.
+// Functions of AVX-512. Every vector has 16 lanes of float32.
 
 // Constants of Cephes' expf: log2(e), the parts of ln(2), the polynomial.
 DATA expc<>+0(SB)/4, $1.44269504088896341
@@ -19,7 +18,7 @@ DATA expc<>+40(SB)/4, $-104.0
 DATA expc<>+44(SB)/4, $104.0
 GLOBL expc<>(SB), RODATA|NOPTR, $48
 
-// STEP multiplies the three weights at base by Z24 and Z25.
+// STEP2 multiplies the weights of three rows at base by Z24 and Z25.
 #define STEP2(base, b0, b1, b2, a0, a1, a2, a3, a4, a5) \
 	VBROADCASTSS (base), b0; \
 	VBROADCASTSS (base)(R8*1), b1; \
@@ -31,6 +30,7 @@ GLOBL expc<>(SB), RODATA|NOPTR, $48
 	VFMADD231PS Z24, b2, a4; \
 	VFMADD231PS Z25, b2, a5
 
+// STEP1 is STEP2 of one panel.
 #define STEP1(base, b0, b1, b2, a0, a1, a2) \
 	VBROADCASTSS (base), b0; \
 	VBROADCASTSS (base)(R8*1), b1; \
@@ -84,13 +84,8 @@ GLOBL expc<>(SB), RODATA|NOPTR, $48
 	VFMADD231PS t, p, x; \
 	VSCALEFPS n, x, x
 
-// func Pause()
-TEXT ·Pause(SB), NOSPLIT, $0-0
-	PAUSE
-	RET
-
-// func tile2(y, x, w *float32, ys, xs, xk, ws, wk, k int, add bool)
-TEXT ·tile2(SB), NOSPLIT, $0-73
+// func tile2AVX512(y, x, w *float32, ys, xs, xk, ws, wk, k int, add bool)
+TEXT ·tile2AVX512(SB), NOSPLIT, $0-73
 	MOVQ y+0(FP), DI
 	MOVQ x+8(FP), SI
 	MOVQ w+16(FP), AX
@@ -150,8 +145,8 @@ loop2:
 	VZEROUPPER
 	RET
 
-// func tile1(y, x, w *float32, xk, ws, wk, k int, add bool)
-TEXT ·tile1(SB), NOSPLIT, $0-57
+// func tile1AVX512(y, x, w *float32, xk, ws, wk, k int, add bool)
+TEXT ·tile1AVX512(SB), NOSPLIT, $0-57
 	MOVQ y+0(FP), DI
 	MOVQ x+8(FP), SI
 	MOVQ w+16(FP), AX
@@ -195,8 +190,8 @@ loop1:
 	VZEROUPPER
 	RET
 
-// func dotsF32(y, x, w *float32, ws, k int)
-TEXT ·dotsF32(SB), NOSPLIT, $0-40
+// func dotsF32AVX512(y, x, w *float32, ws, k int)
+TEXT ·dotsF32AVX512(SB), NOSPLIT, $0-40
 	DOTS
 	SUBQ $32, CX
 	JLT  f32rest
@@ -254,8 +249,8 @@ f32done:
 	SUMS
 	RET
 
-// func dotsBF16(y, x *float32, w *uint16, ws, k int)
-TEXT ·dotsBF16(SB), NOSPLIT, $0-40
+// func dotsBF16AVX512(y, x *float32, w *uint16, ws, k int)
+TEXT ·dotsBF16AVX512(SB), NOSPLIT, $0-40
 	DOTS
 	SUBQ $32, CX
 	JLT  bf16rest
@@ -317,8 +312,8 @@ bf16done:
 	SUMS
 	RET
 
-// func dotsI8(y, x *float32, w *int8, ws, k int)
-TEXT ·dotsI8(SB), NOSPLIT, $0-40
+// func dotsI8AVX512(y, x *float32, w *int8, ws, k int)
+TEXT ·dotsI8AVX512(SB), NOSPLIT, $0-40
 	DOTS
 	SUBQ $32, CX
 	JLT  i8rest
@@ -380,8 +375,8 @@ i8done:
 	SUMS
 	RET
 
-// func widenBF16(dst *float32, src *uint16, n int)
-TEXT ·widenBF16(SB), NOSPLIT, $0-24
+// func widenBF16AVX512(dst *float32, src *uint16, n int)
+TEXT ·widenBF16AVX512(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
 	MOVQ n+16(FP), CX
@@ -409,8 +404,8 @@ wbdone:
 	VZEROUPPER
 	RET
 
-// func widenI8(dst *float32, src *int8, scale float32, n int)
-TEXT ·widenI8(SB), NOSPLIT, $0-32
+// func widenI8AVX512(dst *float32, src *int8, scale float32, n int)
+TEXT ·widenI8AVX512(SB), NOSPLIT, $0-32
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
 	VBROADCASTSS scale+16(FP), Z1
@@ -441,8 +436,8 @@ widone:
 	VZEROUPPER
 	RET
 
-// func expPanel(x *float32, n int, top, sum *float32)
-TEXT ·expPanel(SB), NOSPLIT, $0-32
+// func expPanelAVX512(x *float32, n int, top, sum *float32)
+TEXT ·expPanelAVX512(SB), NOSPLIT, $0-32
 	MOVQ x+0(FP), DI
 	MOVQ n+8(FP), CX
 	MOVQ top+16(FP), AX
@@ -484,8 +479,8 @@ expdone:
 	VZEROUPPER
 	RET
 
-// func maxPanel(x *float32, n int, top *float32)
-TEXT ·maxPanel(SB), NOSPLIT, $0-24
+// func maxPanelAVX512(x *float32, n int, top *float32)
+TEXT ·maxPanelAVX512(SB), NOSPLIT, $0-24
 	MOVQ x+0(FP), SI
 	MOVQ n+8(FP), CX
 	MOVQ top+16(FP), BX
@@ -500,8 +495,8 @@ maxloop:
 	VZEROUPPER
 	RET
 
-// func swiglu(y, gate, up *float32, n int)
-TEXT ·swiglu(SB), NOSPLIT, $0-32
+// func swigluAVX512(y, gate, up *float32, n int)
+TEXT ·swigluAVX512(SB), NOSPLIT, $0-32
 	MOVQ y+0(FP), DI
 	MOVQ gate+8(FP), SI
 	MOVQ up+16(FP), AX
@@ -542,8 +537,8 @@ swidone:
 	VZEROUPPER
 	RET
 
-// func rotate(a, b, lo, hi, cos, sin *float32, n int)
-TEXT ·rotate(SB), NOSPLIT, $0-56
+// func rotateAVX512(a, b, lo, hi, cos, sin *float32, n int)
+TEXT ·rotateAVX512(SB), NOSPLIT, $0-56
 	MOVQ a+0(FP), DI
 	MOVQ b+8(FP), R8
 	MOVQ lo+16(FP), SI
@@ -574,8 +569,8 @@ rotloop:
 	VZEROUPPER
 	RET
 
-// func squares(x *float32, n int, sum *float32)
-TEXT ·squares(SB), NOSPLIT, $0-24
+// func squaresAVX512(x *float32, n int, sum *float32)
+TEXT ·squaresAVX512(SB), NOSPLIT, $0-24
 	MOVQ x+0(FP), SI
 	MOVQ n+8(FP), CX
 	MOVQ sum+16(FP), BX
@@ -604,8 +599,8 @@ sqdone:
 	VZEROUPPER
 	RET
 
-// func scalePanel(y, x, w, r *float32, n int)
-TEXT ·scalePanel(SB), NOSPLIT, $0-40
+// func scalePanelAVX512(y, x, w, r *float32, n int)
+TEXT ·scalePanelAVX512(SB), NOSPLIT, $0-40
 	MOVQ y+0(FP), DI
 	MOVQ x+8(FP), SI
 	MOVQ w+16(FP), AX

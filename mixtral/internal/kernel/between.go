@@ -12,18 +12,11 @@ func Softmax(scores []float32) (sum [Lanes]float32) {
 		return
 	}
 	top := [Lanes]float32(scores)
-	if vectors {
-		maxPanel(&scores[0], n, &top[0])
-		expPanel(&scores[0], n, &top[0], &sum[0])
-		return
+	for i := maxPanel(&scores[0], n, &top[0]) * Lanes; i < n*Lanes; i++ {
+		top[i%Lanes] = largest(top[i%Lanes], scores[i])
 	}
-	for i, v := range scores[:n*Lanes] {
-		if v > top[i%Lanes] {
-			top[i%Lanes] = v
-		}
-	}
-	for i, v := range scores[:n*Lanes] {
-		v = exp(v - top[i%Lanes])
+	for i := expPanel(&scores[0], n, &top[0], &sum[0]) * Lanes; i < n*Lanes; i++ {
+		v := exp(scores[i] - top[i%Lanes])
 		scores[i] = v
 		sum[i%Lanes] += v
 	}
@@ -37,10 +30,9 @@ func SoftmaxRow(scores []float32) (sum float32) {
 	}
 	n := 0
 	top, sums := scores[0], [Lanes]float32{}
-	if vectors && len(scores) >= Lanes {
-		n = len(scores) / Lanes
+	if len(scores) >= Lanes {
 		tops := [Lanes]float32(scores)
-		maxPanel(&scores[0], n, &tops[0])
+		n = maxPanel(&scores[0], len(scores)/Lanes, &tops[0])
 		for _, v := range tops {
 			top = largest(top, v)
 		}
@@ -78,11 +70,7 @@ func SwiGLU(y, gate, up []float32) {
 		return
 	}
 	_, _ = gate[len(y)-1], up[len(y)-1]
-	if vectors {
-		swiglu(&y[0], &gate[0], &up[0], len(y))
-		return
-	}
-	for i := range y {
+	for i := swiglu(&y[0], &gate[0], &up[0], len(y)); i < len(y); i++ {
 		g := gate[i]
 		y[i] = g / (1 + exp(-g)) * up[i]
 	}
@@ -96,9 +84,8 @@ func Rotate(a, b, lo, hi, cos, sin []float32) {
 	}
 	_, _, _, _, _ = b[n-1], lo[n-1], hi[n-1], cos[n-1], sin[n-1]
 	done := 0
-	if vectors && n >= Lanes {
-		rotate(&a[0], &b[0], &lo[0], &hi[0], &cos[0], &sin[0], n/Lanes)
-		done = n / Lanes * Lanes
+	if n >= Lanes {
+		done = rotate(&a[0], &b[0], &lo[0], &hi[0], &cos[0], &sin[0], n/Lanes) * Lanes
 	}
 	for i := done; i < n; i++ {
 		x, y := lo[i], hi[i]
@@ -111,21 +98,13 @@ func NormPanel(y, x, w []float32, eps float64) {
 	n := len(w)
 	_, _ = y[n*Lanes-1], x[n*Lanes-1]
 	var sum [Lanes]float32
-	if vectors {
-		squares(&x[0], n, &sum[0])
-	} else {
-		for i, v := range x[:n*Lanes] {
-			sum[i%Lanes] += v * v
-		}
+	for i := squares(&x[0], n, &sum[0]) * Lanes; i < n*Lanes; i++ {
+		sum[i%Lanes] += x[i] * x[i]
 	}
 	for i, s := range sum {
 		sum[i] = inverse(s, n, eps)
 	}
-	if vectors {
-		scalePanel(&y[0], &x[0], &w[0], &sum[0], n)
-		return
-	}
-	for i := range y[:n*Lanes] {
+	for i := scalePanel(&y[0], &x[0], &w[0], &sum[0], n) * Lanes; i < n*Lanes; i++ {
 		y[i] = x[i] * sum[i%Lanes] * w[i/Lanes]
 	}
 }
@@ -134,9 +113,8 @@ func NormPanel(y, x, w []float32, eps float64) {
 func Norm(y, x, w []float32, eps float64) {
 	var parts [Lanes]float32
 	done := 0
-	if vectors && len(x) >= Lanes {
-		squares(&x[0], len(x)/Lanes, &parts[0])
-		done = len(x) / Lanes * Lanes
+	if len(x) >= Lanes {
+		done = squares(&x[0], len(x)/Lanes, &parts[0]) * Lanes
 	}
 	var sum float32
 	for _, v := range x[done:] {

@@ -19,16 +19,12 @@ func values(n int) []float32 {
 	return x
 }
 
-// each runs a test without vectors, with them, and with pairs of bfloat16.
-func each(t *testing.T, f func(t *testing.T)) {
-	was, had := vectors, pairs
-	defer func() { vectors, pairs = was, had }()
-	for i, name := range []string{"plain", "vectors", "pairs"} {
-		vectors, pairs = i > 0, i > 1
-		if !was && vectors || !had && pairs {
-			continue
-		}
-		t.Run(name, f)
+// each runs a test or benchmark at every level of this processor. GODEBUG=cpu.avx512f=off
+// or cpu.all=off lowers the best.
+func each[T interface{ Run(string, func(T)) bool }](t T, f func(t T)) {
+	defer func() { level = best }()
+	for level = range best + 1 {
+		t.Run([]string{"plain", "avx2", "avx512", "avx512bf16"}[level], f)
 	}
 }
 
@@ -280,29 +276,34 @@ func TestOutOfRange(t *testing.T) {
 }
 
 func BenchmarkPanels(b *testing.B) {
-	for name, f := range forms(BlockRows, 4096) {
-		b.Run(name, func(b *testing.B) {
-			const p = 8
-			var s Scratch
-			x := values(p * Lanes * 4096)
-			for b.Loop() {
-				f.m.Panels(&s, x[:p*Lanes*f.m.PanelWidth()], p, 0, BlockRows)
-			}
-			b.ReportMetric(float64(b.N)*2*p*Lanes*4096*BlockRows/b.Elapsed().Seconds()/1e9, "GFLOP/s")
-		})
-	}
+	each(b, func(b *testing.B) {
+		for name, f := range forms(BlockRows, 4096) {
+			b.Run(name, func(b *testing.B) {
+				const p = 8
+				var s Scratch
+				x := values(p * Lanes * 4096)
+				for b.Loop() {
+					f.m.Panels(&s, x[:p*Lanes*f.m.PanelWidth()], p, 0, BlockRows)
+				}
+				b.ReportMetric(float64(b.N)*2*p*Lanes*4096*BlockRows/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+			})
+		}
+	})
 }
 
 // BenchmarkDots reads more weights than the caches hold.
 func BenchmarkDots(b *testing.B) {
 	const rows, columns = 1 << 15, 4096
-	for name, f := range forms(rows, columns) {
-		b.Run(name, func(b *testing.B) {
-			x, y := values(columns), make([]float32, rows)
-			for b.Loop() {
-				f.m.Dots(y, rows, x[:f.m.RowWidth()], 1, 0, rows)
-			}
-			b.ReportMetric(float64(b.N)*float64(rows*f.m.Bytes())/b.Elapsed().Seconds()/1e9, "GB/s")
-		})
-	}
+	all := forms(rows, columns)
+	each(b, func(b *testing.B) {
+		for name, f := range all {
+			b.Run(name, func(b *testing.B) {
+				x, y := values(columns), make([]float32, rows)
+				for b.Loop() {
+					f.m.Dots(y, rows, x[:f.m.RowWidth()], 1, 0, rows)
+				}
+				b.ReportMetric(float64(b.N)*float64(rows*f.m.Bytes())/b.Elapsed().Seconds()/1e9, "GB/s")
+			})
+		}
+	})
 }

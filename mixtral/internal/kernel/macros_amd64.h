@@ -1,4 +1,4 @@
-// Macros of both assembly files.
+// Macros of the assembly files. Strides (ys, xs, xk, ws, wk) are in bytes.
 
 #define ZERO6(a, b, c, d, e, f) \
 	VPXORD a, a, a; \
@@ -18,9 +18,9 @@
 	VMOVUPS b, (at+64)(base); \
 	VMOVUPS c, (at+128)(base)
 
-// DOTS begins a dots function: SI is x, AX, R10, R11, BX are rows of w, R8 their stride, R12 how far ahead to prefetch, CX
-// the number of columns; sums are Z0-Z3, in columns of 16 more Z4-Z7.
-#define DOTS \
+// ARGS loads a dots function's arguments: SI is x, AX, R10, R11, BX are rows of w, CX
+// the number of columns; R12 is how many bytes ahead to prefetch.
+#define ARGS \
 	MOVQ y+0(FP), DI; \
 	MOVQ x+8(FP), SI; \
 	MOVQ w+16(FP), AX; \
@@ -30,7 +30,12 @@
 	ADDQ AX, BX; \
 	LEAQ (AX)(R8*1), R10; \
 	LEAQ (AX)(R8*2), R11; \
-	MOVQ $16384, R12; \
+	MOVQ $16384, R12
+
+// DOTS begins a dots function of AVX-512: sums are Z0-Z3, in columns of 16 more
+// Z4-Z7.
+#define DOTS \
+	ARGS; \
 	ZERO6(Z0, Z1, Z2, Z3, Z4, Z5); \
 	VPXORD Z6, Z6, Z6; \
 	VPXORD Z7, Z7, Z7
@@ -52,6 +57,10 @@
 	VEXTRACTF64X4 $1, Z1, Y5; \
 	VEXTRACTF64X4 $1, Z2, Y6; \
 	VEXTRACTF64X4 $1, Z3, Y7; \
+	SUMS8
+
+// SUMS8 is SUMS of Y0-Y7.
+#define SUMS8 \
 	VADDPS Y4, Y0, Y0; \
 	VADDPS Y5, Y1, Y1; \
 	VADDPS Y6, Y2, Y2; \

@@ -7,8 +7,8 @@
 // vector instruction works on 16 rows, there are no sums across a vector, and a
 // product's result is the panels of the next product's argument.
 //
-// With AVX-512 the functions are assembly, since the compiler's vectors (Go 1.26,
-// simd/archsimd) allocate 15 registers and copy the accumulators: 90 to 110
+// With AVX2 or AVX-512 the functions are assembly, since the compiler's vectors (Go
+// 1.26, simd/archsimd) allocate 15 registers and copy the accumulators: 90 to 110
 // GFLOP/s a core on a Zen 5 where tile2 computes 260 (BenchmarkPanels). Elsewhere
 // they are plain Go.
 package kernel
@@ -18,8 +18,19 @@ import (
 	"unsafe"
 )
 
+// Levels are the instructions that the functions of this package use, each those of
+// the levels before too.
+const (
+	plain      = iota // those of the compiler
+	avx2              // AVX2 and FMA
+	avx512            // AVX-512 F, BW, DQ and VL
+	avx512BF16        // products of pairs of bfloat16
+)
+
+var level = best
+
 // Fast reports whether the functions of this package are assembly.
-func Fast() bool { return vectors }
+func Fast() bool { return level > plain }
 
 // Lanes is the number of rows of a panel.
 const Lanes = 16
@@ -60,11 +71,11 @@ func (m *Matrix) Bytes() int {
 
 // PairRows reports whether Dots multiplies pairs of bfloat16: then its rows are
 // those that PairRow makes.
-func (m *Matrix) PairRows() bool { return pairs && m.bf16 != nil }
+func (m *Matrix) PairRows() bool { return level == avx512BF16 && m.bf16 != nil }
 
 // PairPanels reports whether Panels multiplies pairs of bfloat16: then its panels
 // are those that PairPanel makes.
-func (m *Matrix) PairPanels() bool { return pairs && (m.bf16 != nil || m.round) }
+func (m *Matrix) PairPanels() bool { return level == avx512BF16 && (m.bf16 != nil || m.round) }
 
 // RowWidth is the number of float32 of a row for Dots: I, or that of pairs.
 func (m *Matrix) RowWidth() int { return width(m.Columns, m.PairRows()) }
@@ -152,50 +163,35 @@ func (m *Matrix) dotsOf(y *[4]float32, x *float32, o, stride int) {
 	at := o * k
 	switch {
 	case m.i8 != nil:
-		if vectors {
-			dotsI8(&y[0], x, &m.i8[at], stride, k)
-		} else {
-			plainDots(y, x, &m.i8[at], stride, k, func(v int8) float32 { return float32(v) })
-		}
+		w := &m.i8[at]
+		plainDots(y, x, w, stride, dotsI8(&y[0], x, w, stride, k), k)
 	case m.PairRows():
 		dotsPairs(&y[0], (*uint16)(unsafe.Pointer(x)), &m.bf16[at], 2*stride, k)
 	case m.bf16 != nil:
-		if vectors {
-			dotsBF16(&y[0], x, &m.bf16[at], 2*stride, k)
-		} else {
-			plainDots(y, x, &m.bf16[at], stride, k, fromBF16)
-		}
-	case vectors:
-		dotsF32(&y[0], x, &m.f32[at], 4*stride, k)
+		w := &m.bf16[at]
+		plainDots(y, x, w, stride, dotsBF16(&y[0], x, w, 2*stride, k), k)
 	default:
-		plainDots(y, x, &m.f32[at], stride, k, func(v float32) float32 { return v })
+		w := &m.f32[at]
+		plainDots(y, x, w, stride, dotsF32(&y[0], x, w, 4*stride, k), k)
 	}
 }
 
-// widen writes columns [from,from+n) of row o as float32.
+// widen writes columns [from,from+len(dst)) of row o as float32.
 func (m *Matrix) widen(dst []float32, o, from int) {
-	at := o*m.Columns + from
+	at, n := o*m.Columns+from, len(dst)
 	switch {
 	case m.i8 != nil:
-		src, scale := m.i8[at:at+len(dst)], m.scale[o]
-		if vectors {
-			widenI8(&dst[0], &src[0], scale, len(dst))
-			return
-		}
-		for i, v := range src {
-			dst[i] = float32(v) * scale
+		src, scale := m.i8[at:at+n], m.scale[o]
+		for i := widenI8(&dst[0], &src[0], scale, n); i < n; i++ {
+			dst[i] = float32(src[i]) * scale
 		}
 	case m.bf16 != nil:
-		src := m.bf16[at : at+len(dst)]
-		if vectors {
-			widenBF16(&dst[0], &src[0], len(dst))
-			return
-		}
-		for i, v := range src {
-			dst[i] = fromBF16(v)
+		src := m.bf16[at : at+n]
+		for i := widenBF16(&dst[0], &src[0], n); i < n; i++ {
+			dst[i] = widened(src[i])
 		}
 	default:
-		copy(dst, m.f32[at:])
+		copy(dst, m.f32[at:at+n])
 	}
 }
 
@@ -302,7 +298,7 @@ func (t *Tile) Run(two bool) {
 func (t *Tile) run(two, pairs bool) {
 	y, x, w := unsafe.SliceData(t.Y), unsafe.SliceData(t.X), unsafe.SliceData(t.W)
 	switch {
-	case !vectors:
+	case level == plain:
 		t.plain(two)
 	case pairs && two:
 		pairTile2(y, x, w, 4*t.YS, 4*t.XS, 4*t.XK, 4*t.WS, 4*t.WK, t.K, t.Add)

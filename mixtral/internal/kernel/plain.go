@@ -5,24 +5,37 @@ import (
 	"unsafe"
 )
 
-func fromBF16(v uint16) float32 { return math.Float32frombits(uint32(v) << 16) }
+// widened returns v, bfloat16 if uint16. The compiler knows the size of T.
+func widened[T int8 | uint16 | float32](v T) float32 {
+	if unsafe.Sizeof(v) == 2 {
+		return math.Float32frombits(uint32(v) << 16)
+	}
+	return float32(v)
+}
 
-// plainDots is dotsF32, dotsBF16 and dotsI8, stride in elements.
-func plainDots[T int8 | uint16 | float32](y *[4]float32, x *float32, w *T, stride, k int, widen func(T) float32) {
+// plainDots completes y after dotsF32, dotsBF16 or dotsI8 of [0,from) columns: it
+// adds the products of the others, of x and 4 rows of w, stride elements apart.
+func plainDots[T int8 | uint16 | float32](y *[4]float32, x *float32, w *T, stride, from, k int) {
+	if from == 0 {
+		*y = [4]float32{}
+	}
+	if from == k {
+		return
+	}
 	xs := unsafe.Slice(x, k)
 	for r := range y {
 		ws := unsafe.Slice((*T)(unsafe.Add(unsafe.Pointer(w), uintptr(r*stride)*unsafe.Sizeof(*w))), k)
-		var a, b, c, d float32
-		i := 0
+		a, b, c, d := y[r], float32(0), float32(0), float32(0)
+		i := from
 		for ; i+4 <= k; i += 4 {
 			u, v := xs[i:i+4:i+4], ws[i:i+4:i+4]
-			a += u[0] * widen(v[0])
-			b += u[1] * widen(v[1])
-			c += u[2] * widen(v[2])
-			d += u[3] * widen(v[3])
+			a += u[0] * widened(v[0])
+			b += u[1] * widened(v[1])
+			c += u[2] * widened(v[2])
+			d += u[3] * widened(v[3])
 		}
 		for ; i < k; i++ {
-			a += xs[i] * widen(ws[i])
+			a += xs[i] * widened(ws[i])
 		}
 		y[r] = (a + b) + (c + d)
 	}
