@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -77,6 +78,44 @@ func BenchmarkPrefill(b *testing.B) { benchmark(b, 1, 512) }
 
 // BenchmarkCollect is 8 documents of 512 tokens at once, as collecting does.
 func BenchmarkCollect(b *testing.B) { benchmark(b, 8, 512) }
+
+// BenchmarkObserve alternates bare passes over BenchmarkCollect's documents with
+// passes that are observed, and with passes that also return the last logits, and
+// reports by how much their medians are slower.
+func BenchmarkObserve(b *testing.B) {
+	backends(b, func(name string, be compute.Backend) {
+		b.Run(name, func(b *testing.B) {
+			m := benchmarked(b, be)
+			batch := make([][]int32, 8)
+			for i := range batch {
+				batch[i] = tokens(512)
+			}
+			observe := func(context.Context, *mixtral.Routing) error { return nil }
+			requests := []mixtral.Request{{Tokens: batch}, {Tokens: batch, Observe: observe}, {Tokens: batch, Observe: observe, Logits: mixtral.LastLogits}}
+			var times [3][]float64
+			pass := func(i int) float64 {
+				start := time.Now()
+				_, err := m.Forward(context.Background(), requests[i])
+				require.NoError(b, err)
+				return time.Since(start).Seconds()
+			}
+			pass(2) // compile
+			for b.Loop() {
+				for i := range requests {
+					times[i] = append(times[i], pass(i))
+				}
+			}
+			slower := func(i int) float64 {
+				slices.Sort(times[i])
+				return 100 * (times[i][len(times[i])/2]/times[0][len(times[0])/2] - 1)
+			}
+			slower(0) // sorts
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(slower(1), "%slower-observed")
+			b.ReportMetric(slower(2), "%slower-with-logits")
+		})
+	})
+}
 
 // BenchmarkDecode continues a document of 128 tokens, 64 tokens an operation.
 // The metric excludes the first token, the prefill.

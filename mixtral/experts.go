@@ -20,7 +20,13 @@ type chosen struct {
 // byExpert groups a step's routing by expert, in order of expert, without weights
 // of zero.
 func byExpert(s *step, rt *Routing, numExperts, k int) []chosen {
-	groups := make([]chosen, numExperts)
+	groups, count := make([]chosen, numExperts), make([]int, numExperts)
+	for _, e := range rt.Experts {
+		count[e]++
+	}
+	for e, n := range count {
+		groups[e].rows, groups[e].weights = make([]int32, 0, n), make([]float32, 0, n)
+	}
 	for t, row := range s.rows {
 		for i := t * k; i < (t+1)*k; i++ {
 			if w := rt.Weights[i]; w != 0 {

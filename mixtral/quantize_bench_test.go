@@ -2,7 +2,10 @@ package mixtral_test
 
 import (
 	"context"
+	"maps"
 	"math"
+	"math/rand/v2"
+	"path"
 	"slices"
 	"testing"
 
@@ -108,19 +111,34 @@ func TestInt8Quality(t *testing.T) {
 	assert.Less(t, q.changed, .03)
 }
 
-// BenchmarkInt8Quality is TestInt8Quality with 40 documents.
+// BenchmarkInt8Quality compares int8 with float32: of the mini model on 40 of its
+// test documents, of the random variants on as many random ones of their
+// vocabulary. The executor is the one that computes on the backend itself.
 func BenchmarkInt8Quality(b *testing.B) {
 	backends(b, func(name string, be compute.Backend) {
-		b.Run(name, func(b *testing.B) {
-			docs := testDocuments(b, 40)
-			plain := load(b, mini.FS(), mixtral.Options{Backend: be})
-			quantized := load(b, mini.FS(), mixtral.Options{Backend: be, Quantize: mixtral.Int8})
-			for b.Loop() {
-				q := compare(b, plain, quantized, docs)
-				b.ReportMetric(q.kl, "KL-nats")
-				b.ReportMetric(q.argmax, "argmax-equal")
-				b.ReportMetric(q.changed, "sets-changed")
-			}
-		})
+		models := checkpoints()
+		for _, model := range slices.Sorted(maps.Keys(models)) {
+			b.Run(name+"/"+path.Base(model), func(b *testing.B) {
+				o := mixtral.Options{Backend: be, Executor: mixtral.Stepped}
+				plain := load(b, models[model], o)
+				o.Quantize = mixtral.Int8
+				quantized := load(b, models[model], o)
+				docs := testDocuments(b, 40)
+				if model != "mini-mixtral" {
+					r := rand.New(rand.NewPCG(5, 6))
+					for _, ids := range docs {
+						for i := range ids {
+							ids[i] = r.Int32N(int32(plain.Config().VocabSize))
+						}
+					}
+				}
+				for b.Loop() {
+					q := compare(b, plain, quantized, docs)
+					b.ReportMetric(q.kl, "KL-nats")
+					b.ReportMetric(q.argmax, "argmax-equal")
+					b.ReportMetric(q.changed, "sets-changed")
+				}
+			})
+		}
 	})
 }
