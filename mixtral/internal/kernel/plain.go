@@ -43,32 +43,43 @@ func plainDots[T int8 | uint16 | float32](y *[4]float32, x *float32, w *T, strid
 
 // plain is tile1 and tile2.
 func (t *Tile) plain(two bool) {
-	for p := range 2 {
-		if p == 1 && !two {
-			return
-		}
-		for o := 0; o < TileRows; o += 2 {
-			for l := 0; l < Lanes; l += 4 {
-				t.plain2x4(t.Y[p*t.YS+o*Lanes+l:], t.X[p*t.XS+l:], t.W[o*t.WS:])
+	t.plainPanel(0, 0)
+	if two {
+		t.plainPanel(t.YS, t.XS)
+	}
+}
+
+func (t *Tile) plainPanel(ys, xs int) {
+	for o := 0; o < TileRows; o += 6 {
+		for l := range Lanes {
+			y := (*[5*Lanes + 1]float32)(t.Y[ys+o*Lanes+l:])
+			if !t.Add {
+				y[0], y[Lanes], y[2*Lanes], y[3*Lanes], y[4*Lanes], y[5*Lanes] = 0, 0, 0, 0, 0, 0
 			}
+			plain6(y, &t.X[xs+l], &t.W[o*t.WS], 4*t.XK, 4*t.WS, 4*t.WK, t.K)
 		}
 	}
 }
 
-// plain2x4 computes 2 rows of 4 lanes, whose sums fit the registers.
-func (t *Tile) plain2x4(y, x, w []float32) {
-	var a, b [4]float32
-	if t.Add {
-		copy(a[:], y)
-		copy(b[:], y[Lanes:])
+// plain6 adds to one lane of 6 rows. Strides are in bytes. The compiler orders all
+// products of a loop before the sums: 6 of each are what the registers of amd64 hold.
+func plain6(y *[5*Lanes + 1]float32, x, w *float32, xk, ws, wk, k int) {
+	a, b, c := y[0], y[Lanes], y[2*Lanes]
+	d, e, f := y[3*Lanes], y[4*Lanes], y[5*Lanes]
+	w0 := unsafe.Pointer(w)
+	w1, w2, w3, w4, w5 := unsafe.Add(w0, ws), unsafe.Add(w0, 2*ws), unsafe.Add(w0, 3*ws), unsafe.Add(w0, 4*ws), unsafe.Add(w0, 5*ws)
+	xo, wo := 0, 0
+	for range k {
+		v := *(*float32)(unsafe.Add(unsafe.Pointer(x), xo))
+		a += v * *(*float32)(unsafe.Add(w0, wo))
+		b += v * *(*float32)(unsafe.Add(w1, wo))
+		c += v * *(*float32)(unsafe.Add(w2, wo))
+		d += v * *(*float32)(unsafe.Add(w3, wo))
+		e += v * *(*float32)(unsafe.Add(w4, wo))
+		f += v * *(*float32)(unsafe.Add(w5, wo))
+		xo += xk
+		wo += wk
 	}
-	a0, a1, a2, a3, b0, b1, b2, b3 := a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]
-	for k := range t.K {
-		v := x[k*t.XK : k*t.XK+4 : k*t.XK+4]
-		c, d := w[k*t.WK], w[t.WS+k*t.WK]
-		a0, a1, a2, a3 = a0+c*v[0], a1+c*v[1], a2+c*v[2], a3+c*v[3]
-		b0, b1, b2, b3 = b0+d*v[0], b1+d*v[1], b2+d*v[2], b3+d*v[3]
-	}
-	copy(y, []float32{a0, a1, a2, a3})
-	copy(y[Lanes:], []float32{b0, b1, b2, b3})
+	y[0], y[Lanes], y[2*Lanes] = a, b, c
+	y[3*Lanes], y[4*Lanes], y[5*Lanes] = d, e, f
 }
