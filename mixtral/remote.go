@@ -41,6 +41,9 @@ func (r *run) runRemote(ctx context.Context, s *step) error {
 			return err
 		}
 	}
+	if s.part == nil {
+		s.addDocuments()
+	}
 	starts := make([]int32, s.b)
 	for b := range starts {
 		starts[b] = int32(s.first[b])
@@ -53,6 +56,18 @@ func (r *run) runRemote(ctx context.Context, s *step) error {
 		return r.routed(ctx, s)
 	}
 	return r.batched(ctx, s)
+}
+
+// addDocuments adds empty documents up to 2^i or 3*2^i, so that few programs are
+// compiled. They are not in lens: no expert computes them.
+func (s *step) addDocuments() {
+	b := powerOfTwo(s.b)
+	if b >= 4 && s.b <= b/4*3 {
+		b = b / 4 * 3
+	}
+	s.first = append(s.first, make([]int, b-s.b)...)
+	s.tokens = append(s.tokens, make([]int32, (b-s.b)*s.t)...)
+	s.b = b
 }
 
 // few reports whether each document has one token in the step.

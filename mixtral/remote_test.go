@@ -112,7 +112,7 @@ func testRemote(t *testing.T, want, got *mixtral.Model, intervene mixtral.Hook) 
 	}
 	step([][]int32{random(250)}, false) // one expert has more than its usual share of rows
 	step([][]int32{random(250)}, false)
-	step([][]int32{random(40), random(60), random(50)}, false)
+	step([][]int32{random(40), random(60), random(50), random(33), random(64)}, false)
 	caches = []*mixtral.Cache{want.NewCache(3), got.NewCache(3)}
 	defer caches[0].Close()
 	defer caches[1].Close()
