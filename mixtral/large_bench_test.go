@@ -222,12 +222,13 @@ func BenchmarkLarge(b *testing.B) {
 			})
 		}
 	}
-	b.Run("collect", func(b *testing.B) { collectLarge(b, m) })
+	b.Run("collect", func(b *testing.B) { collectLarge(b, m, true) })
+	b.Run("collect-bare", func(b *testing.B) { collectLarge(b, m, false) })
 }
 
-// collectLarge records 64 documents of 64 to 512 tokens as package collect does: in
-// batches of similar length, two at a time.
-func collectLarge(b *testing.B, m *mixtral.Model) {
+// collectLarge computes 64 documents of 64 to 512 tokens as package collect does: in
+// batches of similar length, two at a time. It records them or does not observe.
+func collectLarge(b *testing.B, m *mixtral.Model, record bool) {
 	docs := make([][]int32, 64)
 	total := 0
 	for i := range docs {
@@ -250,9 +251,12 @@ func collectLarge(b *testing.B, m *mixtral.Model) {
 		for _, batch := range batches {
 			g.Go(func() error {
 				rec, err := mixtral.NewRecorder(trace.Header{Model: m.Config().TraceModel("mixtral")})
-				if err == nil {
-					_, err = m.Forward(context.Background(), mixtral.Request{Tokens: batch, Observe: rec.Observe})
+				require.NoError(b, err)
+				req := mixtral.Request{Tokens: batch, Logits: mixtral.LastLogits}
+				if record {
+					req = mixtral.Request{Tokens: batch, Observe: rec.Observe}
 				}
+				_, err = m.Forward(context.Background(), req)
 				return err
 			})
 		}
