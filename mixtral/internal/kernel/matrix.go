@@ -164,15 +164,21 @@ func (m *Matrix) dotsOf(y *[4]float32, x *float32, o, stride int) {
 	switch {
 	case m.i8 != nil:
 		w := &m.i8[at]
-		plainDots(y, x, w, stride, dotsI8(&y[0], x, w, stride, k), k)
+		if done := dotsI8(&y[0], x, w, stride, k); done < k {
+			plainDots(y, x, w, stride, done, k)
+		}
 	case m.PairRows():
 		dotsPairs(&y[0], (*uint16)(unsafe.Pointer(x)), &m.bf16[at], 2*stride, k)
 	case m.bf16 != nil:
 		w := &m.bf16[at]
-		plainDots(y, x, w, stride, dotsBF16(&y[0], x, w, 2*stride, k), k)
+		if done := dotsBF16(&y[0], x, w, 2*stride, k); done < k {
+			plainDots(y, x, w, stride, done, k)
+		}
 	default:
 		w := &m.f32[at]
-		plainDots(y, x, w, stride, dotsF32(&y[0], x, w, 4*stride, k), k)
+		if done := dotsF32(&y[0], x, w, 4*stride, k); done < k {
+			plainDots(y, x, w, stride, done, k)
+		}
 	}
 }
 

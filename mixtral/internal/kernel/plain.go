@@ -13,14 +13,11 @@ func widened[T int8 | uint16 | float32](v T) float32 {
 	return float32(v)
 }
 
-// plainDots completes y after dotsF32, dotsBF16 or dotsI8 of [0,from) columns: it
-// adds the products of the others, of x and 4 rows of w, stride elements apart.
+// plainDots completes y, the products of x and 4 rows of w, stride elements apart,
+// after dotsF32, dotsBF16 or dotsI8 of [0,from) columns.
 func plainDots[T int8 | uint16 | float32](y *[4]float32, x *float32, w *T, stride, from, k int) {
 	if from == 0 {
 		*y = [4]float32{}
-	}
-	if from == k {
-		return
 	}
 	xs := unsafe.Slice(x, k)
 	for r := range y {
