@@ -112,9 +112,13 @@ func (m *Model) forward(ctx context.Context, req Request) (*Output, error) {
 		r.out.Logits = make([][]float32, len(req.Tokens))
 	}
 	parts := r.parts()
-	r.lanes = max(1, m.lanes/len(parts))
+	together := m.lanes // documents that run concurrently
+	if m.elsewhere != nil {
+		together = 1 // so that few experts are needed at a time
+	}
+	r.lanes = max(1, m.lanes/min(together, len(parts)))
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(m.lanes)
+	g.SetLimit(together)
 	var returned atomic.Int32
 	for _, p := range parts {
 		g.Go(func() error {

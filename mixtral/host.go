@@ -33,7 +33,7 @@ type hostWeights struct {
 type hostLayer struct {
 	attnNorm, ffnNorm []float32
 	qkv, o, gate      kernel.Matrix
-	w13, w2           []kernel.Matrix // [E]
+	w13, w2           []kernel.Matrix // [E]; those of ExpertStore are set while they are used
 }
 
 // hostWeights returns views of w, whose experts are not stacked.
@@ -63,7 +63,7 @@ func (m *Model) hostWeights(w *weights) (*hostWeights, error) {
 		to.attnNorm, to.ffnNorm = vector(from.attnNorm), vector(from.ffnNorm)
 		to.qkv, to.o = view(from.qkv, (c.Heads+2*c.KVHeads)*c.HeadDim), view(from.o, c.HiddenSize)
 		to.gate = view(matrix{w: from.gate}, c.Experts)
-		for e := range c.Experts {
+		for e := range from.w13 {
 			to.w13 = append(to.w13, view(from.w13[e], 2*c.IntermediateSize))
 			to.w2 = append(to.w2, view(from.w2[e], c.HiddenSize))
 		}
@@ -209,7 +209,12 @@ func (r *run) runHost(ctx context.Context, s *step) error {
 		if err := r.hooks(ctx, rt); err != nil {
 			return err
 		}
-		form.experts(w, byExpert(s, rt, m.cfg.Experts, m.cfg.TopK))
+		groups := byExpert(s, rt, m.cfg.Experts, m.cfg.TopK)
+		if m.elsewhere == nil {
+			form.experts(w, groups)
+		} else if err := m.useExperts(ctx, form, w, rt, groups); err != nil {
+			return err
+		}
 	}
 	return r.hostLogits(h, form)
 }

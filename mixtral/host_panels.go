@@ -187,8 +187,9 @@ func (f *hostPanelsForm) experts(w *hostLayer, groups []chosen) {
 		return
 	}
 	d, size := f.m.cfg.HiddenSize, f.m.cfg.IntermediateSize
-	wide, wide2 := w.w13[0].PanelWidth(), w.w2[0].PanelWidth() // of operands
-	h := f.fitPanels(&w.w13[0], &f.work.fit, f.h, f.p)
+	w13, w2 := &w.w13[groups[0].expert], &w.w2[groups[0].expert]
+	wide, wide2 := w13.PanelWidth(), w2.PanelWidth() // of operands
+	h := f.fitPanels(w13, &f.work.fit, f.h, f.p)
 	first := make([]int, len(groups)+1) // panels
 	for i, g := range groups {
 		first[i+1] = first[i] + (len(g.rows)+width-1)/width

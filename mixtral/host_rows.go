@@ -152,10 +152,11 @@ func (f *hostRowsForm) experts(w *hostLayer, groups []chosen) {
 	if len(groups) == 0 {
 		return
 	}
-	in = fitRows(&w.w13[0], &f.work.fit, in, rows)
-	wide, wide2 := w.w13[0].RowWidth(), w.w2[0].RowWidth()
+	w13, w2 := &w.w13[groups[0].expert], &w.w2[groups[0].expert] // like all
+	in = fitRows(w13, &f.work.fit, in, rows)
+	wide, wide2 := w13.RowWidth(), w2.RowWidth()
 	lanes := f.lanes
-	if len(groups)*w.w2[0].Rows*w.w2[0].Bytes() <= fewBytes {
+	if len(groups)*w2.Rows*w2.Bytes() <= fewBytes {
 		f.lanes = 1
 	}
 	defer func() { f.lanes = lanes }()
@@ -175,7 +176,7 @@ func (f *hostRowsForm) experts(w *hostLayer, groups []chosen) {
 			kernel.SwiGLU(act[(first[i]+j)*size+lo:][:hi-lo], gate[at:], up[at:])
 		}
 	})
-	act = fitRows(&w.w2[0], &f.work.fit, act, rows)
+	act = fitRows(w2, &f.work.fit, act, rows)
 	f.blocks(d, func(l *hostLane, lo, hi int) {
 		for i, g := range groups {
 			y := sized(&l.out, len(g.rows)*(hi-lo))

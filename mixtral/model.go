@@ -78,6 +78,11 @@ type Options struct {
 	// Chunk is the maximum number of tokens of a document that one step computes,
 	// which bounds memory for documents of any length; 512 by default.
 	Chunk int
+	// Experts, if not nil, holds the experts' weights, which Load then does not read:
+	// the model asks for those that a layer needs. It requires the executor that
+	// computes on the processor's cores with products of this module's own: Auto or
+	// Stepped on the Go backend, Auto on XLA CPU (see [Executor]).
+	Experts ExpertStore
 	// Progress, if not nil, is called after each layer that is loaded.
 	Progress func(layersDone, layers int)
 }
@@ -101,18 +106,21 @@ func (o *Options) Validate() error {
 
 // Model is a loaded Mixtral, safe for concurrent use.
 type Model struct {
-	cfg      Config
-	hash     string
-	d        *device
-	executor Executor
-	dtype    dtypes.DType
-	int8     bool // some matrices are int8
-	chunk    int
-	lanes    int // groups of a batch that run concurrently
-	w        *weights
-	host     *hostWeights // of the host executor; nil: not used
-	work     sync.Pool    // of *hostWork
-	programs programs
+	cfg       Config
+	hash      string
+	d         *device
+	executor  Executor
+	dtype     dtypes.DType
+	int8      bool // some matrices are int8
+	chunk     int
+	lanes     int // groups of a batch that run concurrently
+	w         *weights
+	host      *hostWeights // of the host executor; nil: not used
+	elsewhere ExpertStore  // nil: they are in w
+	ck        *Checkpoint  // from which elsewhere reads; nil without
+	closing   error        // of closing elsewhere and ck
+	work      sync.Pool    // of *hostWork
+	programs  programs
 	capacities
 	state   sync.Mutex
 	running int           // calls in progress
@@ -121,7 +129,7 @@ type Model struct {
 
 // Load reads the checkpoint in the folder fsys onto the backend (see
 // [OpenCheckpoint] for its files and errors).
-func Load(ctx context.Context, fsys fs.FS, o Options) (*Model, error) {
+func Load(ctx context.Context, fsys fs.FS, o Options) (m *Model, err error) {
 	if err := o.Validate(); err != nil {
 		return nil, prefixed(err)
 	}
@@ -129,7 +137,16 @@ func Load(ctx context.Context, fsys fs.FS, o Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer ck.Close()
+	defer func() {
+		if m == nil || m.ck == nil {
+			ck.Close()
+		}
+	}()
+	m, err = load(ctx, ck, o)
+	return m, err
+}
+
+func load(ctx context.Context, ck *Checkpoint, o Options) (*Model, error) {
 	m := &Model{cfg: ck.Config(), executor: o.Executor, dtype: o.DType, chunk: o.Chunk, lanes: 1}
 	if m.dtype == dtypes.InvalidDType {
 		m.dtype = dtypes.Float32
@@ -142,10 +159,14 @@ func Load(ctx context.Context, fsys fs.FS, o Options) (*Model, error) {
 	if m.d.shared {
 		m.lanes = runtime.GOMAXPROCS(0)
 	}
+	if o.Experts != nil && !m.onHost() {
+		return nil, fmt.Errorf("mixtral: Options.Experts with executor %s on this backend is not implemented; it requires the Go backend, or XLA on CPU with executor auto on a processor with AVX2", m.executor)
+	}
+	var err error
 	if m.hash, err = ck.Hash(); err != nil {
 		return nil, err
 	}
-	l := &loader{ctx: ctx, d: m.d, ck: ck, cfg: m.cfg, dtype: m.dtype, stacked: m.stacked(), report: o.Progress}
+	l := &loader{ctx: ctx, d: m.d, ck: ck, cfg: m.cfg, dtype: m.dtype, stacked: m.stacked(), without: o.Experts != nil, report: o.Progress}
 	l.attentionInt8, l.expertsInt8 = ck.int8Class()
 	if o.Quantize == Int8 {
 		l.attentionInt8, l.expertsInt8 = true, true
@@ -160,6 +181,12 @@ func Load(ctx context.Context, fsys fs.FS, o Options) (*Model, error) {
 		}
 		return err
 	})
+	if err == nil && o.Experts != nil {
+		if err = o.Experts.Open(newExpertSource(ck, &m.cfg, expertForm{m.dtype, l.expertsInt8, m.cfg.IntermediateSize, m.cfg.HiddenSize}, m.w.bytes())); err != nil {
+			m.w.free()
+		}
+		m.elsewhere, m.ck = o.Experts, ck
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -196,9 +223,9 @@ func (m *Model) Quantize() QuantizeMode {
 	return AsStored
 }
 
-// Close waits for calls in progress to return and frees the model's memory on
-// the device. Later calls of Forward and Generate return an error. A hook must
-// not call Close.
+// Close waits for calls in progress to return, frees the model's memory on the
+// device, and closes Options.Experts, of which its error is. Later calls of Forward
+// and Generate return an error. A hook must not call Close.
 func (m *Model) Close() error {
 	m.state.Lock()
 	if m.closed == nil {
@@ -209,7 +236,7 @@ func (m *Model) Close() error {
 	}
 	m.state.Unlock()
 	<-m.closed
-	return nil
+	return m.closing
 }
 
 // begin counts a call in; end must follow where it returns nil.
@@ -234,6 +261,9 @@ func (m *Model) end() {
 func (m *Model) free() {
 	m.programs.close()
 	m.w.free()
+	if m.elsewhere != nil {
+		m.closing = errors.Join(m.elsewhere.Close(), m.ck.Close())
+	}
 	close(m.closed)
 }
 

@@ -47,6 +47,7 @@ type loader struct {
 	cfg     Config
 	dtype   dtypes.DType
 	stacked bool
+	without bool // no experts: see Options.Experts
 	// attentionInt8 and expertsInt8 select matrices that are int8 on the device.
 	attentionInt8, expertsInt8 bool
 	scratch                    []uint64
@@ -54,7 +55,7 @@ type loader struct {
 	report                     func(layersDone, layers int)
 }
 
-func words[T uint16 | uint32 | float32](b []byte) []T {
+func words[T int8 | uint16 | uint32 | float32](b []byte) []T {
 	var one T
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/int(unsafe.Sizeof(one)))
 }
@@ -181,6 +182,9 @@ func (l *loader) layer(i int, w *layerWeights) (err error) {
 	prefix += "block_sparse_moe."
 	if w.gate, err = l.tensor(dtypes.Float32, prefix+"gate.weight", c.Experts, c.HiddenSize); err != nil {
 		return err
+	}
+	if l.without {
+		return nil
 	}
 	if l.expertsInt8 {
 		return l.expertsQuantized(i, w)
