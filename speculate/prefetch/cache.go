@@ -1,5 +1,11 @@
 package prefetch
 
+import (
+	"math"
+
+	"github.com/expertspec/expertspec/speculate"
+)
+
 // usage holds what a policy orders experts by, for all ids layer*E+expert,
 // resident or not.
 //
@@ -12,19 +18,30 @@ type usage struct {
 	key    []int64 // [L*E]
 	count  []int64 // [L*E] requests, for LFU
 	after  []int64 // for OPT, by request: the expert's key once it is served
+	// For DecayedLFU: half-lives in a request, and of each expert the logarithm to
+	// base 2 of its requests, each of which counts twice that of a half-life before.
+	// So a score changes only by a request. [L*E]
+	rate  float64
+	score []float64
 }
 
-func newUsage(p Policy, n int) *usage {
-	return &usage{policy: p, key: make([]int64, n), count: make([]int64, n)}
+func newUsage(cfg Config, s speculate.Shape) *usage {
+	n := s.Layers * s.Experts
+	return &usage{policy: cfg.policy(), key: make([]int64, n), count: make([]int64, n), score: make([]float64, n),
+		rate: 1 / float64(cfg.halfLife()*s.Layers*s.TopK)}
 }
 
-// maxRequests bounds the requests of a document, so that keys do not overflow.
+// maxRequests bounds the requests of a document, so that keys do not overflow. After
+// as many, an Engine starts again.
 const maxRequests = 1<<31 - 1
 
 // begin starts a document with its requests.
 func (u *usage) begin(requests []int32) {
 	u.tick = 0
 	clear(u.count)
+	for i := range u.score {
+		u.score[i] = math.Inf(-1)
+	}
 	if u.policy != OPT {
 		for i := range u.key {
 			u.key[i] = int64(-1 - i) // never requested
@@ -53,10 +70,19 @@ func (u *usage) request(i int, id int32) {
 	case LFU:
 		u.count[id]++
 		u.key[id] = u.count[id]<<31 | u.tick
+	case DecayedLFU:
+		now := float64(u.tick) * u.rate
+		more := math.Exp2(u.score[id] - now) // of earlier requests, in this one's size
+		u.score[id] = now + math.Log2(1+more)
+		u.key[id] = int64(u.score[id] * scoreUnit)
 	default:
 		u.key[id] = u.tick
 	}
 }
+
+// scoreUnit makes scores integers, below 1<<62: a score is at most the number of
+// half-lives plus the logarithm of that of requests.
+const scoreUnit = 1 << 30
 
 // before reports whether a is evicted before b.
 func (u *usage) before(a, b int32) bool { return u.key[a] < u.key[b] }
@@ -121,6 +147,17 @@ func (c *cache) pop() int32 {
 	return id
 }
 
+// remove removes id.
+func (c *cache) remove(id int32) {
+	i, last := int(c.at[id]), len(c.heap)-1
+	c.swap(i, last)
+	c.heap = c.heap[:last]
+	c.at[id] = -1
+	if i < last {
+		c.fix(c.heap[i])
+	}
+}
+
 // evict removes and returns the first to be evicted for which may returns true,
 // or -1.
 func (c *cache) evict(may func(int32) bool) int32 {
@@ -137,6 +174,13 @@ func (c *cache) evict(may func(int32) bool) int32 {
 		c.insert(id)
 	}
 	return victim
+}
+
+// sort restores the order after all usage changed.
+func (c *cache) sort() {
+	for i := len(c.heap)/2 - 1; i >= 0; i-- {
+		c.down(i)
+	}
 }
 
 func (c *cache) clear() {

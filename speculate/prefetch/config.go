@@ -1,7 +1,9 @@
 package prefetch
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/expertspec/expertspec/speculate"
@@ -21,6 +23,11 @@ const (
 	// replacement algorithms for a virtual-storage computer"). It knows the
 	// future: a bound.
 	OPT Policy = "OPT"
+	// DecayedLFU is LFU of requests of which each counts half as much after each
+	// HalfLife.
+	DecayedLFU Policy = "decayed LFU"
+	// OnDemand holds an expert only while its layer uses it.
+	OnDemand Policy = "on demand"
 )
 
 // Config describes a simulation.
@@ -30,6 +37,12 @@ type Config struct {
 	Capacity int
 	PerLayer bool
 	Policy   Policy // "": LRU
+	HalfLife int    // of DecayedLFU, in tokens; 0: 16
+	// Hold keeps the experts that the current layer has requested from being evicted
+	// for others of its, as a real cache must, from which they are computed. Capacity
+	// must be at least K then. Without it a policy's hits are those on the sequence of
+	// choices.
+	Hold bool
 	// Load is the time to copy one expert, Compute that of one layer with its
 	// experts resident. Both must be positive where Predictor is set.
 	Load, Compute time.Duration
@@ -50,6 +63,8 @@ const (
 	maxExperts = 1 << 22
 	maxEvents  = 1 << 20
 	maxTime    = 10_000 * time.Second
+	// maxHalfLife is a number of tokens.
+	maxHalfLife = 1 << 20
 )
 
 // Validate returns an error if c is invalid for a trace with header h.
@@ -61,12 +76,12 @@ func (c Config) Validate(h trace.Header) error {
 	if s.Layers*s.Experts > maxExperts {
 		return fmt.Errorf("prefetch: %d layers of %d experts are more than %d experts", s.Layers, s.Experts, maxExperts)
 	}
-	most := c.most(s)
+	if err := c.validateCache(s); err != nil {
+		return err
+	}
 	switch {
-	case c.Capacity < 1 || c.Capacity > most:
-		return fmt.Errorf("prefetch: capacity is %d experts; must be 1 to %d", c.Capacity, most)
-	case c.Policy != "" && c.Policy != LRU && c.Policy != LFU && c.Policy != OPT:
-		return fmt.Errorf("prefetch: policy is %q; must be %s, %s or %s", c.Policy, LRU, LFU, OPT)
+	case c.Hold && c.Capacity < s.TopK:
+		return fmt.Errorf("prefetch: capacity is %d experts, of which a layer needs %d at once", c.Capacity, s.TopK)
 	case c.Load < 0 || c.Load > maxTime || c.Compute < 0 || c.Compute > maxTime:
 		return fmt.Errorf("prefetch: load takes %v and compute %v; must be 0 to %v", c.Load, c.Compute, maxTime)
 	case c.Events < 0 || c.Events > maxEvents:
@@ -78,6 +93,26 @@ func (c Config) Validate(h trace.Header) error {
 	}
 	return c.validatePredictor(h, s)
 }
+
+// validateCache reports an invalid capacity or policy.
+func (c Config) validateCache(s speculate.Shape) error {
+	most := c.most(s)
+	switch {
+	case c.Capacity < 1 || c.Capacity > most:
+		return fmt.Errorf("prefetch: capacity is %d experts; must be 1 to %d", c.Capacity, most)
+	case c.Policy != "" && !slices.Contains(policies, c.Policy):
+		return fmt.Errorf("prefetch: policy is %q; must be one of %q", c.Policy, policies)
+	case c.HalfLife < 0 || c.HalfLife > maxHalfLife:
+		return fmt.Errorf("prefetch: half-life is %d tokens; must be 0 to %d", c.HalfLife, maxHalfLife)
+	}
+	return nil
+}
+
+// halfLife is that of DecayedLFU, in tokens.
+func (c Config) halfLife() int { return cmp.Or(c.HalfLife, 16) }
+
+// policies are all of them.
+var policies = []Policy{LRU, LFU, DecayedLFU, OnDemand, OPT}
 
 func (c Config) validatePredictor(h trace.Header, s speculate.Shape) error {
 	if err := c.Horizon.Validate(s.Layers); err != nil {

@@ -1,6 +1,7 @@
-// Package prefetch simulates, on a trace, a model whose experts do not all fit
-// in device memory: a cache of experts, an eviction policy, and a prefetcher
-// that asks a [speculate.Predictor] what will be needed.
+// Package prefetch decides which experts a model holds whose experts do not all fit
+// in device memory: a cache of experts, an eviction policy, and a prefetcher that
+// asks a [speculate.Predictor] what will be needed. An [Engine] decides; [Simulate]
+// drives it on a trace, and package mixtral/offload while a model runs.
 //
 // # The model
 //
@@ -24,14 +25,16 @@
 // when its layer comes.
 //
 // Eviction is by least recent use (LRU); by least frequent use since the start of
-// the document, ties to the least recent (LFU; counts survive eviction); or by the
-// farthest next use (OPT: Belady 1966), which needs the future and is the bound
-// for caches that copy on demand. A prefetch is not a use: an expert that was not
+// the document, ties to the least recent (LFU; counts survive eviction), or with
+// counts that halve after each half-life (decayed LFU); or by the farthest next use
+// (OPT: Belady 1966), which needs the future and is the bound for caches that copy on
+// demand. On demand, an expert leaves the cache with the layer that used it. A prefetch is not a use: an expert that was not
 // requested since ranks by its last request, if any, and so is evicted early. What
 // was predicted and is resident is protected until its layer has passed. A
 // prefetch that finds nothing else to evict, except what the current layer uses,
-// is dropped; a demand then evicts by policy. Nothing else is protected: without a
-// prefetcher the hits are those of the policy on the sequence of choices.
+// is dropped; a demand then evicts by policy. With [Config].Hold, what the
+// current layer has requested is never evicted. Nothing else is protected: without a
+// prefetcher and Hold the hits are those of the policy on the sequence of choices.
 //
 // Axis letters: T tokens, L MoE layers, E experts, K experts per token.
 package prefetch

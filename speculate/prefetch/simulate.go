@@ -3,78 +3,37 @@ package prefetch
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
 )
 
-// simulator runs one configuration. All ids are layer*E+expert.
+// simulator drives an Engine by simulated time. All ids are layer*E+expert.
 type simulator struct {
-	cfg    Config
-	shape  speculate.Shape
-	load   int64 // ns
-	comp   int64 // ns
-	use    *usage
-	caches []*cache // [1], or [L] with PerLayer
-	size   int
+	*Engine
+	cfg  Config
+	load int64 // ns
+	comp int64 // ns
 
-	layers  []Counts // [L]
-	stalled []int64  // [L] ns
+	stalled []int64 // [L] ns
 	events  []Event
 	doc     string
 
 	now, busy int64 // ns: the compute unit's clock, and when the channel becomes free
-	step      int   // t*L+l
 	running   int32 // the expert being prefetched until busy; -1: none
-	queue     []wish
-	due       []int32 // [L*E] last step for which it is protected from eviction; -1: none
-	usedAt    []int32 // [L*E] step of the last request in this document; -1: none
-	queued    []bool  // [L*E]
-	fresh     []bool  // [L*E] prefetched, resident, not yet requested
-}
-
-// wish is a prefetch in the queue.
-type wish struct {
-	id   int32
-	step int // that it is for
-	at   int64
 }
 
 func newSimulator(cfg Config, s speculate.Shape) *simulator {
-	n := s.Layers * s.Experts
-	m := &simulator{cfg: cfg, shape: s, load: int64(cfg.Load), comp: int64(cfg.Compute), use: newUsage(cfg.policy(), n), size: cfg.Capacity,
-		layers: make([]Counts, s.Layers), stalled: make([]int64, s.Layers), running: -1,
-		due: make([]int32, n), usedAt: make([]int32, n), queued: make([]bool, n), fresh: make([]bool, n)}
-	at := make([]int32, n)
-	for i := range at {
-		at[i] = -1
-	}
-	for range s.Layers {
-		m.caches = append(m.caches, &cache{use: m.use, at: at})
-		if !cfg.PerLayer {
-			break
-		}
-	}
-	return m
+	return &simulator{Engine: newEngine(s, cfg), cfg: cfg, load: int64(cfg.Load), comp: int64(cfg.Compute),
+		stalled: make([]int64, s.Layers), running: -1}
 }
 
-func (m *simulator) layer(id int32) int { return int(id) / m.shape.Experts }
-
-func (m *simulator) cache(id int32) *cache {
-	if len(m.caches) == 1 {
-		return m.caches[0]
-	}
-	return m.caches[m.layer(id)]
-}
-
-func (m *simulator) resident(id int32) bool { return m.caches[0].at[id] >= 0 }
-
-func (m *simulator) event(k Kind, step int, id int32, from, to int64) {
+func (m *simulator) event(k Kind, step int64, id int32, from, to int64) {
 	if len(m.events) >= m.cfg.Events || from == to {
 		return
 	}
-	e := Event{Document: m.doc, Token: step / m.shape.Layers, Layer: step % m.shape.Layers, Expert: -1, Kind: k, Start: seconds(from), End: seconds(to)}
+	l := int64(m.shape.Layers)
+	e := Event{Document: m.doc, Token: int(step / l), Layer: int(step % l), Expert: -1, Kind: k, Start: seconds(from), End: seconds(to)}
 	if id >= 0 {
 		e.Expert = int(id) % m.shape.Experts
 	}
@@ -83,86 +42,39 @@ func (m *simulator) event(k Kind, step int, id int32, from, to int64) {
 
 // document decodes one document, from an empty cache to an empty cache.
 func (m *simulator) document(name string, p *plan) {
-	m.begin(name, p)
-	steps, first := len(p.ends), 0
-	for m.step = 0; m.step < steps; m.step++ {
-		for i := first; i < p.ends[m.step]; i++ {
-			m.request(i, p.requests[i])
+	m.doc, m.busy, m.running = name, m.now, -1
+	m.begin(p.requests)
+	first := 0
+	for _, end := range p.ends {
+		m.Step()
+		for _, id := range p.requests[first:end] {
+			m.request(id)
 		}
-		first = p.ends[m.step]
-		m.expire()
+		first = end
+		m.Expire()
 		m.ask(p)
 		m.event(Compute, m.step, -1, m.now, m.now+m.comp)
 		m.now += m.comp
 		m.advance()
 	}
-	for _, w := range m.queue {
-		m.layers[m.layer(w.id)].Dropped++
-		m.queued[w.id] = false
-	}
-	m.queue = m.queue[:0]
-	for _, c := range m.caches {
-		for _, id := range c.heap {
-			m.unused(id)
-		}
-		c.clear()
-	}
+	m.clear()
 }
 
-func (m *simulator) begin(name string, p *plan) {
-	m.doc, m.busy, m.running = name, m.now, -1
-	m.use.begin(p.requests)
-	for i := range m.due {
-		m.due[i], m.usedAt[i] = -1, -1
-	}
-}
-
-// unused counts a prefetched expert that is evicted before it was requested.
-func (m *simulator) unused(id int32) {
-	if m.fresh[id] {
-		m.fresh[id] = false
-		m.layers[m.layer(id)].Wasted++
-	}
-}
-
-// expire drops the prefetches for the current layer, whose experts are all resident.
-func (m *simulator) expire() {
-	m.queue = slices.DeleteFunc(m.queue, func(w wish) bool {
-		if w.step > m.step {
-			return false
-		}
-		m.queued[w.id] = false
-		m.layers[m.layer(w.id)].Dropped++
-		return true
-	})
-}
-
-// request serves the i-th request of the document.
-func (m *simulator) request(i int, id int32) {
-	c := &m.layers[m.layer(id)]
-	c.Requests++
-	if m.usedAt[id] < 0 {
-		c.Cold++
-	}
-	m.usedAt[id] = int32(m.step)
+// request serves a choice: the layer waits for a copy that is under way, or for one
+// on demand.
+func (m *simulator) request(id int32) {
+	late := m.running == id && m.busy > m.now
+	resident, _, _ := m.Request(id, late)
 	switch {
-	case m.resident(id) && m.running == id && m.busy > m.now:
-		c.Late++
+	case !resident:
+		start := max(m.busy, m.now)
+		m.running = -1 // that copy ends before this one starts
+		m.busy = start + m.load
+		m.event(Demand, m.step, id, start, m.busy)
 		m.wait(id, m.busy)
-	case m.resident(id):
-		c.Hits++
-	default:
-		m.miss(c, id)
-		m.use.request(i, id)
-		m.cache(id).insert(id)
-		return
+	case late:
+		m.wait(id, m.busy)
 	}
-	if m.fresh[id] {
-		m.fresh[id] = false
-		c.Used++
-	}
-	m.use.request(i, id)
-	m.cache(id).fix(id)
 }
 
 func (m *simulator) wait(id int32, until int64) {
@@ -171,99 +83,56 @@ func (m *simulator) wait(id int32, until int64) {
 	m.now = until
 }
 
-// miss makes room and copies id on demand.
-func (m *simulator) miss(c *Counts, id int32) {
-	c.Misses++
-	if m.queued[id] {
-		m.queued[id] = false
-		m.queue = slices.DeleteFunc(m.queue, func(w wish) bool { return w.id == id })
-		c.Dropped++
-	}
-	start := max(m.busy, m.now)
-	if h := m.cache(id); len(h.heap) >= m.size {
-		victim := h.evict(func(x int32) bool { return int(m.due[x]) < m.step })
-		if victim < 0 {
-			victim = h.pop()
-		}
-		m.unused(victim)
-	}
-	m.running = -1 // that copy ends before this one starts
-	m.busy = start + m.load
-	m.event(Demand, m.step, id, start, m.busy)
-	m.wait(id, m.busy)
-}
-
 // ask queues what is predicted from the routing of the current layer.
 func (m *simulator) ask(p *plan) {
 	if p.wanted == nil {
 		return
 	}
-	l, ahead := m.step%m.shape.Layers, m.cfg.Horizon.Layers
+	l, ahead := int(m.step)%m.shape.Layers, m.cfg.Horizon.Layers
 	if l+ahead < m.shape.Layers {
-		m.want(p, m.step+ahead)
+		m.want(p, m.step+int64(ahead))
 	}
-	if l == m.shape.Layers-1 && m.cfg.NextToken && m.step+1 < len(p.ends) {
-		for s := m.step + 1; s <= m.step+ahead; s++ {
+	if l == m.shape.Layers-1 && m.cfg.NextToken && int(m.step)+1 < len(p.ends) {
+		for s := m.step + 1; s <= m.step+int64(ahead); s++ {
 			m.want(p, s)
 		}
 	}
 }
 
-func (m *simulator) want(p *plan, step int) {
+func (m *simulator) want(p *plan, step int64) {
 	n := m.cfg.Prefetch
-	for _, id := range p.wanted[step*n : (step+1)*n] {
-		if id < 0 {
-			break
-		}
-		m.due[id] = max(m.due[id], int32(step))
-		if m.resident(id) || m.queued[id] {
-			continue
-		}
-		m.queued[id] = true
-		m.queue = append(m.queue, wish{id, step, m.now})
-	}
+	m.Want(p.wanted[int(step)*n:(int(step)+1)*n], step, m.now)
 }
 
 // advance starts the prefetches that start before now.
 func (m *simulator) advance() {
-	for len(m.queue) > 0 {
-		w := m.queue[0]
-		start := max(m.busy, w.at)
-		if start >= m.now {
+	for {
+		at, ok := m.Next()
+		start := max(m.busy, at)
+		if !ok || start >= m.now {
 			return
 		}
-		m.queue = append(m.queue[:0], m.queue[1:]...)
-		m.queued[w.id] = false
-		c := &m.layers[m.layer(w.id)]
-		h := m.cache(w.id)
-		if len(h.heap) >= m.size {
-			victim := h.evict(func(x int32) bool { return int(m.due[x]) <= m.step && int(m.usedAt[x]) != m.step })
-			if victim < 0 {
-				c.Dropped++
-				continue
-			}
-			m.unused(victim)
+		id, _, step, ok := m.Start()
+		if !ok {
+			continue
 		}
-		c.Prefetched++
-		m.fresh[w.id] = true
-		h.insert(w.id)
-		m.running, m.busy = w.id, start+m.load
-		m.event(Prefetch, w.step, w.id, start, m.busy)
+		m.running, m.busy = id, start+m.load
+		m.event(Prefetch, step, id, start, m.busy)
 	}
 }
 
 // result returns the totals.
 func (m *simulator) result(documents, tokens int) *Result {
 	s := m.shape
-	r := &Result{Policy: m.use.policy, Capacity: m.size, PerLayer: m.cfg.PerLayer, Documents: documents, Tokens: tokens, Events: m.events,
-		Resident: float64(m.size) / float64(m.cfg.most(s)), Layers: m.layers, Seconds: seconds(m.now)}
+	r := &Result{Policy: m.policy, Capacity: m.size, PerLayer: m.cfg.PerLayer, Documents: documents, Tokens: tokens, Events: m.events,
+		Resident: float64(m.size) / float64(m.cfg.most(s)), Layers: m.Counts(), Seconds: seconds(m.now)}
 	if m.cfg.Predictor != nil {
 		r.Predictor, r.Horizon, r.Prefetch = m.cfg.Predictor.Name(), m.cfg.Horizon.String(), m.cfg.Prefetch
 	}
 	var stalled int64
 	for l := range r.Layers {
 		c := &r.Layers[l]
-		c.Transfers, c.StallSeconds = c.Misses+c.Prefetched, seconds(m.stalled[l])
+		c.StallSeconds = seconds(m.stalled[l])
 		stalled += m.stalled[l]
 		r.Total.add(*c)
 	}
@@ -291,19 +160,23 @@ func Simulate(ctx context.Context, data speculate.Data, cfg Config) (*Result, er
 
 // HitRates returns the hit rate at each of capacities, in their order, and
 // reads data once. Without a predictor it takes about the time of one simulation
-// for any number of capacities, because LRU, LFU and OPT are stack algorithms
+// for any number of capacities, because its policies are stack algorithms
 // (Mattson et al. 1970, "Evaluation techniques for storage hierarchies").
 // cfg.Capacity is ignored.
 func HitRates(ctx context.Context, data speculate.Data, cfg Config, capacities []int) ([]Point, error) {
 	cfg.Events = 0
 	s := speculate.ShapeOf(data.Header.Model)
-	for _, c := range append([]int{1}, capacities...) {
+	least := 1
+	if cfg.Hold {
+		least = s.TopK
+	}
+	for _, c := range append([]int{least}, capacities...) {
 		cfg.Capacity = c
 		if err := cfg.Validate(data.Header); err != nil {
 			return nil, err
 		}
 	}
-	if cfg.Predictor == nil {
+	if cfg.Predictor == nil && !cfg.Hold && cfg.Policy != OnDemand {
 		return stackRates(ctx, data, cfg, s, capacities)
 	}
 	if n := s.Layers * s.Experts; len(capacities) > maxExperts/n {
@@ -332,7 +205,7 @@ func HitRates(ctx context.Context, data speculate.Data, cfg Config, capacities [
 
 // stackRates counts the requests by depth in the stack.
 func stackRates(ctx context.Context, data speculate.Data, cfg Config, s speculate.Shape, capacities []int) ([]Point, error) {
-	use := newUsage(cfg.policy(), s.Layers*s.Experts)
+	use := newUsage(cfg, s)
 	stacks := make([]stack, 1)
 	if cfg.PerLayer {
 		stacks = make([]stack, s.Layers)

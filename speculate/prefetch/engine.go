@@ -1,0 +1,318 @@
+package prefetch
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/expertspec/expertspec/speculate"
+)
+
+// Engine decides which experts a cache holds: which is evicted for another, what is
+// copied ahead and when it is no longer worth it. It copies nothing and has no
+// clock. The simulator drives it by simulated time, package mixtral/offload by
+// copies that take their time, so that both decide alike.
+//
+// A driver calls, for each layer of each token (or of a step of several tokens), Step
+// and then Request for each chosen expert; Expire, when all of them are resident;
+// Want with what a predictor says; and, whenever something can be copied, Next and
+// Start. Experts are ids, layer*E+expert. An Engine is not safe for concurrent use.
+type Engine struct {
+	shape  speculate.Shape
+	policy Policy
+	size   int  // capacity, of all layers or of each
+	hold   bool // see Config.Hold
+	use    *usage
+	caches []*cache // [1], or [L] with PerLayer
+	layers []Counts // [L], without times and transfers
+	n      int      // requests since the last restart, at most most
+	most   int
+
+	step    int64
+	queue   []wish
+	due     []int64 // [L*E] last step for which it is protected from eviction; -1: none
+	usedAt  []int64 // [L*E] step of the last request since Begin; -1: none
+	queued  []bool  // [L*E]
+	fresh   []bool  // [L*E] prefetched, resident, not yet requested
+	current []int32 // requested in this step
+	dropped []int32 // scratch of Step
+}
+
+// wish is a prefetch in the queue.
+type wish struct {
+	id   int32
+	step int64 // that it is for
+	at   int64 // when it was asked for, by the driver's clock
+}
+
+// NewEngine returns an engine for a model's shape. Of cfg it uses Capacity, PerLayer,
+// Policy and HalfLife; experts of the current step are held (see [Config.Hold]).
+// OPT is an error: it knows the future.
+func NewEngine(s speculate.Shape, cfg Config) (*Engine, error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	if err := cfg.validateCache(s); err != nil {
+		return nil, err
+	}
+	if cfg.Policy == OPT {
+		return nil, fmt.Errorf("prefetch: policy %s knows the future: it can only be simulated", OPT)
+	}
+	cfg.Hold = true
+	e := newEngine(s, cfg)
+	e.begin(nil)
+	return e, nil
+}
+
+func newEngine(s speculate.Shape, cfg Config) *Engine {
+	n := s.Layers * s.Experts
+	e := &Engine{most: maxRequests, shape: s, policy: cfg.policy(), size: cfg.Capacity, hold: cfg.Hold, use: newUsage(cfg, s),
+		layers: make([]Counts, s.Layers), due: make([]int64, n), usedAt: make([]int64, n), queued: make([]bool, n), fresh: make([]bool, n)}
+	at := make([]int32, n)
+	for i := range at {
+		at[i] = -1
+	}
+	for range s.Layers {
+		e.caches = append(e.caches, &cache{use: e.use, at: at})
+		if !cfg.PerLayer {
+			break
+		}
+	}
+	return e
+}
+
+// begin forgets what was used. The future requests are for OPT.
+func (e *Engine) begin(requests []int32) {
+	e.use.begin(requests)
+	e.n, e.step, e.current = 0, -1, e.current[:0]
+	for i := range e.due {
+		e.due[i], e.usedAt[i] = -1, -1
+	}
+}
+
+func (e *Engine) layer(id int32) int { return int(id) / e.shape.Experts }
+
+func (e *Engine) cache(id int32) *cache {
+	if len(e.caches) == 1 {
+		return e.caches[0]
+	}
+	return e.caches[e.layer(id)]
+}
+
+// Resident reports whether an expert has a place in the cache. It may still be on
+// its way there.
+func (e *Engine) Resident(id int32) bool { return e.caches[0].at[id] >= 0 }
+
+// Step begins the next step and returns its number, from 0, and the experts that
+// leave the cache with the step before, whose slice is valid until the next call.
+func (e *Engine) Step() (step int64, leave []int32) {
+	e.dropped = e.dropped[:0]
+	if e.policy == OnDemand {
+		for _, id := range e.current {
+			if e.Resident(id) {
+				e.cache(id).remove(id)
+				e.dropped = append(e.dropped, id)
+			}
+		}
+	}
+	e.step++
+	e.current = e.current[:0]
+	return e.step, e.dropped
+}
+
+// Request serves the choice of an expert in the current step. arriving says that it
+// is resident but on its way. If it was not resident, it is now, must be copied, and
+// takes the place of victim; -1 is a free place. ok is false if there is no place,
+// which can be if fewer experts fit than are held.
+func (e *Engine) Request(id int32, arriving bool) (resident bool, victim int32, ok bool) {
+	c, h := &e.layers[e.layer(id)], e.cache(id)
+	resident, victim = e.Resident(id), -1
+	if !resident && len(h.heap) >= e.size {
+		if victim = e.demandVictim(h); victim < 0 {
+			return false, -1, false
+		}
+	}
+	c.Requests++
+	if e.usedAt[id] < 0 {
+		c.Cold++
+	}
+	if e.policy == OnDemand && e.usedAt[id] != e.step {
+		e.current = append(e.current, id)
+	}
+	e.usedAt[id] = e.step
+	switch {
+	case !resident:
+		c.Misses++
+		e.unqueue(id)
+	case arriving:
+		c.Late++
+	default:
+		c.Hits++
+	}
+	if victim >= 0 {
+		e.unused(victim)
+	}
+	if resident && e.fresh[id] {
+		e.fresh[id] = false
+		c.Used++
+	}
+	if e.n == e.most {
+		e.restart()
+	}
+	e.use.request(e.n, id)
+	e.n++
+	if resident {
+		h.fix(id)
+	} else {
+		h.insert(id)
+	}
+	return resident, victim, true
+}
+
+// restart forgets how experts were used.
+func (e *Engine) restart() {
+	e.n = 0
+	e.use.begin(nil)
+	for _, c := range e.caches {
+		c.sort()
+	}
+}
+
+// demandVictim removes and returns the expert that is evicted for one that is needed
+// now: by policy, those that are predicted last; -1: none.
+func (e *Engine) demandVictim(h *cache) int32 {
+	free := func(x int32) bool { return !e.hold || e.usedAt[x] != e.step }
+	if v := h.evict(func(x int32) bool { return e.due[x] < e.step && free(x) }); v >= 0 {
+		return v
+	}
+	if !e.hold {
+		return h.pop()
+	}
+	return h.evict(free)
+}
+
+// Release ends the hold on an expert that the current step has used and does not
+// need again.
+func (e *Engine) Release(id int32) {
+	if e.usedAt[id] == e.step {
+		e.usedAt[id]--
+	}
+}
+
+// Remove takes an expert out of the cache whose copy failed.
+func (e *Engine) Remove(id int32) {
+	if e.Resident(id) {
+		e.cache(id).remove(id)
+		e.unused(id)
+	}
+}
+
+// unused counts a prefetched expert that leaves the cache before it was requested.
+func (e *Engine) unused(id int32) {
+	if e.fresh[id] {
+		e.fresh[id] = false
+		e.layers[e.layer(id)].Wasted++
+	}
+}
+
+// unqueue drops the wish for an expert that is copied on demand.
+func (e *Engine) unqueue(id int32) {
+	if e.queued[id] {
+		e.queued[id] = false
+		e.queue = slices.DeleteFunc(e.queue, func(w wish) bool { return w.id == id })
+		e.layers[e.layer(id)].Dropped++
+	}
+}
+
+// Expire drops the prefetches for the current step and those before.
+func (e *Engine) Expire() {
+	e.queue = slices.DeleteFunc(e.queue, func(w wish) bool {
+		if w.step > e.step {
+			return false
+		}
+		e.queued[w.id] = false
+		e.layers[e.layer(w.id)].Dropped++
+		return true
+	})
+}
+
+// Want queues the prefetch of experts that are predicted for a later step, likeliest
+// first, up to the first negative one, at a time of the driver's clock. Until that
+// step has passed, those that are resident are evicted after all others.
+func (e *Engine) Want(ids []int32, step, at int64) {
+	for _, id := range ids {
+		if id < 0 {
+			break
+		}
+		e.due[id] = max(e.due[id], step)
+		if e.Resident(id) || e.queued[id] {
+			continue
+		}
+		e.queued[id] = true
+		e.queue = append(e.queue, wish{id, step, at})
+	}
+}
+
+// Next returns when the next prefetch was asked for, if there is one.
+func (e *Engine) Next() (at int64, ok bool) {
+	if len(e.queue) == 0 {
+		return 0, false
+	}
+	return e.queue[0].at, true
+}
+
+// Start takes the next prefetch out of the queue and makes its expert resident, in
+// the place of victim; -1 is a free place. ok is false if it was dropped, because
+// everything in the cache is predicted as well or in use.
+func (e *Engine) Start() (id, victim int32, step int64, ok bool) {
+	w := e.queue[0]
+	e.queue = append(e.queue[:0], e.queue[1:]...)
+	e.queued[w.id] = false
+	c, h := &e.layers[e.layer(w.id)], e.cache(w.id)
+	victim = -1
+	if len(h.heap) >= e.size {
+		victim = h.evict(func(x int32) bool { return e.due[x] <= e.step && e.usedAt[x] != e.step })
+		if victim < 0 {
+			c.Dropped++
+			return w.id, -1, w.step, false
+		}
+		e.unused(victim)
+	}
+	c.Prefetched++
+	e.fresh[w.id] = true
+	h.insert(w.id)
+	return w.id, victim, w.step, true
+}
+
+// clear empties queue and cache.
+func (e *Engine) clear() {
+	for _, w := range e.queue {
+		e.layers[e.layer(w.id)].Dropped++
+		e.queued[w.id] = false
+	}
+	e.queue = e.queue[:0]
+	for _, c := range e.caches {
+		for _, id := range c.heap {
+			e.unused(id)
+		}
+		c.clear()
+	}
+}
+
+// Likeliest writes the ids of the experts of a layer with the highest scores above 0,
+// likeliest first, ties to the lower number, to out, and -1 after the last. It takes
+// them out of scores, [E].
+func (e *Engine) Likeliest(scores []float32, layer int, out []int32) {
+	for i := range out {
+		out[i] = -1
+	}
+	top(scores, int32(layer*e.shape.Experts), out)
+}
+
+// Counts returns what was counted by layer, [L]. Stalls are the driver's to measure.
+func (e *Engine) Counts() []Counts {
+	layers := slices.Clone(e.layers)
+	for l := range layers {
+		layers[l].Transfers = layers[l].Misses + layers[l].Prefetched
+	}
+	return layers
+}

@@ -1,0 +1,204 @@
+package prefetch
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/expertspec/expertspec/speculate"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Whatever a driver asks, an Engine holds no more than its capacity, evicts nothing
+// that the current step uses, says what it evicts, and counts everything.
+func TestEngineInvariants(t *testing.T) {
+	s := speculate.Shape{Layers: 3, Experts: 7, TopK: 2}
+	for _, cfg := range []Config{
+		{Capacity: 2}, {Capacity: 5, Policy: LFU}, {Capacity: 9, Policy: DecayedLFU, HalfLife: 1}, {Capacity: 4, Policy: OnDemand},
+		{Capacity: 3, PerLayer: true}, {Capacity: 2, PerLayer: true, Policy: DecayedLFU}, {Capacity: 21},
+	} {
+		e, err := NewEngine(s, cfg)
+		require.NoError(t, err)
+		e.most = 400 // restarts now and then
+		rng := rand.New(rand.NewPCG(1, 2))
+		resident, current := map[int32]bool{}, map[int32]bool{}
+		place := func(id, victim int32) {
+			if victim >= 0 {
+				require.True(t, resident[victim], "%+v: %d evicted", cfg, victim)
+				require.False(t, current[victim], "%+v: %d evicted while used", cfg, victim)
+				require.True(t, !cfg.PerLayer || victim/7 == id/7)
+				delete(resident, victim)
+			}
+			require.False(t, resident[id])
+			resident[id] = true
+		}
+		var requests, misses, prefetched int64
+		for step := range int64(900) {
+			at, leave := e.Step()
+			require.Equal(t, step, at)
+			for _, id := range leave {
+				require.True(t, cfg.Policy == OnDemand && current[id] && resident[id])
+				delete(resident, id)
+			}
+			clear(current)
+			l := int32(step % 3)
+			for _, x := range rng.Perm(7)[:2] {
+				id := l*7 + int32(x)
+				was, victim, ok := e.Request(id, false)
+				require.True(t, ok)
+				require.Equal(t, resident[id], was)
+				requests++
+				if current[id] = true; !was {
+					misses++
+					place(id, victim)
+				}
+			}
+			e.Expire()
+			e.Want([]int32{(l+1)%3*7 + rng.Int32N(7), (l+1)%3*7 + rng.Int32N(7), -1, 3}, step+1, step)
+			if rng.IntN(4) > 0 {
+				for at, ok := e.Next(); ok; at, ok = e.Next() {
+					require.Equal(t, step, at)
+					id, victim, for_, ok := e.Start()
+					if ok {
+						require.Equal(t, step+1, for_)
+						place(id, victim)
+						prefetched++
+					}
+				}
+			}
+			if rng.IntN(9) == 0 { // a copy failed
+				for id := range resident {
+					if !current[id] {
+						e.Remove(id)
+						delete(resident, id)
+						break
+					}
+				}
+			}
+			n := 0
+			for id := range int32(21) {
+				require.Equal(t, resident[id], e.Resident(id))
+				if resident[id] && (!cfg.PerLayer || id/7 == l) {
+					n++
+				}
+			}
+			require.LessOrEqual(t, n, cfg.Capacity)
+		}
+		e.clear()
+		var c Counts
+		for _, l := range e.Counts() {
+			c.add(l)
+		}
+		assert.Equal(t, []int64{requests, misses, prefetched, misses + prefetched}, []int64{c.Requests, c.Misses, c.Prefetched, c.Transfers}, "%+v", cfg)
+		assert.Equal(t, c.Requests, c.Hits+c.Late+c.Misses)
+		assert.Equal(t, c.Prefetched, c.Used+c.Wasted)
+		if cfg.Capacity == 9 {
+			assert.Positive(t, c.Used)
+			assert.Positive(t, c.Wasted)
+		}
+	}
+}
+
+// A step of more experts than there are places must release some; what is released
+// may be evicted, and what is held may not.
+func TestEngineRelease(t *testing.T) {
+	e, err := NewEngine(speculate.Shape{Layers: 1, Experts: 5, TopK: 2}, Config{Capacity: 2})
+	require.NoError(t, err)
+	e.Step()
+	for id := range int32(2) {
+		_, victim, ok := e.Request(id, false)
+		require.True(t, ok)
+		require.EqualValues(t, -1, victim)
+	}
+	_, _, ok := e.Request(2, false)
+	require.False(t, ok)
+	assert.EqualValues(t, 2, e.Counts()[0].Requests, "what cannot be served is not counted")
+	e.Release(1)
+	_, victim, ok := e.Request(2, false)
+	require.True(t, ok)
+	assert.EqualValues(t, 1, victim)
+}
+
+// Decayed LFU is what its definition says: the sum over an expert's requests of
+// 2^-(age/half-life).
+func TestDecayedLFU(t *testing.T) {
+	s := speculate.Shape{Layers: 2, Experts: 5, TopK: 2}
+	e, err := NewEngine(s, Config{Capacity: 3, Policy: DecayedLFU, HalfLife: 2})
+	require.NoError(t, err)
+	rng := rand.New(rand.NewPCG(3, 4))
+	var past []int32
+	for range 300 {
+		e.Step()
+		id := int32(math.Sqrt(float64(rng.IntN(100))))
+		score := func(x int32) (sum float64) {
+			for i, y := range past {
+				if x == y {
+					sum += math.Exp2(-float64(len(past)-i) / (2 * 2 * 2))
+				}
+			}
+			return sum
+		}
+		resident, victim, _ := e.Request(id, false)
+		if !resident && victim >= 0 {
+			for x := range int32(10) {
+				if x != id && e.Resident(x) {
+					require.Greater(t, score(x), score(victim), "%d evicted after %v", victim, past)
+				}
+			}
+		}
+		past = append(past, id)
+	}
+}
+
+// On demand, everything misses, whatever the capacity; with enough room and Hold, a
+// policy does not.
+func TestOnDemand(t *testing.T) {
+	ctx, data := context.Background(), random(2, 40, 3)
+	for _, capacity := range []int{2, 21} {
+		r, err := Simulate(ctx, data, Config{Capacity: capacity, Policy: OnDemand, Hold: true})
+		require.NoError(t, err)
+		assert.Equal(t, r.Total.Requests, r.Total.Misses)
+		points, err := HitRates(ctx, data, Config{Policy: OnDemand}, []int{capacity})
+		require.NoError(t, err)
+		assert.Zero(t, points[0].HitRate)
+	}
+	r, err := Simulate(ctx, data, Config{Capacity: 21, Hold: true})
+	require.NoError(t, err)
+	assert.Equal(t, r.Total.Cold, r.Total.Misses)
+}
+
+// HitRates with Hold are those of simulations; without, of the stack, also for
+// DecayedLFU.
+func TestHitRatesHold(t *testing.T) {
+	ctx, data := context.Background(), random(3, 60, 4)
+	for _, cfg := range []Config{{Policy: DecayedLFU}, {Policy: DecayedLFU, PerLayer: true}, {Policy: LFU, Hold: true}} {
+		points, err := HitRates(ctx, data, cfg, []int{2, 5, 7})
+		require.NoError(t, err)
+		for _, p := range points {
+			cfg.Capacity = p.Capacity
+			r, err := Simulate(ctx, data, cfg)
+			require.NoError(t, err)
+			assert.Equal(t, r.Total.Hits, p.Total.Hits, "%+v", cfg)
+		}
+	}
+	_, err := HitRates(ctx, data, Config{Hold: true}, []int{1})
+	require.ErrorContains(t, err, "capacity is 1 experts, of which a layer needs 2 at once")
+}
+
+func TestEngineRefusals(t *testing.T) {
+	s := speculate.Shape{Layers: 2, Experts: 5, TopK: 2}
+	for want, cfg := range map[string]Config{
+		"knows the future": {Capacity: 2, Policy: OPT},
+		"capacity is 11":   {Capacity: 11},
+		"capacity is 6":    {Capacity: 6, PerLayer: true},
+		`policy is "x"`:    {Capacity: 3, Policy: "x"},
+		"half-life is -1":  {Capacity: 3, HalfLife: -1},
+	} {
+		_, err := NewEngine(s, cfg)
+		require.ErrorContains(t, err, want)
+	}
+	_, err := NewEngine(speculate.Shape{}, Config{Capacity: 1})
+	require.Error(t, err)
+}
