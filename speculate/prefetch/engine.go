@@ -30,12 +30,15 @@ type Engine struct {
 	step    int64
 	queue   []wish
 	due     []int64 // [L*E] last step for which it is protected from eviction; -1: none
-	usedAt  []int64 // [L*E] step of the last request since Begin; -1: none
+	usedAt  []int64 // [L*E] step of the last request, or the one before it once released; or never
 	queued  []bool  // [L*E]
 	fresh   []bool  // [L*E] prefetched, resident, not yet requested
 	current []int32 // requested in this step
 	dropped []int32 // scratch of Step
 }
+
+// never is before all steps, also where the first is released.
+const never = -2
 
 // wish is a prefetch in the queue.
 type wish struct {
@@ -85,7 +88,7 @@ func (e *Engine) begin(requests []int32) {
 	e.use.begin(requests)
 	e.n, e.step, e.current = 0, -1, e.current[:0]
 	for i := range e.due {
-		e.due[i], e.usedAt[i] = -1, -1
+		e.due[i], e.usedAt[i] = -1, never
 	}
 }
 
@@ -119,6 +122,9 @@ func (e *Engine) Step() (step int64, leave []int32) {
 	return e.step, e.dropped
 }
 
+// Now returns the number of the current step.
+func (e *Engine) Now() int64 { return e.step }
+
 // Request serves the choice of an expert in the current step. arriving says that it
 // is resident but on its way. If it was not resident, it is now, must be copied, and
 // takes the place of victim; -1 is a free place. ok is false if there is no place,
@@ -132,7 +138,7 @@ func (e *Engine) Request(id int32, arriving bool) (resident bool, victim int32, 
 		}
 	}
 	c.Requests++
-	if e.usedAt[id] < 0 {
+	if e.usedAt[id] == never {
 		c.Cold++
 	}
 	if e.policy == OnDemand && e.usedAt[id] != e.step {
@@ -197,6 +203,9 @@ func (e *Engine) Release(id int32) {
 		e.usedAt[id]--
 	}
 }
+
+// Protect evicts an expert after others in the current step, which will request it.
+func (e *Engine) Protect(id int32) { e.due[id] = max(e.due[id], e.step) }
 
 // Remove takes an expert out of the cache whose copy failed.
 func (e *Engine) Remove(id int32) {
@@ -308,11 +317,13 @@ func (e *Engine) Likeliest(scores []float32, layer int, out []int32) {
 	top(scores, int32(layer*e.shape.Experts), out)
 }
 
-// Counts returns what was counted by layer, [L]. Stalls are the driver's to measure.
-func (e *Engine) Counts() []Counts {
-	layers := slices.Clone(e.layers)
+// Counts returns what was counted by layer, [L], and in all. Stalls are the driver's
+// to measure.
+func (e *Engine) Counts() (layers []Counts, total Counts) {
+	layers = slices.Clone(e.layers)
 	for l := range layers {
 		layers[l].Transfers = layers[l].Misses + layers[l].Prefetched
+		total.add(layers[l])
 	}
-	return layers
+	return layers, total
 }

@@ -125,7 +125,8 @@ func (m *simulator) advance() {
 func (m *simulator) result(documents, tokens int) *Result {
 	s := m.shape
 	r := &Result{Policy: m.policy, Capacity: m.size, PerLayer: m.cfg.PerLayer, Documents: documents, Tokens: tokens, Events: m.events,
-		Resident: float64(m.size) / float64(m.cfg.most(s)), Layers: m.Counts(), Seconds: seconds(m.now)}
+		Resident: float64(m.size) / float64(m.cfg.most(s)), Seconds: seconds(m.now)}
+	r.Layers, r.Total = m.Counts()
 	if m.cfg.Predictor != nil {
 		r.Predictor, r.Horizon, r.Prefetch = m.cfg.Predictor.Name(), m.cfg.Horizon.String(), m.cfg.Prefetch
 	}
@@ -134,7 +135,6 @@ func (m *simulator) result(documents, tokens int) *Result {
 		c := &r.Layers[l]
 		c.StallSeconds = seconds(m.stalled[l])
 		stalled += m.stalled[l]
-		r.Total.add(*c)
 	}
 	r.Total.StallSeconds = seconds(stalled)
 	r.HitRate = r.Total.HitRate()

@@ -1,0 +1,339 @@
+package offload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/speculate/prefetch"
+)
+
+// Store holds the experts of one model. It implements [mixtral.ExpertStore].
+type Store struct {
+	o    Options
+	src  mixtral.ExpertSource // Read is that of the checkpoint, as changed by options
+	host *hostTier            // nil: none
+	turn chan struct{}        // held by the step that uses experts
+	stop context.CancelFunc   // ends reading ahead
+	ctx  context.Context      // of reading ahead
+
+	mu      sync.Mutex
+	changed sync.Cond // signals readers
+	engine  *prefetch.Engine
+	places  []*place
+	free    []*place
+	at      []*place // [L*E]; nil: not in a slot
+	demands []*transfer
+	wants   []want // predictions since the last step
+	readers sync.WaitGroup
+	closed  bool
+	stats   counters
+}
+
+// place is a slot and what is in it.
+type place struct {
+	slot *mixtral.ExpertSlot
+	id   int32     // layer*E+expert; -1: none
+	last *transfer // into it; nil: none so far
+}
+
+// transfer is the reading of an expert into a place.
+type transfer struct {
+	ctx   context.Context
+	id    int32
+	to    *place
+	after *transfer // which must have ended: it writes to the same place
+	done  chan struct{}
+	err   error // once done
+}
+
+func (t *transfer) ended() bool {
+	select {
+	case <-t.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// want is a prediction for a step as many steps ahead.
+type want struct {
+	ids   []int32
+	ahead int64
+}
+
+// New returns a store that a model is to be loaded with.
+func New(o Options) (*Store, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	return &Store{o: o}, nil
+}
+
+// Open allocates the slots. The error is about limits that are too low for the model.
+func (s *Store) Open(src mixtral.ExpertSource) error {
+	if s.turn != nil {
+		return errors.New("offload: the store is that of another model")
+	}
+	n, err := s.o.slots(src)
+	if err != nil {
+		return err
+	}
+	if s.engine, err = prefetch.NewEngine(shapeOf(src), s.o.config(n)); err != nil {
+		return err
+	}
+	if s.o.wrap != nil {
+		src.Read = s.o.wrap(src.Read)
+	}
+	if s.o.Bandwidth > 0 {
+		src.Read = throttled(src.Read, s.o.Bandwidth)
+	}
+	s.src, s.at = src, make([]*place, src.Layers*src.Experts)
+	if s.o.PerLayer {
+		n *= src.Layers
+	}
+	for range n {
+		s.places = append(s.places, &place{slot: src.NewSlot(), id: -1})
+	}
+	s.free = slices.Clone(s.places)
+	if s.o.HostMemory > 0 {
+		s.host = newHostTier(int(s.o.HostMemory/int64(src.Bytes)), src.Bytes)
+	}
+	s.stats.open(src.Layers)
+	s.turn = make(chan struct{}, 1)
+	s.changed.L = &s.mu
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	for range s.o.readers() {
+		s.readers.Go(s.reader)
+	}
+	return nil
+}
+
+func (o *Options) readers() int {
+	if o.Readers == 0 {
+		return 2
+	}
+	return o.Readers
+}
+
+// Close ends reading and waits for it.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.changed.Broadcast()
+	s.mu.Unlock()
+	if s.stop != nil {
+		s.stop()
+	}
+	s.readers.Wait()
+	return nil
+}
+
+// Use implements [mixtral.ExpertStore]. Steps that run concurrently use experts one
+// after the other.
+func (s *Store) Use(ctx context.Context, rt *mixtral.Routing, experts []int, compute func([]int, []*mixtral.ExpertSlot) error) (err error) {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithCancel(ctx) // of what it leaves unfinished
+	defer cancel()
+	u := &use{s: s, ctx: ctx, layer: rt.Layer, compute: compute}
+	s.step(rt)
+	if len(experts) <= s.src.TopK {
+		err = u.atOnce(experts)
+	} else {
+		err = u.stream(experts)
+	}
+	if err != nil {
+		s.mu.Lock()
+		s.wants = s.wants[:0]
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// step begins a step of the engine.
+func (s *Store) step(rt *mixtral.Routing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, leave := s.engine.Step()
+	for _, id := range leave {
+		s.empty(s.at[id])
+	}
+	s.stats.step(rt)
+}
+
+// empty makes a place free.
+func (s *Store) empty(p *place) {
+	s.at[p.id] = nil
+	p.id = -1
+	s.free = append(s.free, p)
+}
+
+// occupy assigns a place to an expert, that of victim or, for -1, a free one.
+func (s *Store) occupy(ctx context.Context, id, victim int32) *transfer {
+	if victim >= 0 {
+		s.empty(s.at[victim])
+	}
+	p := s.free[len(s.free)-1]
+	s.free = s.free[:len(s.free)-1]
+	p.id, s.at[id] = id, p
+	p.last = &transfer{ctx: ctx, id: id, to: p, after: p.last, done: make(chan struct{})}
+	return p.last
+}
+
+// request serves the choice of an expert: it returns the transfer after which it is in
+// its place, and whether that is one on demand.
+func (s *Store) request(ctx context.Context, id int32) (t *transfer, demand bool, err error) {
+	arriving := s.at[id] != nil && !s.at[id].last.ended()
+	resident, victim, ok := s.engine.Request(id, arriving)
+	switch {
+	case !ok:
+		return nil, false, fmt.Errorf("offload: no slot is free for expert %d of layer %d", int(id)%s.src.Experts, int(id)/s.src.Experts)
+	case resident:
+		return s.at[id].last, false, nil
+	}
+	t = s.occupy(ctx, id, victim)
+	s.demands = append(s.demands, t)
+	s.changed.Signal()
+	return t, true, nil
+}
+
+// expect queues what was predicted since the last step.
+func (s *Store) expect(step int64) {
+	s.engine.Expire()
+	for _, w := range s.wants {
+		s.engine.Want(w.ids, step+w.ahead, 0)
+	}
+	if len(s.wants) > 0 {
+		s.changed.Broadcast()
+	}
+	s.wants = s.wants[:0]
+}
+
+// use is one call of Use.
+type use struct {
+	s       *Store
+	ctx     context.Context
+	layer   int
+	compute func([]int, []*mixtral.ExpertSlot) error
+}
+
+// begun is an expert that was requested.
+type begun struct {
+	id       int32
+	transfer *transfer
+	demand   bool
+}
+
+// begin requests experts. With the last ones of a step, the predictions follow.
+func (u *use) begin(experts []int, last bool) (list []begun, err error) {
+	s := u.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range experts {
+		b := begun{id: int32(u.layer*s.src.Experts + e)}
+		if b.transfer, b.demand, err = s.request(u.ctx, b.id); err != nil {
+			return nil, err
+		}
+		list = append(list, b)
+	}
+	if last {
+		s.expect(s.engine.Now())
+	}
+	return list, nil
+}
+
+// wait returns the slot of an expert when it is there.
+func (u *use) wait(b begun) (*mixtral.ExpertSlot, error) {
+	for {
+		if !b.transfer.ended() {
+			start := time.Now()
+			select {
+			case <-b.transfer.done:
+			case <-u.ctx.Done():
+			}
+			u.s.stalled(u.layer, time.Since(start))
+		}
+		switch err := u.ctx.Err(); {
+		case err != nil:
+			return nil, err
+		case b.transfer.err == nil:
+			return b.transfer.to.slot, nil
+		case b.demand:
+			return nil, fmt.Errorf("offload: %w", b.transfer.err)
+		}
+		// It was read ahead, or for a step that was cancelled, which failed.
+		again, err := u.begin([]int{int(b.id) % u.s.src.Experts}, false)
+		if err != nil {
+			return nil, err
+		}
+		b = again[0]
+	}
+}
+
+// atOnce computes with all experts together.
+func (u *use) atOnce(experts []int) error {
+	list, err := u.begin(experts, true)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(list, func(a, b begun) int { return int(a.id - b.id) })
+	slots := make([]*mixtral.ExpertSlot, len(list))
+	sorted := make([]int, len(list))
+	for i, b := range list {
+		if slots[i], err = u.wait(b); err != nil {
+			return err
+		}
+		sorted[i] = int(b.id) % u.s.src.Experts
+	}
+	return u.compute(sorted, slots)
+}
+
+// stream computes with one expert after the other, while the next are read.
+func (u *use) stream(experts []int) error {
+	s := u.s
+	sorted := slices.Sorted(slices.Values(experts))
+	s.mu.Lock()
+	for _, e := range sorted {
+		s.engine.Protect(int32(u.layer*s.src.Experts + e))
+	}
+	s.mu.Unlock()
+	window := min(1+s.o.readers(), s.pool())
+	var list []begun
+	for i, e := range sorted {
+		for n := len(list); n < min(i+window, len(sorted)); n++ {
+			more, err := u.begin(sorted[n:n+1], n == len(sorted)-1)
+			if err != nil {
+				return err
+			}
+			list = append(list, more...)
+		}
+		slot, err := u.wait(list[i])
+		if err == nil {
+			err = u.compute([]int{e}, []*mixtral.ExpertSlot{slot})
+		}
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.engine.Release(list[i].id)
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// pool is the number of places that a layer's experts can have.
+func (s *Store) pool() int {
+	if s.o.PerLayer {
+		return len(s.places) / s.src.Layers
+	}
+	return len(s.places)
+}
