@@ -43,17 +43,43 @@ type Config struct {
 	// must be at least K then. Without it a policy's hits are those on the sequence of
 	// choices.
 	Hold bool
-	// Load is the time to copy one expert, Compute that of one layer with its
-	// experts resident. Both must be positive where Predictor is set.
-	Load, Compute time.Duration
-	// Predictor predicts at Horizon, a distance of at least one layer, and its
-	// Prefetch likeliest experts are copied ahead; nil means no prefetcher.
+	// Load is the time that copying one expert occupies the channel: its bytes by the
+	// bandwidth. Latency is what a copy takes besides, before it does; with several
+	// Streams, which is the number of copies at a time (0: 1), that of one passes
+	// while others use the channel.
+	Load, Latency time.Duration
+	Streams       int
+	// Compute is the time from a token's routing at a layer, with its K experts
+	// resident, to that at the next, and Expert the part of it that one expert takes:
+	// a step that uses m experts takes Compute + (m-K)*Expert.
+	Compute, Expert time.Duration
+	// Rest is the time of a step outside its layers: embedding, head, sampling.
+	Rest time.Duration
+	// Decision is the time of one prediction, about one token at one layer, for which
+	// computing waits.
+	Decision time.Duration
+	// Host is the time in which the host computes an expert that is neither resident
+	// nor on its way, one after the other, beside the device; it does where that ends
+	// before the copy would. 0: never.
+	Host time.Duration
+	// Batch is the number of documents that are decoded together, 0: 1. Of each, the
+	// first Prompt tokens are one step, 0: 1.
+	Batch, Prompt int
+	// Predictor predicts at Horizon, and its Prefetch likeliest experts are copied
+	// ahead; nil means no prefetcher. At a distance, those of layer l+h follow the
+	// routing of layer l. At a horizon of one token, those of all layers follow the
+	// token before, or with KnownID begin the token.
 	Predictor speculate.Predictor
 	Horizon   speculate.Horizon
 	Prefetch  int
+	// Nearer also predicts at all distances below Horizon.Layers.
+	Nearer bool
 	// NextToken also predicts one token ahead, at the zero Horizon, for the layers
 	// below Horizon.Layers. Their experts are otherwise copied on demand.
 	NextToken bool
+	// InFlight is the maximum number of prefetches being copied; 0: Streams. Those
+	// that were copied on demand are not counted.
+	InFlight int
 	// Events is the maximum number of events in the result, from the first.
 	Events int
 }
@@ -63,6 +89,8 @@ const (
 	maxExperts = 1 << 22
 	maxEvents  = 1 << 20
 	maxTime    = 10_000 * time.Second
+	maxStreams = 1 << 10
+	maxBatch   = 1 << 10
 	// maxHalfLife is a number of tokens.
 	maxHalfLife = 1 << 20
 )
@@ -79,19 +107,44 @@ func (c Config) Validate(h trace.Header) error {
 	if err := c.validateCache(s); err != nil {
 		return err
 	}
+	if err := c.validateCosts(s); err != nil {
+		return err
+	}
 	switch {
 	case c.Hold && c.Capacity < s.TopK:
 		return fmt.Errorf("prefetch: capacity is %d experts, of which a layer needs %d at once", c.Capacity, s.TopK)
-	case c.Load < 0 || c.Load > maxTime || c.Compute < 0 || c.Compute > maxTime:
-		return fmt.Errorf("prefetch: load takes %v and compute %v; must be 0 to %v", c.Load, c.Compute, maxTime)
 	case c.Events < 0 || c.Events > maxEvents:
 		return fmt.Errorf("prefetch: %d events; must be 0 to %d", c.Events, maxEvents)
-	case c.Predictor == nil && (c.Prefetch != 0 || c.NextToken):
+	case c.Predictor == nil && (c.Prefetch != 0 || c.NextToken || c.Nearer):
 		return fmt.Errorf("prefetch: %d experts to prefetch without a predictor", c.Prefetch)
 	case c.Predictor == nil:
 		return nil
 	}
 	return c.validatePredictor(h, s)
+}
+
+// validateCosts reports invalid times and numbers of the model of costs.
+func (c Config) validateCosts(s speculate.Shape) error {
+	for _, x := range []struct {
+		name string
+		d    time.Duration
+	}{{"load", c.Load}, {"latency", c.Latency}, {"compute", c.Compute}, {"rest", c.Rest}, {"decision", c.Decision}, {"host", c.Host}} {
+		if x.d < 0 || x.d > maxTime {
+			return fmt.Errorf("prefetch: %s takes %v; must be 0 to %v", x.name, x.d, maxTime)
+		}
+	}
+	for _, x := range []struct {
+		name    string
+		n, most int
+	}{{"streams", c.Streams, maxStreams}, {"prefetches in flight", c.InFlight, maxStreams}, {"documents of a batch", c.Batch, maxBatch}, {"tokens of a prompt", c.Prompt, maxRequests}} {
+		if x.n < 0 || x.n > x.most {
+			return fmt.Errorf("prefetch: %d %s; must be 0 to %d", x.n, x.name, x.most)
+		}
+	}
+	if c.Expert < 0 || c.Expert > c.Compute/time.Duration(s.TopK) {
+		return fmt.Errorf("prefetch: an expert takes %v; must be 0 to a %d-th of the layer's %v", c.Expert, s.TopK, c.Compute)
+	}
+	return nil
 }
 
 // validateCache reports an invalid capacity or policy.
@@ -122,16 +175,15 @@ func (c Config) validatePredictor(h trace.Header, s speculate.Shape) error {
 		return fmt.Errorf("prefetch: predictor %s: %w", c.Predictor.Name(), err)
 	}
 	switch {
-	case c.Horizon.Layers < 1:
-		return fmt.Errorf("prefetch: horizon is %v; must be a distance of at least one layer", c.Horizon)
 	case c.Prefetch < 1 || c.Prefetch > s.Experts:
 		return fmt.Errorf("prefetch: %d experts to prefetch; must be 1 to %d", c.Prefetch, s.Experts)
 	case c.Load == 0 || c.Compute == 0:
 		return fmt.Errorf("prefetch: load takes %v and compute %v; with a predictor both must be positive", c.Load, c.Compute)
-	case !c.Predictor.Supports(c.Horizon):
-		return fmt.Errorf("prefetch: predictor %s at %v: %w", c.Predictor.Name(), c.Horizon, speculate.ErrHorizon)
-	case c.NextToken && !c.Predictor.Supports(speculate.Horizon{}):
-		return fmt.Errorf("prefetch: predictor %s at %v: %w", c.Predictor.Name(), speculate.Horizon{}, speculate.ErrHorizon)
+	}
+	for _, a := range c.asks(s) {
+		if !c.Predictor.Supports(a.horizon) {
+			return fmt.Errorf("prefetch: predictor %s at %v: %w", c.Predictor.Name(), a.horizon, speculate.ErrHorizon)
+		}
 	}
 	return nil
 }

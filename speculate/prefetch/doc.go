@@ -5,33 +5,40 @@
 //
 // # The model
 //
-// Tokens of a document are decoded one at a time, layer by layer, whatever their
-// phase was. Each document starts with an empty cache and an idle channel. The
-// experts of all layers share a cache of Capacity experts, or with PerLayer each
-// layer has a cache of that size.
+// Documents are decoded one at a time, or in batches, token by token and layer by
+// layer, whatever their phase was. Each batch starts with an empty cache and idle
+// channels. The experts of all layers share a cache of Capacity experts, or with
+// PerLayer each layer has a cache of that size.
 //
-// At a layer the chosen experts are requested one after the other, first choice
-// first. One that is resident is a hit. One whose prefetch is being copied is
-// late: the layer waits for the rest of the copy. Any other is a miss: it is
-// copied on demand. There is one channel, which copies one expert at a time in
-// Load and is never interrupted. A demand precedes prefetches in the queue. Once
-// all of its experts are resident, the layer computes for Compute.
+// When the routing of a layer is known, computing first waits for the predictions
+// that follow it, each of which takes Decision. Then the chosen experts are
+// requested, first choice first, each once a step. One that is resident is a hit.
+// One whose prefetch is being copied is late: the layer waits for the rest of the
+// copy. Any other is a miss: it is copied on demand, or computed by the host where
+// that ends earlier. Once all of its experts are resident, the layer computes for
+// Compute. With Hold, a step of more than K experts uses one after the other, in
+// ascending order, and requests as many ahead as there are streams, like package
+// mixtral/offload.
 //
-// When the routing of layer l is known, which takes no time, the Prefetch
-// likeliest experts of layer l+h with a probability above 0 are put in the queue
-// of prefetches unless they are resident. With NextToken, predictions for layers
+// Streams copies are under way at a time and are never interrupted. A copy takes
+// Latency and then occupies the channel, which all share, for Load. A demand precedes
+// prefetches in the queue.
+//
+// When the routing of layer l is known, the Prefetch likeliest experts of layer l+h
+// with a probability above 0 are put in the queue of prefetches unless they are
+// resident; those for earlier layers precede. With NextToken, predictions for layers
 // 0..h-1 of the next token, none of whose routing is known, follow the last layer.
-// A prefetch starts, and evicts, when the channel is free. It leaves the queue
-// when its layer comes.
+// A prefetch starts, and evicts, when a stream is free. It leaves the queue when its
+// layer comes.
 //
 // Eviction is by least recent use (LRU); by least frequent use since the start of
 // the document, ties to the least recent (LFU; counts survive eviction), or with
 // counts that halve after each half-life (decayed LFU); or by the farthest next use
 // (OPT: Belady 1966), which needs the future and is the bound for caches that copy on
-// demand. On demand, an expert leaves the cache with the layer that used it. A prefetch is not a use: an expert that was not
-// requested since ranks by its last request, if any, and so is evicted early. What
-// was predicted and is resident is protected until its layer has passed. A
-// prefetch that finds nothing else to evict, except what the current layer uses,
+// demand. On demand, an expert leaves the cache with the layer that used it. A
+// prefetch is not a use: an expert that was not requested since ranks by its last
+// request, if any, and so is evicted early. What was predicted and is resident is
+// protected until its layer has passed. A prefetch that finds nothing else to evict, except what the current layer uses,
 // is dropped; a demand then evicts by policy. With [Config].Hold, what the
 // current layer has requested is never evicted. Nothing else is protected: without a
 // prefetcher and Hold the hits are those of the policy on the sequence of choices.

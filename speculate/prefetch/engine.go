@@ -1,7 +1,9 @@
 package prefetch
 
 import (
+	"cmp"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/expertspec/expertspec/speculate"
@@ -27,6 +29,8 @@ type Engine struct {
 	n      int      // requests since the last restart, at most most
 	most   int
 
+	flying, limit int // prefetches in flight
+
 	step    int64
 	queue   []wish
 	due     []int64 // [L*E] last step for which it is protected from eviction; -1: none
@@ -48,7 +52,7 @@ type wish struct {
 }
 
 // NewEngine returns an engine for a model's shape. Of cfg it uses Capacity, PerLayer,
-// Policy and HalfLife; experts of the current step are held (see [Config.Hold]).
+// Policy, HalfLife and InFlight; experts of the current step are held (see [Config.Hold]).
 // OPT is an error: it knows the future.
 func NewEngine(s speculate.Shape, cfg Config) (*Engine, error) {
 	if err := s.Validate(); err != nil {
@@ -69,6 +73,7 @@ func NewEngine(s speculate.Shape, cfg Config) (*Engine, error) {
 func newEngine(s speculate.Shape, cfg Config) *Engine {
 	n := s.Layers * s.Experts
 	e := &Engine{most: maxRequests, shape: s, policy: cfg.policy(), size: cfg.Capacity, hold: cfg.Hold, use: newUsage(cfg, s),
+		limit:  cmp.Or(cfg.InFlight, math.MaxInt),
 		layers: make([]Counts, s.Layers), due: make([]int64, n), usedAt: make([]int64, n), queued: make([]bool, n), fresh: make([]bool, n)}
 	at := make([]int32, n)
 	for i := range at {
@@ -174,6 +179,26 @@ func (e *Engine) Request(id int32, arriving bool) (resident bool, victim int32, 
 	return resident, victim, true
 }
 
+// OnHost serves the choice of an expert that is neither resident nor on its way and
+// that the host computes from memory of its own, instead of Request. It queues a copy
+// for the next token, which is likely to choose the expert again.
+func (e *Engine) OnHost(id int32, at int64) {
+	c := &e.layers[e.layer(id)]
+	c.Requests++
+	c.Host++
+	if e.usedAt[id] == never {
+		c.Cold++
+	}
+	e.usedAt[id] = e.step
+	if e.n == e.most {
+		e.restart()
+	}
+	e.use.request(e.n, id)
+	e.n++
+	e.unqueue(id)
+	e.Want([]int32{id}, e.step+int64(e.shape.Layers), at)
+}
+
 // restart forgets how experts were used.
 func (e *Engine) restart() {
 	e.n = 0
@@ -257,13 +282,18 @@ func (e *Engine) Want(ids []int32, step, at int64) {
 			continue
 		}
 		e.queued[id] = true
-		e.queue = append(e.queue, wish{id, step, at})
+		i := len(e.queue) // those for earlier steps precede it
+		for i > 0 && e.queue[i-1].step > step {
+			i--
+		}
+		e.queue = slices.Insert(e.queue, i, wish{id, step, at})
 	}
 }
 
-// Next returns when the next prefetch was asked for, if there is one.
+// Next returns when the next prefetch was asked for, if there is one and no limit on
+// those in flight is reached.
 func (e *Engine) Next() (at int64, ok bool) {
-	if len(e.queue) == 0 {
+	if len(e.queue) == 0 || e.flying == e.limit {
 		return 0, false
 	}
 	return e.queue[0].at, true
@@ -287,10 +317,14 @@ func (e *Engine) Start() (id, victim int32, step int64, ok bool) {
 		e.unused(victim)
 	}
 	c.Prefetched++
+	e.flying++
 	e.fresh[w.id] = true
 	h.insert(w.id)
 	return w.id, victim, w.step, true
 }
+
+// Arrived says that the copy of a prefetch has ended, or failed.
+func (e *Engine) Arrived() { e.flying-- }
 
 // clear empties queue and cache.
 func (e *Engine) clear() {

@@ -1,6 +1,7 @@
 package prefetch
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -8,131 +9,113 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// plan is what one document asks for, with ids layer*E+expert.
+// plan is what a batch of documents asks for, with ids layer*E+expert. A step is
+// of one layer; a pass is the steps of one or more tokens at all layers.
 type plan struct {
-	requests []int32 // the choices, [T,L,K] without trace.NoExpert
-	ends     []int   // [T*L] number of requests up to and including that layer
-	wanted   []int32 // [T*L,m] predicted experts, likeliest first, -1 after the last
+	prompt   int // tokens of each document in the first pass
+	asks     []ask
+	docs     []*docPlan
+	requests []int32 // the different choices of each step, in their order
+	ends     []int   // [passes*L] number of requests up to and including that step
+	stamp    []int32 // [L*E] scratch of read
 }
 
-// each calls f with every document and its plan, which f must not keep. It returns
-// the number of documents and tokens.
-func each(ctx context.Context, data speculate.Data, cfg Config, f func(*trace.Document, *plan)) (documents, tokens int, err error) {
-	p := new(plan)
-	var scores []float32
+// docPlan is the part of one document.
+type docPlan struct {
+	id      string
+	tokens  int
+	experts []int32 // [T,L,K]
+	predicted
+}
+
+// span returns the document's tokens [from,to) that a pass computes.
+func (p *plan) span(d *docPlan, pass int) (from, to int) {
+	if pass == 0 {
+		return 0, min(p.prompt, d.tokens)
+	}
+	from = p.prompt + pass - 1
+	return from, min(from+1, d.tokens)
+}
+
+// each calls f with the plans of all batches of documents, which f must not keep. It
+// returns the number of documents and tokens.
+func each(ctx context.Context, data speculate.Data, cfg Config, f func(*plan)) (documents, tokens int, err error) {
+	s := speculate.ShapeOf(data.Header.Model)
+	q := &question{cfg: cfg, s: s}
+	p := &plan{prompt: cmp.Or(cfg.Prompt, 1), asks: cfg.asks(s), stamp: make([]int32, s.Layers*s.Experts)}
+	size := cmp.Or(cfg.Batch, 1)
+	spare := make([]*docPlan, size)
+	for i := range spare {
+		spare[i] = &docPlan{predicted: predicted{asks: p.asks}}
+	}
+	flush := func() {
+		if len(p.docs) > 0 {
+			p.read(s)
+			f(p)
+			p.docs = p.docs[:0]
+		}
+	}
+	total := 0 // of the batch
 	for d, err := range data.All(ctx) {
 		if err != nil {
 			return 0, 0, err
 		}
-		views, err := speculate.NewViews(data.Header, d)
-		if err != nil {
+		if len(p.docs) == 0 {
+			total = 0
+		}
+		if total += len(d.Tokens); total > (maxRequests-s.Layers)/(s.Layers*s.TopK) {
+			return 0, 0, fmt.Errorf("prefetch: document %q of data set %q: %d tokens are too many", d.ID, d.Dataset, total)
+		}
+		if q.views, err = speculate.NewViews(data.Header, d); err != nil {
 			return 0, 0, err
 		}
-		s := speculate.ShapeOf(data.Header.Model)
-		if len(d.Tokens) > (maxRequests-s.Layers)/(s.Layers*s.TopK) {
-			return 0, 0, fmt.Errorf("prefetch: document %q of data set %q: %d tokens are too many", d.ID, d.Dataset, len(d.Tokens))
-		}
-		p.read(d, s)
+		x := spare[len(p.docs)]
+		x.id, x.tokens, x.experts = d.ID, len(d.Tokens), append(x.experts[:0], d.Experts...)
 		if cfg.Predictor != nil {
-			if scores, err = p.predict(ctx, cfg, s, views, d, scores); err != nil {
+			q.d = d
+			if err := x.predict(ctx, q); err != nil {
 				return 0, 0, fmt.Errorf("prefetch: document %q of data set %q: predictor %s: %w", d.ID, d.Dataset, cfg.Predictor.Name(), err)
 			}
 		}
-		f(d, p)
+		p.docs = append(p.docs, x)
 		documents, tokens = documents+1, tokens+len(d.Tokens)
+		if len(p.docs) == size {
+			flush()
+		}
 	}
+	flush()
 	return documents, tokens, nil
 }
 
-func (p *plan) read(d *trace.Document, s speculate.Shape) {
+// read fills requests and ends.
+func (p *plan) read(s speculate.Shape) {
 	p.requests, p.ends = p.requests[:0], p.ends[:0]
-	for step := range len(d.Tokens) * s.Layers {
-		for _, e := range d.Experts[step*s.TopK : (step+1)*s.TopK] {
-			if e != trace.NoExpert {
-				p.requests = append(p.requests, int32(step%s.Layers*s.Experts)+e)
-			}
+	clear(p.stamp)
+	passes := 0
+	for _, d := range p.docs {
+		if d.tokens > 0 {
+			passes = max(passes, 1+max(0, d.tokens-p.prompt))
 		}
-		p.ends = append(p.ends, len(p.requests))
 	}
-}
-
-// chunk is the maximum number of tokens whose scores are in memory.
-const chunk = 512
-
-// predict fills wanted.
-func (p *plan) predict(ctx context.Context, cfg Config, s speculate.Shape, views *speculate.Views, d *trace.Document, scores []float32) ([]float32, error) {
-	n, m := len(d.Tokens), cfg.Prefetch
-	p.wanted = p.wanted[:0]
-	for range n * s.Layers * m {
-		p.wanted = append(p.wanted, -1)
-	}
-	if scores == nil {
-		scores = make([]float32, chunk*s.Experts)
-	}
-	_, oracle := cfg.Predictor.(speculate.Oracle)
-	asked := make([]speculate.View, 0, chunk)
-	for l := range s.Layers {
-		h := cfg.Horizon
-		if l < h.Layers {
-			if !cfg.NextToken {
-				continue
-			}
-			h = speculate.Horizon{}
-		}
-		for from := 0; from < n; from += chunk {
-			if err := ctx.Err(); err != nil {
-				return scores, err
-			}
-			asked = asked[:0]
-			for t := from; t < min(n, from+chunk); t++ {
-				asked = append(asked, views.At(t, l, h))
-			}
-			out := scores[:len(asked)*s.Experts]
-			if oracle {
-				actual(d, s, l, from, out)
-			} else if err := cfg.Predictor.Predict(asked, out); err != nil {
-				return scores, fmt.Errorf("layer %d at %v: %w", l, h, err)
-			}
-			for i, x := range out {
-				if !(x >= 0 && x <= 1) {
-					return scores, fmt.Errorf("layer %d at %v: token %d, expert %d: got probability %g, expected one in [0,1]", l, h, asked[i/s.Experts].Token(), i%s.Experts, x)
+	for pass := range passes {
+		for l := range s.Layers {
+			now := int32(len(p.ends) + 1)
+			for _, d := range p.docs {
+				from, to := p.span(d, pass)
+				for t := from; t < to; t++ {
+					at := (t*s.Layers + l) * s.TopK
+					for _, e := range d.experts[at : at+s.TopK] {
+						if e == trace.NoExpert {
+							continue
+						}
+						if id := int32(l*s.Experts) + e; p.stamp[id] != now {
+							p.stamp[id] = now
+							p.requests = append(p.requests, id)
+						}
+					}
 				}
 			}
-			for i := range asked {
-				at := ((from+i)*s.Layers + l) * m
-				top(out[i*s.Experts:(i+1)*s.Experts], int32(l*s.Experts), p.wanted[at:at+m])
-			}
+			p.ends = append(p.ends, len(p.requests))
 		}
-	}
-	return scores, nil
-}
-
-// actual is the answer of the oracle, first choice first, which a view does not hold.
-func actual(d *trace.Document, s speculate.Shape, l, from int, out []float32) {
-	clear(out)
-	for i := range len(out) / s.Experts {
-		at := ((from+i)*s.Layers + l) * s.TopK
-		for k, e := range d.Experts[at : at+s.TopK] {
-			if e >= 0 {
-				out[i*s.Experts+int(e)] = float32(s.TopK-k) / float32(s.TopK)
-			}
-		}
-	}
-}
-
-// top writes base plus the numbers of the highest scores above 0, highest
-// first, ties to the lower number. It takes them out of scores.
-func top(scores []float32, base int32, out []int32) {
-	for i := range out {
-		best, at := float32(0), -1
-		for e, x := range scores {
-			if x > best {
-				best, at = x, e
-			}
-		}
-		if at < 0 {
-			return
-		}
-		out[i], scores[at] = base+int32(at), 0
 	}
 }

@@ -388,7 +388,7 @@ func TestRefusals(t *testing.T) {
 		{Config{Capacity: 1, Events: -1}, "events"},
 		{Config{Capacity: 1, Prefetch: 1}, "without a predictor"},
 		{with(func(c *Config) { c.Horizon.Layers = 3 }), "3 layers"},
-		{with(func(c *Config) { c.Horizon.Layers = 0 }), "at least one layer"},
+		{with(func(c *Config) { c.Nearer, c.Prefetch = true, 0 }), "to prefetch"},
 		{with(func(c *Config) { c.Prefetch = 6 }), "1 to 5"},
 		{with(func(c *Config) { c.Load = 0 }), "must be positive"},
 		{with(func(c *Config) { c.Predictor = &speculate.Transition{} }), "transition"},

@@ -1,12 +1,13 @@
 package prefetch
 
-// Counts are numbers of experts. Requests = Hits + Late + Misses, Prefetched =
+// Counts are numbers of experts. Requests = Hits + Late + Misses + Host, Prefetched =
 // Used + Wasted, Transfers = Misses + Prefetched.
 type Counts struct {
 	Requests int64 `json:"requests"` // choices of an expert by a token
 	Hits     int64 `json:"hits"`     // resident when needed
 	Late     int64 `json:"late"`     // being prefetched when needed
 	Misses   int64 `json:"misses"`   // copied on demand
+	Host     int64 `json:"host"`     // computed by the host from memory of its own
 	// Cold are the first requests for an expert in the document, which miss in any
 	// cache without a prefetcher.
 	Cold       int64 `json:"cold"`
@@ -35,6 +36,7 @@ func (c *Counts) add(o Counts) {
 	c.Hits += o.Hits
 	c.Late += o.Late
 	c.Misses += o.Misses
+	c.Host += o.Host
 	c.Cold += o.Cold
 	c.Prefetched += o.Prefetched
 	c.Used += o.Used
@@ -67,6 +69,10 @@ const (
 	Demand Kind = "demand"
 	// Prefetch is an expert being copied ahead.
 	Prefetch Kind = "prefetch"
+	// Predict is predictors at work, while nothing is computed.
+	Predict Kind = "predict"
+	// Host is an expert being computed by the host.
+	Host Kind = "host"
 )
 
 // Result is the result of a simulation. HitRate and Resident are in [0,1].
@@ -87,8 +93,10 @@ type Result struct {
 	HitRate           float64  `json:"hit_rate"`
 	TransfersPerToken float64  `json:"transfers_per_token"`
 	StallPerToken     float64  `json:"stall_seconds_per_token"`
-	Seconds           float64  `json:"seconds"`           // compute and stall
-	TokensPerSecond   float64  `json:"tokens_per_second"` // 0 if no time passed
+	// Seconds are those of all, DecisionSeconds those of predictions.
+	Seconds         float64 `json:"seconds"`
+	DecisionSeconds float64 `json:"decision_seconds,omitempty"`
+	TokensPerSecond float64 `json:"tokens_per_second"` // 0 if no time passed
 	// Events are the first Config.Events in the order of the simulation, which is
 	// not always that of their start.
 	Events []Event `json:"events,omitempty"`

@@ -1,31 +1,37 @@
 package prefetch
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"iter"
+	"slices"
 
 	"github.com/expertspec/expertspec/speculate"
-	"github.com/expertspec/expertspec/trace"
 )
 
-// simulator drives an Engine by simulated time. All ids are layer*E+expert.
+// simulator drives an Engine by simulated time, in nanoseconds. All ids are
+// layer*E+expert.
 type simulator struct {
 	*Engine
-	cfg  Config
-	load int64 // ns
-	comp int64 // ns
+	cfg Config
 
-	stalled []int64 // [L] ns
+	stalled []int64 // [L]
 	events  []Event
-	doc     string
+	plan    *plan
 
-	now, busy int64 // ns: the compute unit's clock, and when the channel becomes free
-	running   int32 // the expert being prefetched until busy; -1: none
+	now      int64
+	channel  int64   // when it becomes free
+	streams  []int64 // [Streams] when each becomes free
+	ahead    []int64 // when the prefetches in flight arrive
+	arrive   []int64 // [L*E] when the last copy of an expert arrives
+	host     int64   // when the host's cores become free
+	deciding int64
 }
 
 func newSimulator(cfg Config, s speculate.Shape) *simulator {
-	return &simulator{Engine: newEngine(s, cfg), cfg: cfg, load: int64(cfg.Load), comp: int64(cfg.Compute),
-		stalled: make([]int64, s.Layers), running: -1}
+	return &simulator{Engine: newEngine(s, cfg), cfg: cfg, stalled: make([]int64, s.Layers),
+		streams: make([]int64, cmp.Or(cfg.Streams, 1)), arrive: make([]int64, s.Layers*s.Experts)}
 }
 
 func (m *simulator) event(k Kind, step int64, id int32, from, to int64) {
@@ -33,91 +39,234 @@ func (m *simulator) event(k Kind, step int64, id int32, from, to int64) {
 		return
 	}
 	l := int64(m.shape.Layers)
-	e := Event{Document: m.doc, Token: int(step / l), Layer: int(step % l), Expert: -1, Kind: k, Start: seconds(from), End: seconds(to)}
+	pass := int(step / l)
+	if pass > 0 {
+		pass += m.plan.prompt - 1
+	}
+	e := Event{Document: m.plan.docs[0].id, Token: pass, Layer: int(step % l), Expert: -1, Kind: k, Start: seconds(from), End: seconds(to)}
 	if id >= 0 {
 		e.Expert = int(id) % m.shape.Experts
 	}
 	m.events = append(m.events, e)
 }
 
-// document decodes one document, from an empty cache to an empty cache.
-func (m *simulator) document(name string, p *plan) {
-	m.doc, m.busy, m.running = name, m.now, -1
+// run decodes a batch of documents, from an empty cache to an empty cache.
+func (m *simulator) run(p *plan) {
+	m.plan, m.channel, m.host = p, m.now, m.now
+	for i := range m.streams {
+		m.streams[i] = m.now
+	}
 	m.begin(p.requests)
 	first := 0
 	for _, end := range p.ends {
-		m.Step()
-		for _, id := range p.requests[first:end] {
-			m.request(id)
-		}
+		m.layerStep(p.requests[first:end])
 		first = end
-		m.Expire()
-		m.ask(p)
-		m.event(Compute, m.step, -1, m.now, m.now+m.comp)
-		m.now += m.comp
-		m.advance()
 	}
 	m.clear()
+	for range m.ahead {
+		m.Arrived()
+	}
+	m.ahead = m.ahead[:0]
 }
 
-// request serves a choice: the layer waits for a copy that is under way, or for one
-// on demand.
-func (m *simulator) request(id int32) {
-	late := m.running == id && m.busy > m.now
-	resident, _, _ := m.Request(id, late)
-	switch {
-	case !resident:
-		start := max(m.busy, m.now)
-		m.running = -1 // that copy ends before this one starts
-		m.busy = start + m.load
-		m.event(Demand, m.step, id, start, m.busy)
-		m.wait(id, m.busy)
-	case late:
-		m.wait(id, m.busy)
+// layerStep is one step: its predictions, its requests, what they wait for, and its computing.
+func (m *simulator) layerStep(requests []int32) {
+	m.Step()
+	layer := int(m.step) % m.shape.Layers
+	pass := int(m.step) / m.shape.Layers
+	if layer == 0 {
+		m.decide(m.number(pass, -1))
+		m.ask(pass, -1)
 	}
+	m.decide(m.number(pass, layer))
+	m.advance()
+	if m.hold && len(requests) > m.shape.TopK {
+		m.stream(requests, pass, layer)
+	} else {
+		m.atOnce(requests, pass, layer)
+	}
+	if layer == m.shape.Layers-1 {
+		m.now += int64(m.cfg.Rest)
+	}
+	m.advance()
+}
+
+// compute computes for a time.
+func (m *simulator) compute(d int64) {
+	m.event(Compute, m.step, -1, m.now, m.now+d)
+	m.now += d
+}
+
+// atOnce computes with all experts together.
+func (m *simulator) atOnce(requests []int32, pass, layer int) {
+	host := 0
+	for _, id := range requests {
+		if m.request(id) {
+			host++
+		}
+	}
+	m.Expire()
+	m.ask(pass, layer)
+	for _, id := range requests {
+		m.wait(id, m.arrive[id])
+	}
+	m.compute(max(0, int64(m.cfg.Compute)+int64(len(requests)-m.shape.TopK-host)*int64(m.cfg.Expert)))
+	if host > 0 {
+		m.wait(requests[0], m.host)
+	}
+}
+
+// stream computes with one expert after the other, while the next are copied.
+func (m *simulator) stream(requests []int32, pass, layer int) {
+	sorted := slices.Sorted(slices.Values(requests))
+	for _, id := range sorted {
+		m.Protect(id)
+	}
+	window := min(1+len(m.streams), m.size)
+	next := 0
+	for i, id := range sorted {
+		m.advance()
+		for ; next < min(i+window, len(sorted)); next++ {
+			m.request(sorted[next])
+			if next == len(sorted)-1 {
+				m.Expire()
+				m.ask(pass, layer)
+			}
+		}
+		m.wait(id, m.arrive[id])
+		m.compute(int64(m.cfg.Expert))
+		m.Release(id)
+	}
+	m.compute(int64(m.cfg.Compute) - int64(m.shape.TopK)*int64(m.cfg.Expert))
+}
+
+// request serves a choice, and reports whether the host computes it.
+func (m *simulator) request(id int32) bool {
+	if m.cfg.Host > 0 && !m.Resident(id) {
+		_, arrive := m.next(m.now)
+		if end := max(m.host, m.now) + int64(m.cfg.Host); end < arrive {
+			m.event(Host, m.step, id, end-int64(m.cfg.Host), end)
+			m.host, m.arrive[id] = end, m.now
+			m.OnHost(id, m.now)
+			return true
+		}
+	}
+	resident, victim, _ := m.Request(id, m.arrive[id] > m.now)
+	if !resident {
+		m.copy(Demand, m.step, id, victim, m.now)
+	}
+	return false
+}
+
+// next returns the stream that is free first and when a copy that is asked for at a
+// time would arrive by it.
+func (m *simulator) next(at int64) (stream int, arrive int64) {
+	for i, free := range m.streams {
+		if free < m.streams[stream] {
+			stream = i
+		}
+	}
+	return stream, max(max(m.streams[stream], at)+int64(m.cfg.Latency), m.channel) + int64(m.cfg.Load)
+}
+
+// copy copies an expert into the place of victim, after what is on its way there.
+func (m *simulator) copy(k Kind, step int64, id, victim int32, at int64) {
+	if victim >= 0 {
+		at = max(at, m.arrive[victim])
+	}
+	stream, end := m.next(at)
+	m.event(k, step, id, max(m.streams[stream], at), end)
+	m.streams[stream], m.channel, m.arrive[id] = end, end, end
 }
 
 func (m *simulator) wait(id int32, until int64) {
+	if until <= m.now {
+		return
+	}
 	m.event(Stall, m.step, id, m.now, until)
 	m.stalled[m.layer(id)] += until - m.now
 	m.now = until
+	m.advance()
 }
 
-// ask queues what is predicted from the routing of the current layer.
-func (m *simulator) ask(p *plan) {
-	if p.wanted == nil {
-		return
+// number is that of predictions that follow a layer's routing, or begin a token.
+func (m *simulator) number(pass, layer int) (n int) {
+	for _, d := range m.plan.docs {
+		for range m.asked(d, pass, layer) {
+			n++
+		}
 	}
-	l, ahead := int(m.step)%m.shape.Layers, m.cfg.Horizon.Layers
-	if l+ahead < m.shape.Layers {
-		m.want(p, m.step+int64(ahead))
-	}
-	if l == m.shape.Layers-1 && m.cfg.NextToken && int(m.step)+1 < len(p.ends) {
-		for s := m.step + 1; s <= m.step+int64(ahead); s++ {
-			m.want(p, s)
+	return n
+}
+
+// decide waits for n predictions.
+func (m *simulator) decide(n int) {
+	d := int64(n) * int64(m.cfg.Decision)
+	m.event(Predict, m.step, -1, m.now, m.now+d)
+	m.now += d
+	m.deciding += d
+}
+
+// asked yields the predictions about a document after a layer, with the experts
+// and the step that they are about.
+func (m *simulator) asked(d *docPlan, pass, layer int) iter.Seq2[[]int32, int64] {
+	return func(yield func([]int32, int64) bool) {
+		from, to := m.plan.span(d, pass)
+		n := m.cfg.Prefetch
+		for i, a := range d.asks {
+			t, steps := to-1, a.layer-a.after
+			switch {
+			case a.after != layer || from >= to || to-from > 1 && !a.next:
+				continue
+			case a.after < 0:
+				steps = a.layer
+			case a.next:
+				t, steps = to, 1+a.layer
+			}
+			if t >= d.tokens {
+				continue
+			}
+			at := (t*len(d.asks) + i) * n
+			if !yield(d.wanted[at:at+n], m.step+int64(steps)) {
+				return
+			}
 		}
 	}
 }
 
-func (m *simulator) want(p *plan, step int64) {
-	n := m.cfg.Prefetch
-	m.Want(p.wanted[int(step)*n:(int(step)+1)*n], step, m.now)
+// ask queues what is predicted after a layer.
+func (m *simulator) ask(pass, layer int) {
+	if m.plan.asks == nil {
+		return
+	}
+	for _, d := range m.plan.docs {
+		for ids, step := range m.asked(d, pass, layer) {
+			m.Want(ids, step, m.now)
+		}
+	}
 }
 
 // advance starts the prefetches that start before now.
 func (m *simulator) advance() {
+	from := int64(0)
 	for {
 		at, ok := m.Next()
-		start := max(m.busy, at)
-		if !ok || start >= m.now {
-			return
-		}
-		id, _, step, ok := m.Start()
 		if !ok {
+			if len(m.ahead) == 0 || m.ahead[0] >= m.now {
+				return
+			}
+			from, m.ahead = m.ahead[0], m.ahead[1:]
+			m.Arrived()
 			continue
 		}
-		m.running, m.busy = id, start+m.load
-		m.event(Prefetch, step, id, start, m.busy)
+		at = max(at, from)
+		if stream, _ := m.next(at); max(m.streams[stream], at) >= m.now {
+			return
+		}
+		if id, victim, step, ok := m.Start(); ok {
+			m.copy(Prefetch, step, id, victim, at)
+			m.ahead = append(m.ahead, m.arrive[id])
+		}
 	}
 }
 
@@ -125,7 +274,7 @@ func (m *simulator) advance() {
 func (m *simulator) result(documents, tokens int) *Result {
 	s := m.shape
 	r := &Result{Policy: m.policy, Capacity: m.size, PerLayer: m.cfg.PerLayer, Documents: documents, Tokens: tokens, Events: m.events,
-		Resident: float64(m.size) / float64(m.cfg.most(s)), Seconds: seconds(m.now)}
+		Resident: float64(m.size) / float64(m.cfg.most(s)), Seconds: seconds(m.now), DecisionSeconds: seconds(m.deciding)}
 	r.Layers, r.Total = m.Counts()
 	if m.cfg.Predictor != nil {
 		r.Predictor, r.Horizon, r.Prefetch = m.cfg.Predictor.Name(), m.cfg.Horizon.String(), m.cfg.Prefetch
@@ -151,7 +300,7 @@ func Simulate(ctx context.Context, data speculate.Data, cfg Config) (*Result, er
 		return nil, err
 	}
 	m := newSimulator(cfg, speculate.ShapeOf(data.Header.Model))
-	documents, tokens, err := each(ctx, data, cfg, func(d *trace.Document, p *plan) { m.document(d.ID, p) })
+	documents, tokens, err := each(ctx, data, cfg, m.run)
 	if err != nil {
 		return nil, err
 	}
@@ -187,9 +336,9 @@ func HitRates(ctx context.Context, data speculate.Data, cfg Config, capacities [
 		cfg.Capacity = c
 		sims = append(sims, newSimulator(cfg, s))
 	}
-	documents, tokens, err := each(ctx, data, cfg, func(d *trace.Document, p *plan) {
+	documents, tokens, err := each(ctx, data, cfg, func(p *plan) {
 		for _, m := range sims {
-			m.document(d.ID, p)
+			m.run(p)
 		}
 	})
 	if err != nil {
@@ -211,7 +360,7 @@ func stackRates(ctx context.Context, data speculate.Data, cfg Config, s speculat
 		stacks = make([]stack, s.Layers)
 	}
 	depths := make([]int64, cfg.most(s)+1) // [c] requests that hit from capacity c on; [0]: cold
-	_, tokens, err := each(ctx, data, cfg, func(_ *trace.Document, p *plan) {
+	_, tokens, err := each(ctx, data, cfg, func(p *plan) {
 		use.begin(p.requests)
 		for i := range stacks {
 			stacks[i] = stack{use, stacks[i].ids[:0]}
