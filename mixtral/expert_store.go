@@ -3,6 +3,7 @@ package mixtral
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"unsafe"
@@ -24,10 +25,11 @@ type ExpertStore interface {
 	// ascending order over all calls, so that sums are those of a model that holds
 	// all experts. slots are those of experts; the store must not change them before
 	// compute returns. experts are different numbers, in the order in which the
-	// tokens chose them, first choices first. rt is the routing after the hooks, not
-	// to be changed or kept. Use returns compute's error, if any, or ctx's if ctx
-	// ends. Calls may be concurrent.
-	Use(ctx context.Context, rt *Routing, experts []int, compute func(experts []int, slots []*ExpertSlot) error) error
+	// tokens chose them, first choices first. few says that the step has few tokens:
+	// it needs all of its experts at once, and slots may be HostSlots. rt is the
+	// routing after the hooks, not to be changed or kept. Use returns compute's error,
+	// if any, or ctx's if ctx ends. Calls may be concurrent.
+	Use(ctx context.Context, rt *Routing, experts []int, few bool, compute func(experts []int, slots []*ExpertSlot) error) error
 	// Close is called by Model.Close, when no Use is in progress.
 	Close() error
 }
@@ -46,18 +48,37 @@ type ExpertSource struct {
 	// name file and tensor; after one dst is undefined. Besides dst, memory is one
 	// chunk, or one matrix in float32 where it quantizes.
 	Read func(ctx context.Context, layer, expert int, dst []byte) error
-	// NewSlot allocates memory for one expert from which the model computes.
-	NewSlot func() *ExpertSlot
+	// NewSlot allocates memory of the device for one expert, of undefined values.
+	NewSlot func() (*ExpertSlot, error)
+	// NewMemory allocates host memory for one expert, [Bytes]. For a CUDA device it is
+	// page-locked: slots are written from it at the bus's rate. It is valid until the
+	// model is closed.
+	NewMemory func() ([]byte, error)
+	// HostSlot returns memory of NewMemory as a slot from which the processor's cores
+	// compute, whatever the device.
+	HostSlot func(memory []byte) *ExpertSlot
 }
 
 // ExpertSlot is memory from which a model computes one expert at a time.
 type ExpertSlot struct {
-	memory  []byte
+	memory  []byte        // nil: the device's
 	w13, w2 kernel.Matrix // views of memory
+	on      *deviceSlot
 }
 
-// Memory returns the slot's memory, to be filled as ExpertSource.Read does.
+// Memory returns the slot's memory, to be filled as ExpertSource.Read does, or nil if
+// only Write can fill it, since the device has memory or buffers of its own.
 func (s *ExpertSlot) Memory() []byte { return s.memory }
+
+// Write fills the slot with an expert, [ExpertSource.Bytes]. It returns when that is
+// done; calls for different slots may be concurrent.
+func (s *ExpertSlot) Write(expert []byte) error {
+	if s.on != nil {
+		return s.on.write(expert)
+	}
+	copy(s.memory, expert)
+	return nil
+}
 
 // expertForm is the form of an expert in a slot.
 type expertForm struct {
@@ -84,10 +105,15 @@ func (x expertForm) bytes() int {
 	return 3 * x.matrix()
 }
 
-func (x expertForm) newSlot() *ExpertSlot {
+// hostMemory returns memory that is aligned for numbers.
+func (x expertForm) hostMemory() []byte {
 	size := x.bytes()
 	aligned := make([]uint64, (size+7)/8)
-	s := &ExpertSlot{memory: unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(aligned))), size)}
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(aligned))), size)
+}
+
+func (x expertForm) hostSlot(memory []byte) *ExpertSlot {
+	s := &ExpertSlot{memory: memory}
 	m := x.matrix()
 	w13, w2, round := s.memory[:2*m], s.memory[2*m:3*m], x.dtype == dtypes.BFloat16
 	switch {
@@ -103,10 +129,21 @@ func (x expertForm) newSlot() *ExpertSlot {
 	return s
 }
 
-func newExpertSource(ck *Checkpoint, c *Config, x expertForm, resident int64) ExpertSource {
+func (m *Model) expertSource(ck *Checkpoint, x expertForm) ExpertSource {
+	c := &m.cfg
 	r := &expertReader{ck: ck, layers: c.Layers, experts: c.Experts, form: x}
-	return ExpertSource{Layers: c.Layers, Experts: c.Experts, TopK: c.TopK, Bytes: x.bytes(), Resident: resident,
-		Read: r.read, NewSlot: x.newSlot}
+	src := ExpertSource{Layers: c.Layers, Experts: c.Experts, TopK: c.TopK, Bytes: x.bytes(), Resident: m.w.bytes(),
+		Read: r.read, HostSlot: x.hostSlot,
+		NewMemory: func() ([]byte, error) { return x.hostMemory(), nil },
+		NewSlot:   func() (*ExpertSlot, error) { return x.hostSlot(x.hostMemory()), nil }}
+	if m.host == nil {
+		m.slots = &deviceSlots{m: m, form: x}
+		src.NewSlot = m.slots.add
+		if m.d.gpu && cudaOpened() {
+			src.NewMemory = m.slots.memory
+		}
+	}
+	return src
 }
 
 type expertReader struct {
@@ -168,25 +205,25 @@ func (r *expertReader) readInt8(name string, dst []byte, scales []float32) error
 	return r.ck.readInt8(name, dst, scales, func(size int) []byte { return grow(scratch, size) })
 }
 
-// useExperts is form.experts with the experts of m.elsewhere.
-func (m *Model) useExperts(ctx context.Context, form hostForm, w *hostLayer, rt *Routing, groups []chosen) error {
+// useExperts calls compute with the groups of a step's experts and their slots in
+// m.elsewhere.
+func (m *Model) useExperts(ctx context.Context, rt *Routing, groups []chosen, few bool, compute func(groups []chosen, slots []*ExpertSlot) error) error {
 	if len(groups) == 0 {
 		return nil
 	}
-	layer := *w
-	layer.w13, layer.w2 = make([]kernel.Matrix, m.cfg.Experts), make([]kernel.Matrix, m.cfg.Experts)
 	rest := groups
-	err := m.elsewhere.Use(ctx, rt, rt.order(len(groups), m.cfg.Experts), func(experts []int, slots []*ExpertSlot) error {
-		if len(experts) > len(rest) || len(slots) != len(experts) {
+	err := m.elsewhere.Use(ctx, rt, rt.order(len(groups), m.cfg.Experts), few, func(experts []int, slots []*ExpertSlot) error {
+		if len(experts) > len(rest) || len(slots) != len(experts) || few && len(experts) < len(groups) {
 			return fmt.Errorf("layer %d: the expert store computes %v on %d slots; %d experts remain", rt.Layer, experts, len(slots), len(rest))
 		}
 		for i, e := range experts {
 			if e != rest[i].expert || slots[i] == nil {
 				return fmt.Errorf("layer %d: the expert store computes expert %d where %d follows, or without a slot", rt.Layer, e, rest[i].expert)
 			}
-			layer.w13[e], layer.w2[e] = slots[i].w13, slots[i].w2
 		}
-		form.experts(&layer, rest[:len(experts)])
+		if err := compute(rest[:len(experts)], slots); err != nil {
+			return err
+		}
 		rest = rest[len(experts):]
 		return nil
 	})
@@ -194,6 +231,43 @@ func (m *Model) useExperts(ctx context.Context, form hostForm, w *hostLayer, rt 
 		err = fmt.Errorf("layer %d: the expert store did not compute expert %d", rt.Layer, rest[0].expert)
 	}
 	return err
+}
+
+// in returns layer w with the experts of groups in slots of host memory.
+func (w *hostLayer) in(groups []chosen, slots []*ExpertSlot, experts int) *hostLayer {
+	layer := *w
+	layer.w13, layer.w2 = make([]kernel.Matrix, experts), make([]kernel.Matrix, experts)
+	for i, g := range groups {
+		layer.w13[g.expert], layer.w2[g.expert] = slots[i].w13, slots[i].w2
+	}
+	return &layer
+}
+
+// computeHostSlots adds the outputs of experts in slots of host memory to x, from h,
+// both [N,D], and returns the others.
+func (m *Model) computeHostSlots(groups []chosen, slots []*ExpertSlot, x, h []float32) (rest []chosen, on []*ExpertSlot) {
+	var here []chosen
+	var memory []*ExpertSlot
+	for i, s := range slots {
+		if s.on != nil {
+			rest, on = append(rest, groups[i]), append(on, s)
+		} else {
+			here, memory = append(here, groups[i]), append(memory, s)
+		}
+	}
+	if len(here) == 0 {
+		return rest, on
+	}
+	lanes := runtime.GOMAXPROCS(0)
+	work := m.work.Get().(*hostWork)
+	defer m.work.Put(work)
+	for len(work.lanes) < lanes {
+		work.lanes = append(work.lanes, hostLane{})
+	}
+	f := &hostRowsForm{hostStep: &hostStep{m: m, n: len(x) / m.cfg.HiddenSize, work: work, lanes: lanes}, x: x, h: h}
+	defer f.stop()
+	f.experts(new(hostLayer).in(here, memory, m.cfg.Experts), here)
+	return rest, on
 }
 
 // order returns the n different experts of positive weight, of numExperts, in the

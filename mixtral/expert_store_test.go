@@ -7,9 +7,11 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/expertspec/expertspec/mixtral/mixtraltest"
+	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -20,6 +22,9 @@ import (
 type plainStore struct {
 	src    ExpertSource
 	slots  []*ExpertSlot
+	memory []byte
+	host   bool          // few experts are computed on the host
+	onHost []*ExpertSlot // [E/2]
 	group  int
 	orders [][]int
 	change func(experts []int, slots []*ExpertSlot) ([]int, []*ExpertSlot)
@@ -29,15 +34,34 @@ type plainStore struct {
 
 func (s *plainStore) Open(src ExpertSource) error {
 	s.src = src
-	for range min(s.group, src.Experts) {
-		s.slots = append(s.slots, src.NewSlot())
+	for range src.Experts {
+		slot, err := src.NewSlot()
+		if err != nil {
+			return err
+		}
+		s.slots = append(s.slots, slot)
+	}
+	var err error
+	if s.memory, err = src.NewMemory(); err != nil {
+		return err
+	}
+	if s.host {
+		for i := range s.slots {
+			memory, err := src.NewMemory()
+			if err != nil {
+				return err
+			}
+			if i%2 == 0 {
+				s.onHost = append(s.onHost, src.HostSlot(memory))
+			}
+		}
 	}
 	return s.opened
 }
 
 func (s *plainStore) Close() error { s.closed++; return nil }
 
-func (s *plainStore) Use(ctx context.Context, rt *Routing, experts []int, compute func([]int, []*ExpertSlot) error) error {
+func (s *plainStore) Use(ctx context.Context, rt *Routing, experts []int, few bool, compute func([]int, []*ExpertSlot) error) error {
 	s.orders = append(s.orders, experts)
 	ascending := make([]int, 0, len(experts))
 	for e := range s.src.Experts {
@@ -47,14 +71,24 @@ func (s *plainStore) Use(ctx context.Context, rt *Routing, experts []int, comput
 			}
 		}
 	}
+	group := s.group
+	if few {
+		group = len(ascending)
+	}
 	for len(ascending) > 0 {
-		some := ascending[:min(s.group, len(ascending))]
+		some := ascending[:min(group, len(ascending))]
+		slots := slices.Clone(s.slots[:len(some)])
 		for i, e := range some {
-			if err := s.src.Read(ctx, rt.Layer, e, s.slots[i].Memory()); err != nil {
+			if few && i < len(s.onHost) {
+				slots[i] = s.onHost[i]
+			}
+			if err := s.src.Read(ctx, rt.Layer, e, s.memory); err != nil {
+				return err
+			}
+			if err := slots[i].Write(s.memory); err != nil {
 				return err
 			}
 		}
-		slots := s.slots[:len(some)]
 		ascending = ascending[len(some):]
 		if s.change != nil {
 			some, slots = s.change(some, slots)
@@ -66,35 +100,77 @@ func (s *plainStore) Use(ctx context.Context, rt *Routing, experts []int, comput
 	return nil
 }
 
-// Experts of a store give results that are bit-equal to those of a model that holds
-// them: in all forms, on rows and panels, in chunks, decoded and in batches, for
-// checkpoints of 8 bits too.
-func TestExpertStoreEqual(t *testing.T) {
+// backends are those of the tests: Go, and with EXPERTSPEC_TEST_XLA the executors of
+// XLA, and what runs on devices with memory of their own.
+func storeBackends(t *testing.T) map[string]Options {
 	b, err := OpenBackend("go")
 	require.NoError(t, err)
-	for i, shape := range []mixtraltest.Checkpoint{
-		{Layers: 2, Experts: 3, TopK: 2, Hidden: 12, ExpertWidth: 5, Heads: 3, KVHeads: 1, Vocabulary: 11},
-		{Layers: 2, Experts: 9, TopK: 4, Hidden: 40, ExpertWidth: 33, Heads: 4, KVHeads: 4, Vocabulary: 98, Fused: true},
-		{Layers: 1, Experts: 4, TopK: 3, Hidden: 300, ExpertWidth: 290, Heads: 6, KVHeads: 2, Vocabulary: 130, Shards: 3},
-	} {
-		files := shape.FS()
-		stored := t.TempDir()
-		require.NoError(t, WriteInt8(t.Context(), files, stored, nil))
-		for j, o := range []Options{{}, {Quantize: Int8}, {DType: dtypes.BFloat16}, {DType: dtypes.BFloat16, Quantize: Int8}, {}} {
-			t.Run(fmt.Sprint(i, j, o.DType, o.Quantize), func(t *testing.T) {
-				o.Backend, o.Chunk = b, 17
-				var files fs.FS = files
-				if j == 4 {
-					files = os.DirFS(stored)
+	all := map[string]Options{"go": {Backend: b}}
+	if plugin := os.Getenv("EXPERTSPEC_TEST_XLA"); plugin != "" {
+		x, err := OpenBackend("xla:" + plugin)
+		require.NoError(t, err)
+		all["xla"] = Options{Backend: x}
+		all["xla stepped"] = Options{Backend: x, Executor: Stepped}
+		if !gpuBackend(x) {
+			all["remote"] = Options{Backend: ownMemory{x}, Executor: Stepped}
+		}
+	}
+	return all
+}
+
+// ownMemory is a backend as if its device had memory of its own.
+type ownMemory struct{ compute.Backend }
+
+func (ownMemory) HasSharedBuffers() bool { return false }
+
+// Experts of a store give results that are bit-equal to those of a model that holds
+// them: in all forms, on rows and panels, in chunks, decoded and in batches, for
+// checkpoints of 8 bits too. Those that are computed on the host differ by rounding.
+func TestExpertStoreEqual(t *testing.T) {
+	for name, backend := range storeBackends(t) {
+		for i, shape := range []mixtraltest.Checkpoint{
+			{Layers: 2, Experts: 3, TopK: 2, Hidden: 12, ExpertWidth: 5, Heads: 3, KVHeads: 1, Vocabulary: 11},
+			{Layers: 2, Experts: 9, TopK: 4, Hidden: 40, ExpertWidth: 33, Heads: 4, KVHeads: 4, Vocabulary: 98, Fused: true},
+			{Layers: 1, Experts: 4, TopK: 3, Hidden: 300, ExpertWidth: 290, Heads: 6, KVHeads: 2, Vocabulary: 130, Shards: 3},
+		} {
+			files := shape.FS()
+			stored := t.TempDir()
+			require.NoError(t, WriteInt8(t.Context(), files, stored, nil))
+			for j, o := range []Options{{}, {Quantize: Int8}, {DType: dtypes.BFloat16}, {DType: dtypes.BFloat16, Quantize: Int8}, {}} {
+				if name != "go" && j != []int{1, 0, 3}[i] {
+					continue // XLA compiles for each
 				}
-				resident := runsOf(t, files, o)
-				for _, group := range []int{1, shape.Experts} {
-					s := &plainStore{group: group}
-					o.Experts = s
-					require.Equal(t, resident, runsOf(t, files, o), "%d at a time", group)
-					assert.Equal(t, 1, s.closed)
-				}
-			})
+				t.Run(fmt.Sprint(name, i, j, o.DType, o.Quantize), func(t *testing.T) {
+					o.Backend, o.Executor, o.Chunk = backend.Backend, backend.Executor, 17
+					var files fs.FS = files
+					if j == 4 {
+						files = os.DirFS(stored)
+					}
+					resident := runsOf(t, files, o)
+					for _, s := range []*plainStore{{group: 1}, {group: 2, host: true}, {group: shape.Experts}} {
+						if name != "go" && s.group > 2 {
+							continue
+						}
+						o.Experts = s
+						got := runsOf(t, files, o)
+						assert.Equal(t, 1, s.closed)
+						if !s.host {
+							require.Equal(t, resident, got, "%d at a time", s.group)
+							continue
+						}
+						tolerance := 2e-5
+						if o.DType == dtypes.BFloat16 {
+							tolerance = .05
+						}
+						for n := range got {
+							require.Len(t, got[n], len(resident[n]))
+							for at := range got[n] {
+								require.InDelta(t, resident[n][at], got[n][at], tolerance, "logit %d of run %d", at, n)
+							}
+						}
+					}
+				})
+			}
 		}
 	}
 }
@@ -183,7 +259,7 @@ func TestExpertStoreErrors(t *testing.T) {
 	require.ErrorContains(t, s.src.Read(t.Context(), 1, 0, s.slots[0].Memory()[1:]), "an expert needs")
 
 	_, err = Load(t.Context(), files, Options{Backend: b, Experts: s, Executor: Whole})
-	require.ErrorContains(t, err, "Options.Experts with executor whole")
+	require.ErrorContains(t, err, "requires executor stepped or auto, not whole")
 	failing := &plainStore{opened: boom}
 	_, err = Load(t.Context(), files, Options{Backend: b, Experts: failing})
 	require.ErrorIs(t, err, boom)

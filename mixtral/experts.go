@@ -1,6 +1,7 @@
 package mixtral
 
 import (
+	"context"
 	"slices"
 
 	"github.com/gomlx/compute"
@@ -46,23 +47,21 @@ func byExpert(s *step, rt *Routing, numExperts, k int) []chosen {
 	return used
 }
 
-// experts adds the chosen experts' outputs to x, which it frees or returns.
-func (m *Model) experts(s *step, i int, x, h compute.Buffer, rt *Routing) (compute.Buffer, error) {
+// experts adds the chosen experts' outputs to x.
+func (m *Model) experts(ctx context.Context, s *step, i int, x, h compute.Buffer, rt *Routing) error {
 	groups := byExpert(s, rt, m.cfg.Experts, m.cfg.TopK)
-	if m.cuts() {
-		groups = cut(groups, maxRows)
+	if m.elsewhere == nil {
+		return m.expertsOnHost(s.lanes, x, h, groups, func(e int) (w13, w2 matrix) { return m.expertWeights(i, e) })
 	}
-	return m.expertsOnHost(i, s.lanes, x, h, groups)
-}
-
-// expertNodes returns the weights of expert e in a graph, of the buffers of what
-// expertWeights returned.
-func (m *Model) expertNodes(in []*Node, e *Node) (w13, w2 weight) {
-	w13, w2 = takeWeight(&in), takeWeight(&in)
-	if m.stacked() {
-		return m.sliceExpert(w13, e), m.sliceExpert(w2, e)
-	}
-	return w13, w2
+	return m.useExperts(ctx, rt, groups, len(s.rows) == 1, func(groups []chosen, slots []*ExpertSlot) error {
+		groups, slots, err := m.hostSlots(groups, slots, x, h)
+		if err != nil {
+			return err
+		}
+		return m.expertsOnHost(s.lanes, x, h, groups, func(e int) (w13, w2 matrix) {
+			return slots[slices.IndexFunc(groups, func(g chosen) bool { return g.expert == e })].matrices()
+		})
+	})
 }
 
 // expertWeights returns expert e's buffers, or those of all where stacked.
@@ -143,37 +142,54 @@ func (m *Model) floatBuffer(dims ...int) (compute.Buffer, []float32, error) {
 	return b, flat.([]float32), nil
 }
 
-// expertsOnHost adds the experts' outputs to x, if the device's memory is the
-// host's: the host gathers and combines rows, experts run concurrently. (XLA's
-// scatter on CPU is a loop over rows, slower than the experts.) It frees or
-// returns x.
-func (m *Model) expertsOnHost(i, lanes int, x, h compute.Buffer, groups []chosen) (compute.Buffer, error) {
+// hostSlots adds the outputs of experts in HostSlots to x, and returns the others.
+func (m *Model) hostSlots(groups []chosen, slots []*ExpertSlot, x, h compute.Buffer) ([]chosen, []*ExpertSlot, error) {
 	xs, err := m.d.floats(x)
 	if err != nil {
-		return x, err
+		return nil, nil, err
 	}
 	hs, err := m.d.floats(h)
 	if err != nil {
-		return x, err
+		return nil, nil, err
+	}
+	groups, slots = m.computeHostSlots(groups, slots, xs, hs)
+	return groups, slots, nil
+}
+
+// expertsOnHost adds the experts' outputs to x, if the device's memory is the
+// host's: the host gathers and combines rows, experts run concurrently. (XLA's
+// scatter on CPU is a loop over rows, slower than the experts.)
+func (m *Model) expertsOnHost(lanes int, x, h compute.Buffer, groups []chosen, weights func(e int) (w13, w2 matrix)) error {
+	xs, err := m.d.floats(x)
+	if err != nil {
+		return err
+	}
+	hs, err := m.d.floats(h)
+	if err != nil {
+		return err
+	}
+	if m.cuts() {
+		groups = cut(groups, maxRows)
 	}
 	outs := make([]compute.Buffer, len(groups))
 	defer func() { free(outs...) }()
 	var g errgroup.Group
 	g.SetLimit(lanes)
 	for j, group := range groups {
+		w13, w2 := weights(group.expert)
 		g.Go(func() (err error) {
-			outs[j], err = m.expertRows(i, hs, group)
+			outs[j], err = m.expertRows(hs, group, w13, w2)
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return x, err
+		return err
 	}
 	dim := m.cfg.HiddenSize
 	for j, group := range groups { // in this order: sums do not depend on timing
 		y, err := m.d.floats(outs[j])
 		if err != nil {
-			return x, err
+			return err
 		}
 		for k, row := range group.rows {
 			w, to := group.weights[k], xs[int(row)*dim:][:dim]
@@ -182,12 +198,12 @@ func (m *Model) expertsOnHost(i, lanes int, x, h compute.Buffer, groups []chosen
 			}
 		}
 	}
-	return x, nil // xs is its memory
+	return nil
 }
 
 // expertRows returns one expert's output for its rows of h, [M,D], of which the
 // last are padding.
-func (m *Model) expertRows(i int, h []float32, g chosen) (compute.Buffer, error) {
+func (m *Model) expertRows(h []float32, g chosen, w13, w2 matrix) (compute.Buffer, error) {
 	dim, size := m.cfg.HiddenSize, m.bucketRows(len(g.rows))
 	in, rows, err := m.floatBuffer(size, dim)
 	if err != nil {
@@ -198,15 +214,10 @@ func (m *Model) expertRows(i int, h []float32, g chosen) (compute.Buffer, error)
 		copy(rows[k*dim:(k+1)*dim], h[int(row)*dim:])
 	}
 	clear(rows[len(g.rows)*dim:])
-	w13, w2 := m.expertWeights(i, g.expert)
-	expert, err := upload(m.d, []int32{int32(g.expert)})
-	if err != nil {
-		return nil, err
-	}
-	defer free(expert)
-	args := append([]compute.Buffer{in, expert}, w13.buffers()...)
+	args := append(append([]compute.Buffer{in}, w13.buffers()...), w2.buffers()...)
 	return one(m.run(programKey{"rows", size, 0, 0, 0}, func(in []*Node) []*Node {
-		w13, w2 := m.expertNodes(in[2:], in[1])
-		return []*Node{m.d.swiglu(in[0], w13, w2)} // [M,D]
-	}, append(args, w2.buffers()...)...))
+		x, in := in[0], in[1:]
+		w13, w2 := takeWeight(&in), takeWeight(&in)
+		return []*Node{m.d.swiglu(x, w13, w2)} // [M,D]
+	}, args...))
 }

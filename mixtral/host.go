@@ -146,6 +146,13 @@ func (h *hostStep) each(n int, f func(l *hostLane, i int)) {
 	h.crew.run(n, func(worker, i int) { f(&h.work.lanes[worker], i) })
 }
 
+// stop ends the goroutines of each.
+func (h *hostStep) stop() {
+	if h.crew != nil {
+		h.crew.stop()
+	}
+}
+
 // blocks calls f for ranges of [0,n), enough of them to occupy all lanes.
 func (h *hostStep) blocks(n int, f func(l *hostLane, lo, hi int)) {
 	size := h.blockSize(n)
@@ -183,11 +190,7 @@ func (r *run) runHost(ctx context.Context, s *step) error {
 		work.lanes = append(work.lanes, hostLane{})
 	}
 	h := &hostStep{m: m, s: s, n: s.t, start: s.first[0], work: work, lanes: s.lanes}
-	defer func() {
-		if h.crew != nil {
-			h.crew.stop()
-		}
-	}()
+	defer h.stop()
 	var form hostForm
 	if h.n <= hostRows {
 		form = newHostRows(h)
@@ -212,7 +215,13 @@ func (r *run) runHost(ctx context.Context, s *step) error {
 		groups := byExpert(s, rt, m.cfg.Experts, m.cfg.TopK)
 		if m.elsewhere == nil {
 			form.experts(w, groups)
-		} else if err := m.useExperts(ctx, form, w, rt, groups); err != nil {
+			continue
+		}
+		err := m.useExperts(ctx, rt, groups, s.t == 1, func(groups []chosen, slots []*ExpertSlot) error {
+			form.experts(w.in(groups, slots, m.cfg.Experts), groups)
+			return nil
+		})
+		if err != nil {
 			return err
 		}
 	}

@@ -79,9 +79,8 @@ type Options struct {
 	// which bounds memory for documents of any length; 512 by default.
 	Chunk int
 	// Experts, if not nil, holds the experts' weights, which Load then does not read:
-	// the model asks for those that a layer needs. It requires the executor that
-	// computes on the processor's cores with products of this module's own: Auto or
-	// Stepped on the Go backend, Auto on XLA CPU (see [Executor]).
+	// the model asks for those that a layer needs. Executor Whole is an error; Auto is
+	// Stepped where it would not compute on the host's cores (see [Executor]).
 	Experts ExpertStore
 	// Progress, if not nil, is called after each layer that is loaded.
 	Progress func(layersDone, layers int)
@@ -117,6 +116,7 @@ type Model struct {
 	w         *weights
 	host      *hostWeights // of the host executor; nil: not used
 	elsewhere ExpertStore  // nil: they are in w
+	slots     *deviceSlots // of elsewhere; nil: they are in host memory
 	ck        *Checkpoint  // from which elsewhere reads; nil without
 	closing   error        // of closing elsewhere and ck
 	work      sync.Pool    // of *hostWork
@@ -159,8 +159,12 @@ func load(ctx context.Context, ck *Checkpoint, o Options) (*Model, error) {
 	if m.d.shared {
 		m.lanes = runtime.GOMAXPROCS(0)
 	}
-	if o.Experts != nil && !m.onHost() {
-		return nil, fmt.Errorf("mixtral: Options.Experts with executor %s on this backend is not implemented; it requires the Go backend, or XLA on CPU with executor auto on a processor with AVX2", m.executor)
+	switch {
+	case o.Experts == nil || m.onHost():
+	case m.executor == Whole:
+		return nil, errors.New("mixtral: Options.Experts requires executor stepped or auto, not whole")
+	default:
+		m.executor = Stepped
 	}
 	var err error
 	if m.hash, err = ck.Hash(); err != nil {
@@ -182,8 +186,10 @@ func load(ctx context.Context, ck *Checkpoint, o Options) (*Model, error) {
 		return err
 	})
 	if err == nil && o.Experts != nil {
-		if err = o.Experts.Open(newExpertSource(ck, &m.cfg, expertForm{m.dtype, l.expertsInt8, m.cfg.IntermediateSize, m.cfg.HiddenSize}, m.w.bytes())); err != nil {
+		if err = o.Experts.Open(m.expertSource(ck, expertForm{m.dtype, l.expertsInt8, m.cfg.IntermediateSize, m.cfg.HiddenSize})); err != nil {
 			m.w.free()
+			m.slots.free()
+			m.programs.close()
 		}
 		m.elsewhere, m.ck = o.Experts, ck
 	}
@@ -263,6 +269,7 @@ func (m *Model) free() {
 	m.w.free()
 	if m.elsewhere != nil {
 		m.closing = errors.Join(m.elsewhere.Close(), m.ck.Close())
+		m.slots.free()
 	}
 	close(m.closed)
 }

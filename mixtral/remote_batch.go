@@ -71,7 +71,10 @@ func (r *run) batchedLayer(ctx context.Context, s *step, i int, x, cos, sin comp
 			return nil, err
 		}
 	}
-	return m.batchedExperts(s, i, x, h, rt)
+	if m.stacked() {
+		return m.batchedExperts(s, i, x, h, rt)
+	}
+	return m.separateExperts(ctx, s, i, x, h, rt)
 }
 
 // batchedAttention runs layer i up to its router: x [N,D], h [N,D] (float32 if
@@ -185,7 +188,7 @@ func flash(s split) *Node {
 // batch is a step's routing as indices: row i of expert slot m is the step's row
 // rows[m*size+i], and the k-th expert of row n computed row back[n*K+k] of those.
 type batch struct {
-	experts    []int // of the slots; nil: all
+	experts    []int // of the slots
 	size       int   // rows of a slot
 	rows, back []int32
 	weights    []float32 // [N*K], 0: not computed
@@ -210,9 +213,6 @@ func (m *Model) newBatch(s *step, rt *Routing, all bool) *batch {
 			slots[e] = len(b.experts)
 			b.experts = append(b.experts, e)
 		}
-	}
-	if len(b.experts) == 0 {
-		b.experts = []int{0} // a program requires one
 	}
 	b.rows = make([]int32, len(b.experts)*b.size)
 	clear(counts)
@@ -241,7 +241,7 @@ func bucketEighths(n int) int {
 // batchedExperts returns x plus the chosen experts' outputs.
 func (m *Model) batchedExperts(s *step, i int, x, h compute.Buffer, rt *Routing) (compute.Buffer, error) {
 	n, k := s.rowsTotal(), m.cfg.TopK
-	b := m.newBatch(s, rt, m.stacked())
+	b := m.newBatch(s, rt, true)
 	ints := append(append(b.rows, b.back...), bits(b.weights)...)
 	index, err := upload(m.d, ints, len(ints))
 	if err != nil {
@@ -249,14 +249,8 @@ func (m *Model) batchedExperts(s *step, i int, x, h compute.Buffer, rt *Routing)
 	}
 	defer free(index)
 	slots := len(b.experts)
-	args := []compute.Buffer{x, h, index}
-	for _, e := range b.experts {
-		w13, w2 := m.expertWeights(i, e)
-		args = append(append(args, w13.buffers()...), w2.buffers()...)
-		if m.stacked() {
-			break
-		}
-	}
+	w13, w2 := m.expertWeights(i, 0)
+	args := append(append([]compute.Buffer{x, h, index}, w13.buffers()...), w2.buffers()...)
 	shape, err := h.Shape()
 	if err != nil {
 		return nil, err
@@ -274,37 +268,18 @@ func (m *Model) batchedExperts(s *step, i int, x, h compute.Buffer, rt *Routing)
 // those of M experts; back [N*K,1]: the results that each row adds, times weights
 // [N,K,1].
 func (m *Model) batchedMoE(x, h, rows, back, weights *Node, slots int, in *[]*Node) *Node {
-	dims := weights.Shape().Dimensions
 	h = Reshape(Gather(h, rows), slots, -1, m.cfg.HiddenSize)
-	y := m.batchedProducts(h, in)                                           // [M*C,D]
+	w13, w2 := takeWeight(in), takeWeight(in)
+	y := Reshape(m.batchedExpert(h, w13, w2), -1, m.cfg.HiddenSize) // [M*C,D]
+	return m.batchedSum(x, y, back, weights)
+}
+
+// batchedSum returns x plus the experts' outputs y [M*C,D]; back and weights are as
+// for batchedMoE.
+func (m *Model) batchedSum(x, y, back, weights *Node) *Node {
+	dims := weights.Shape().Dimensions
 	y = float(Reshape(Gather(y, back), dims[0], dims[1], m.cfg.HiddenSize)) // [N,K,D]
 	return Add(x, ReduceSum(weighed(y, weights), 1))
-}
-
-// batchedProducts returns the experts' outputs [M*C,D] of rows h [M,C,D].
-func (m *Model) batchedProducts(h *Node, in *[]*Node) *Node {
-	dims := h.Shape().Dimensions
-	slots, size, dim := dims[0], dims[1], dims[2]
-	if m.stacked() {
-		w13, w2 := takeWeight(in), takeWeight(in)
-		return Reshape(m.batchedExpert(h, w13, w2), slots*size, dim)
-	}
-	var outs []*Node
-	for j := range slots {
-		w13, w2 := takeWeight(in), takeWeight(in)
-		y := m.batchedExpert(SliceAxis(h, 0, AxisRange(j, j+1)), w13.stack(), w2.stack())
-		outs = append(outs, Reshape(y, size, dim))
-	}
-	return Concatenate(outs, 0)
-}
-
-// stack returns a weight [O,I] as [1,O,I].
-func (w weight) stack() weight {
-	s := weight{w: InsertAxes(w.w, 0)}
-	if w.scale != nil {
-		s.scale = InsertAxes(w.scale, 0)
-	}
-	return s
 }
 
 // batchedExpert returns the outputs of M experts, [M,C,D], of the type of

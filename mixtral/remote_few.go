@@ -322,7 +322,7 @@ func (r *run) fewStepped(ctx context.Context, s *step) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		out, err := m.fewStage(s, i, ints, state)
+		out, err := r.fewNext(ctx, s, i, ints, state)
 		if err != nil {
 			return err
 		}
@@ -334,8 +334,9 @@ func (r *run) fewStepped(ctx context.Context, s *step) error {
 			return err
 		}
 		var input []float32
+		state.h = floats[s.b*m.cfg.HiddenSize:][:s.b*m.cfg.HiddenSize]
 		if r.req.RouterInput {
-			input = floats[s.b*m.cfg.HiddenSize:][:s.b*m.cfg.HiddenSize]
+			input = state.h
 		}
 		rt := r.routing(s, i, floats[2*s.b*m.cfg.HiddenSize:], input)
 		if err = r.hooks(ctx, rt); err == nil {
@@ -346,7 +347,7 @@ func (r *run) fewStepped(ctx context.Context, s *step) error {
 		}
 	}
 	if r.req.Logits != NoLogits {
-		out, err := one(m.fewStage(s, layers, ints, state))
+		out, err := one(r.fewNext(ctx, s, layers, ints, state))
 		if err != nil {
 			return err
 		}
@@ -377,61 +378,141 @@ type fewState struct {
 	floats  compute.Buffer // x and h, [N,D], router logits [N,E]
 	index   compute.Buffer // [N*K], and the number of the stage that follows
 	weights compute.Buffer // [N,K]
-	experts []int32        // index on the host
+	added   compute.Buffer // outputs of experts that the host computed, [N,D]; nil: none
+	h       []float32      // on the host
+	rt      *Routing
 }
 
-func (f *fewState) free() { free(f.floats, f.index, f.weights) }
+func (f *fewState) free() { free(f.floats, f.index, f.weights, f.added) }
 
 // choose makes the state's choice of experts that of rt.
 func (f *fewState) choose(m *Model, rt *Routing) error {
-	f.experts = rt.Experts
+	f.rt = rt
 	experts, weights := make([]int32, len(rt.Experts)), make([]float32, len(rt.Weights))
 	topK(rt.Logits, m.cfg.Experts, m.cfg.TopK, experts, weights)
 	if slices.Equal(experts, rt.Experts) && slices.Equal(weights, rt.Weights) {
 		return nil
 	}
-	free(f.index, f.weights)
-	f.index, f.weights = nil, nil
+	free(f.index)
+	f.index = nil
 	var err error
 	if f.index, err = upload(m.d, append(slices.Clone(rt.Experts), int32(rt.Layer+1)), len(experts)+1); err != nil {
 		return err
 	}
-	f.weights, err = upload(m.d, rt.Weights, len(weights)/m.cfg.TopK, m.cfg.TopK)
+	return f.weigh(m, rt.Weights)
+}
+
+// weigh makes the experts' weights others.
+func (f *fewState) weigh(m *Model, weights []float32) (err error) {
+	free(f.weights)
+	f.weights, err = upload(m.d, weights, len(weights)/m.cfg.TopK, m.cfg.TopK)
 	return err
+}
+
+// fewNext is fewStage with the experts that the state chose.
+func (r *run) fewNext(ctx context.Context, s *step, i int, ints compute.Buffer, state *fewState) (out []compute.Buffer, err error) {
+	m := r.m
+	switch {
+	case i == 0 || m.stacked():
+		return m.fewStage(s, i, ints, state, nil)
+	case m.elsewhere == nil:
+		var pairs []compute.Buffer
+		for _, e := range state.rt.Experts {
+			w13, w2 := m.expertWeights(i-1, int(e))
+			pairs = append(append(pairs, w13.buffers()...), w2.buffers()...)
+		}
+		return m.fewStage(s, i, ints, state, pairs)
+	}
+	groups := byExpert(s, state.rt, m.cfg.Experts, m.cfg.TopK)
+	if len(groups) == 0 {
+		return m.fewStage(s, i, ints, state, nil)
+	}
+	err = m.useExperts(ctx, state.rt, groups, true, func(groups []chosen, slots []*ExpertSlot) (err error) {
+		on := len(groups)
+		if groups, slots, err = state.onHost(m, groups, slots); err != nil {
+			return err
+		}
+		if len(groups) < on {
+			weights := slices.Clone(state.rt.Weights)
+			for j, e := range state.rt.Experts {
+				if !slices.ContainsFunc(groups, func(g chosen) bool { return g.expert == int(e) }) {
+					weights[j] = 0
+				}
+			}
+			if err := state.weigh(m, weights); err != nil {
+				return err
+			}
+		}
+		out, err = m.fewStage(s, i, ints, state, state.pairs(groups, slots))
+		return err
+	})
+	return out, err
+}
+
+// onHost computes the experts in HostSlots and returns the others.
+func (f *fewState) onHost(m *Model, groups []chosen, slots []*ExpertSlot) ([]chosen, []*ExpertSlot, error) {
+	added := make([]float32, len(f.h))
+	rest, on := m.computeHostSlots(groups, slots, added, f.h)
+	if len(rest) == len(groups) {
+		return rest, on, nil
+	}
+	var err error
+	f.added, err = upload(m.d, added, len(f.h)/m.cfg.HiddenSize, m.cfg.HiddenSize)
+	return rest, on, err
+}
+
+// pairs returns the weights of each row's K experts, where a weight of 0 has those of
+// any; none for no groups.
+func (f *fewState) pairs(groups []chosen, slots []*ExpertSlot) (pairs []compute.Buffer) {
+	if len(groups) == 0 {
+		return nil
+	}
+	for _, e := range f.rt.Experts {
+		at := slices.IndexFunc(groups, func(g chosen) bool { return g.expert == int(e) })
+		w13, w2 := slots[max(0, at)].matrices()
+		pairs = append(append(pairs, w13.buffers()...), w2.buffers()...)
+	}
+	return pairs
 }
 
 // fewStage runs the experts of layer i-1, or the embedding, and the attention of
 // layer i, or the head. It returns the step's keys and values and the fields of
-// fewState, or the logits.
-func (m *Model) fewStage(s *step, i int, ints compute.Buffer, state *fewState) ([]compute.Buffer, error) {
+// fewState, or the logits. pairs are the weights of each row's K experts, unless they
+// are stacked; if there are none, the device computes none.
+func (m *Model) fewStage(s *step, i int, ints compute.Buffer, state *fewState, pairs []compute.Buffer) ([]compute.Buffer, error) {
 	n, p, k := s.b, s.part, m.cfg.TopK
 	first, last := i == 0, i == m.cfg.Layers
 	args := []compute.Buffer{ints}
-	kind, pairs := 0, 1 // the buffers of expert weights
+	key := programKey{"stage", n, p.c, 0, 0}
+	matrices := 0
 	switch {
 	case first:
-		kind = 1
+		key.c = 1
 		args = append(args, m.w.embed)
 	case m.stacked():
 		w13, w2 := m.expertWeights(i-1, 0)
 		args = append(append(args, w13.buffers()...), w2.buffers()...)
-	default:
-		pairs = n * k
-		for _, e := range state.experts {
-			w13, w2 := m.expertWeights(i-1, int(e))
-			args = append(append(args, w13.buffers()...), w2.buffers()...)
-		}
+		matrices = 1
+	case len(pairs) > 0:
+		args = append(args, pairs...)
+		matrices = n * k
 	}
 	if !first {
 		args = append(args, state.floats, state.index, state.weights)
+		key.d = matrices
+		if state.added != nil {
+			args = append(args, state.added)
+			key.d = -1 - matrices
+		}
 	}
 	if last {
-		kind = 2
+		key.c = 2
 		args = append(args, m.w.norm, m.w.head)
 	} else {
 		args = append(append(args, p.recent.kv, p.k[i], p.v[i]), m.w.layers[i].dense()...)
 	}
-	return m.run(programKey{"stage", n, p.c, kind, 0}, func(in []*Node) []*Node {
+	added := state.added != nil
+	return m.run(key, func(in []*Node) []*Node {
 		take := func() *Node { x := in[0]; in = in[1:]; return x }
 		nodes := m.fewParams(take(), n, p.c)
 		var x *Node
@@ -440,15 +521,13 @@ func (m *Model) fewStage(s *step, i int, ints compute.Buffer, state *fewState) (
 			x = embedding(nodes.tokens, take())
 		} else {
 			var w13, w2 []weight
-			for range pairs {
+			for range matrices {
 				w13, w2 = append(w13, takeWeight(&in)), append(w2, takeWeight(&in))
 			}
-			floats, index := take(), take()
-			row := func(i int) *Node {
-				return Reshape(SliceAxis(floats, 0, AxisRange(i*n*m.cfg.HiddenSize, (i+1)*n*m.cfg.HiddenSize)), n, -1)
+			x, layer = m.fewExperts(take(), take(), take(), w13, w2)
+			if added {
+				x = Add(x, take())
 			}
-			experts := takeInts(&index, n, k)
-			x, layer = m.fewMoE(row(0), row(1), experts, take(), w13, w2), Reshape(index)
 		}
 		if last {
 			return []*Node{m.fewHead(x, take(), take())}
@@ -461,4 +540,19 @@ func (m *Model) fewStage(s *step, i int, ints compute.Buffer, state *fewState) (
 		next := Concatenate([]*Node{Reshape(index, -1), Reshape(AddScalar(layer, int32(1)), 1)}, 0)
 		return []*Node{now, floats, next, weights}
 	}, args...)
+}
+
+// fewExperts returns x [N,D] after the experts, of the nodes of a fewState, and the
+// number of the stage.
+func (m *Model) fewExperts(floats, index, weights *Node, w13, w2 []weight) (x, layer *Node) {
+	n, k, d := weights.Shape().Dimensions[0], m.cfg.TopK, m.cfg.HiddenSize
+	row := func(i int) *Node {
+		return Reshape(SliceAxis(floats, 0, AxisRange(i*n*d, (i+1)*n*d)), n, -1)
+	}
+	experts := takeInts(&index, n, k)
+	layer = Reshape(index)
+	if len(w13) == 0 {
+		return row(0), layer
+	}
+	return m.fewMoE(row(0), row(1), experts, weights, w13, w2), layer
 }

@@ -50,7 +50,7 @@ func (r *run) layer(ctx context.Context, s *step, i int, x compute.Buffer, rope 
 		rt, err = r.route(ctx, s, i, h, logits)
 	}
 	if err == nil {
-		x, err = m.experts(s, i, x, h, rt)
+		err = m.experts(ctx, s, i, x, h, rt)
 	}
 	if err != nil {
 		free(x)

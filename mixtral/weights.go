@@ -94,8 +94,12 @@ func (l *loader) load(dtype dtypes.DType, dims []int, fill func(dst []byte) erro
 	if err := fill(bytes); err != nil {
 		return nil, err
 	}
-	flat := dtypes.UnsafeAnySliceFromBytes(unsafe.Pointer(unsafe.SliceData(bytes)), dtype, shape.Size())
-	return l.d.backend.BufferFromFlatData(0, flat, shape)
+	return l.d.backend.BufferFromFlatData(0, flatOf(dtype, bytes), shape)
+}
+
+// flatOf returns bytes as numbers.
+func flatOf(dtype dtypes.DType, bytes []byte) any {
+	return dtypes.UnsafeAnySliceFromBytes(unsafe.Pointer(unsafe.SliceData(bytes)), dtype, len(bytes)/dtype.Size())
 }
 
 // tensor loads one tensor of the checkpoint.

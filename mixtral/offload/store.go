@@ -97,7 +97,11 @@ func (s *Store) Open(src mixtral.ExpertSource) error {
 		n *= src.Layers
 	}
 	for range n {
-		s.places = append(s.places, &place{slot: src.NewSlot(), id: -1})
+		slot, err := src.NewSlot()
+		if err != nil {
+			return fmt.Errorf("offload: slot %d of %d: %w", len(s.places), n, err)
+		}
+		s.places = append(s.places, &place{slot: slot, id: -1})
 	}
 	s.free = slices.Clone(s.places)
 	if s.o.HostMemory > 0 {
@@ -135,7 +139,7 @@ func (s *Store) Close() error {
 
 // Use implements [mixtral.ExpertStore]. Steps that run concurrently use experts one
 // after the other.
-func (s *Store) Use(ctx context.Context, rt *mixtral.Routing, experts []int, compute func([]int, []*mixtral.ExpertSlot) error) (err error) {
+func (s *Store) Use(ctx context.Context, rt *mixtral.Routing, experts []int, few bool, compute func([]int, []*mixtral.ExpertSlot) error) (err error) {
 	select {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
