@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/prefetch"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -59,19 +62,37 @@ func (r replay) Predict(views []speculate.View, out []float32) error {
 	return nil
 }
 
-// backend is that of all tests.
-var backend = sync0(func() (mixtral.Options, error) {
+// backend returns the Go backend.
+func backend(t testing.TB) mixtral.Options { return backends(t)["go"] }
+
+// backends are Go, and with EXPERTSPEC_TEST_XLA the executors of XLA, and what runs on
+// devices with memory of their own.
+func backends(t testing.TB) map[string]mixtral.Options {
+	all, err := opened()
+	require.NoError(t, err)
+	return all
+}
+
+var opened = sync.OnceValues(func() (map[string]mixtral.Options, error) {
 	b, err := mixtral.OpenBackend("go")
-	return mixtral.Options{Backend: b, Chunk: 17}, err
+	all := map[string]mixtral.Options{"go": {Backend: b, Chunk: 17}}
+	plugin := os.Getenv("EXPERTSPEC_TEST_XLA")
+	if err != nil || plugin == "" {
+		return all, err
+	}
+	x, err := mixtral.OpenBackend("xla:" + plugin)
+	all["xla"] = mixtral.Options{Backend: x, Chunk: 17}
+	all["xla stepped"] = mixtral.Options{Backend: x, Chunk: 17, Executor: mixtral.Stepped}
+	if x != nil && x.HasSharedBuffers() {
+		all["remote"] = mixtral.Options{Backend: ownMemory{x}, Chunk: 17, Executor: mixtral.Stepped}
+	}
+	return all, err
 })
 
-func sync0(f func() (mixtral.Options, error)) func(t testing.TB) mixtral.Options {
-	o, err := f()
-	return func(t testing.TB) mixtral.Options {
-		require.NoError(t, err)
-		return o
-	}
-}
+// ownMemory is a backend as if its device had memory of its own.
+type ownMemory struct{ compute.Backend }
+
+func (ownMemory) HasSharedBuffers() bool { return false }
 
 // open loads a model with a store, which the test closes.
 func open(t testing.TB, files fs.FS, mo mixtral.Options, o Options) (*mixtral.Model, *Store) {
@@ -133,8 +154,8 @@ func settled(t *testing.T, s *Store) {
 }
 
 // results are the logits of a batch in chunks, of a document that is continued, and
-// the ids of a greedy continuation. s may be nil.
-func results(t *testing.T, m *mixtral.Model, s *Store, p speculate.Predictor) [][]float32 {
+// the ids of a greedy continuation; fewer without all. s may be nil.
+func results(t *testing.T, m *mixtral.Model, s *Store, p speculate.Predictor, all bool) [][]float32 {
 	t.Helper()
 	ctx := context.Background()
 	c := m.Config()
@@ -154,6 +175,10 @@ func results(t *testing.T, m *mixtral.Model, s *Store, p speculate.Predictor) []
 		return x.Observe, x.RouterInput()
 	}
 	req := mixtral.Request{Tokens: [][]int32{document(40), document(1), document(13), document(5)}, Logits: mixtral.AllLogits}
+	steps := []int{20, 1, 1, 3, 1}
+	if !all {
+		req.Tokens, steps = req.Tokens[2:3], []int{16, 1, 1}
+	}
 	req.Observe, req.RouterInput = observer()
 	out, err := m.Forward(ctx, req)
 	require.NoError(t, err)
@@ -161,10 +186,13 @@ func results(t *testing.T, m *mixtral.Model, s *Store, p speculate.Predictor) []
 	cache := m.NewCache(2)
 	defer cache.Close()
 	hook, input := observer()
-	for _, n := range []int{20, 1, 1, 3, 1} {
+	for _, n := range steps {
 		out, err := m.Forward(ctx, mixtral.Request{Tokens: [][]int32{document(n), document(1)}, Logits: mixtral.AllLogits, Cache: cache, Observe: hook, RouterInput: input})
 		require.NoError(t, err)
 		logits = append(logits, out.Logits...)
+	}
+	if !all {
+		return logits
 	}
 	o := mixtral.GenerateOptions{MaxTokens: 6, Stop: []int32{}}
 	o.Observe, o.RouterInput = observer()
@@ -182,47 +210,88 @@ var shapes = []mixtraltest.Checkpoint{
 	{Layers: 2, Experts: 1, TopK: 1, Hidden: 34, ExpertWidth: 7, Heads: 17, KVHeads: 1, Vocabulary: 101, Shards: 2},
 }
 
-// With every policy, results are bit-equal to those of the resident model.
+// form is the form of a model's weights.
+type form struct {
+	dtype dtypes.DType
+	q     mixtral.QuantizeMode
+}
+
+var forms = []form{{dtypes.Float32, 0}, {dtypes.BFloat16, 0}, {dtypes.Float32, mixtral.Int8}, {dtypes.BFloat16, mixtral.Int8}}
+
+// With every policy, results are bit-equal to those of the resident model, also where
+// experts are computed on the host, except if the executor is not the host's.
 func TestEqual(t *testing.T) {
-	for i, shape := range shapes {
-		files := shape.FS()
-		for _, form := range []struct {
-			dtype dtypes.DType
-			q     mixtral.QuantizeMode
-		}{{dtypes.Float32, 0}, {dtypes.BFloat16, 0}, {dtypes.Float32, mixtral.Int8}, {dtypes.BFloat16, mixtral.Int8}} {
-			mo := backend(t)
-			mo.DType, mo.Quantize = form.dtype, form.q
-			resident, err := mixtral.Load(t.Context(), files, mo)
-			require.NoError(t, err)
-			want := results(t, resident, nil, nil)
-			require.NoError(t, resident.Close())
-			least := min(max(2, shape.TopK), shape.Experts)
-			for j, o := range []Options{
-				{Slots: least, Policy: prefetch.OnDemand},
-				{Slots: least},
-				{Slots: least, PerLayer: true, Policy: prefetch.LFU, HostMemory: 1 << 20, Readers: 1},
-				{Slots: least + 2, Policy: prefetch.DecayedLFU, HostMemory: 3000},
-				{Slots: 1000, Readers: 5},
-			} {
-				for _, p := range []speculate.Predictor{nil, noise{}, noise{inputs: true}} {
-					t.Run(fmt.Sprintf("%d %v %v/%d %+v", i, form.dtype, form.q, j, p), func(t *testing.T) {
-						m, s := open(t, files, mo, o)
-						require.Equal(t, want, results(t, m, s, p))
-						settled(t, s)
-						st := s.Stats()
-						c := st.Total
-						assert.Equal(t, c.Requests, c.Hits+c.Late+c.Misses)
-						assert.EqualValues(t, c.Transfers*int64(s.src.Bytes), st.DiskBytes+st.HostBytes)
-						assert.Zero(t, st.Failed)
-						if o.Slots == 1000 {
-							assert.LessOrEqual(t, c.Transfers, int64(len(s.at)), "each is read at most once")
-							if p == nil {
-								assert.Equal(t, c.Cold, c.Transfers)
-							}
-						}
-					})
+	for name, mo := range backends(t) {
+		for i, shape := range shapes {
+			for k, form := range forms {
+				if name != "go" && k != []int{2, 0, 1}[i] {
+					continue // XLA compiles for each
 				}
+				mo.DType, mo.Quantize = form.dtype, form.q
+				testEqual(t, fmt.Sprintf("%s %d %v %v", name, i, form.dtype, form.q), shape, mo, name == "go")
 			}
+		}
+	}
+}
+
+func testEqual(t *testing.T, name string, shape mixtraltest.Checkpoint, mo mixtral.Options, all bool) {
+	files := shape.FS()
+	resident, err := mixtral.Load(t.Context(), files, mo)
+	require.NoError(t, err)
+	want := results(t, resident, nil, nil, all)
+	require.NoError(t, resident.Close())
+	least := min(max(2, shape.TopK), shape.Experts)
+	if !all {
+		least = min(2*least, shape.Experts) // two documents together
+	}
+	for j, o := range []Options{
+		{Slots: least, HostMemory: 1 << 20, Host: true},
+		{Slots: least, Policy: prefetch.OnDemand},
+		{Slots: least + 2, Policy: prefetch.DecayedLFU, HostMemory: 3000},
+		{Slots: least, PerLayer: true, Policy: prefetch.LFU, HostMemory: 1 << 20, Readers: 1},
+		{Slots: least},
+		{Slots: 1000, Readers: 5},
+	} {
+		for n, p := range []speculate.Predictor{noise{inputs: true}, noise{}, nil} {
+			if !all && (n != j%3 || j != 0 && shape.Layers != 2 || j > 3) {
+				continue // XLA compiles for each
+			}
+			t.Run(fmt.Sprintf("%s/%d %+v", name, j, p), func(t *testing.T) {
+				m, s := open(t, files, mo, o)
+				got := results(t, m, s, p, all)
+				if o.Host && !all {
+					requireClose(t, want, got, mo.DType)
+				} else {
+					require.Equal(t, want, got)
+				}
+				settled(t, s)
+				st := s.Stats()
+				c := st.Total
+				assert.Equal(t, c.Requests, c.Hits+c.Late+c.Misses+c.Host)
+				assert.Equal(t, o.Host, c.Host > 0, "experts were computed on the host")
+				assert.EqualValues(t, c.Transfers*int64(s.src.Bytes), st.DiskBytes+st.HostBytes)
+				assert.Zero(t, st.Failed)
+				if o.Slots == 1000 {
+					assert.LessOrEqual(t, c.Transfers, int64(len(s.at)), "each is read at most once")
+					if p == nil {
+						assert.Equal(t, c.Cold, c.Transfers)
+					}
+				}
+			})
+		}
+	}
+}
+
+func requireClose(t *testing.T, want, got [][]float32, dtype dtypes.DType) {
+	tolerance := 2e-5
+	if dtype == dtypes.BFloat16 {
+		tolerance = .05
+	}
+	require.Len(t, got, len(want))
+	for n := range got {
+		require.Len(t, got[n], len(want[n]))
+		for i := range got[n] {
+			require.InDelta(t, want[n][i], got[n][i], tolerance, "number %d of result %d", i, n)
 		}
 	}
 }
@@ -346,7 +415,7 @@ func TestFaults(t *testing.T) {
 	files := shapes[1].FS()
 	resident, err := mixtral.Load(t.Context(), files, backend(t))
 	require.NoError(t, err)
-	want := results(t, resident, nil, nil)
+	want := results(t, resident, nil, nil, true)
 	require.NoError(t, resident.Close())
 	for _, o := range []Options{{Slots: 4}, {Slots: 7, Readers: 1}, {Slots: 5, PerLayer: true, HostMemory: 1 << 16, Policy: prefetch.OnDemand}} {
 		var faulty atomic.Bool
@@ -375,7 +444,7 @@ func TestFaults(t *testing.T) {
 			settled(t, s)
 			faulty.Store(false)
 			if i%10 == 0 {
-				require.Equal(t, want, results(t, m, s, noise{}))
+				require.Equal(t, want, results(t, m, s, noise{}, true))
 				settled(t, s)
 			}
 		}
@@ -389,7 +458,7 @@ func TestFaultsAhead(t *testing.T) {
 	files := shapes[1].FS()
 	resident, err := mixtral.Load(t.Context(), files, backend(t))
 	require.NoError(t, err)
-	want := results(t, resident, nil, nil)
+	want := results(t, resident, nil, nil, true)
 	require.NoError(t, resident.Close())
 	var s *Store
 	o := Options{Slots: 7, wrap: func(read readFunc) readFunc {
@@ -407,7 +476,7 @@ func TestFaultsAhead(t *testing.T) {
 	m, err := mixtral.Load(t.Context(), files, mo)
 	require.NoError(t, err)
 	defer m.Close()
-	require.Equal(t, want, results(t, m, s, noise{}))
+	require.Equal(t, want, results(t, m, s, noise{}, true))
 	settled(t, s)
 	st := s.Stats()
 	assert.Positive(t, st.Failed)
@@ -484,7 +553,7 @@ func TestDamaged(t *testing.T) {
 func TestConcurrent(t *testing.T) {
 	files := shapes[1].FS()
 	m, s := open(t, files, backend(t), Options{Slots: 5})
-	want := results(t, m, s, nil)
+	want := results(t, m, s, nil, true)
 	errs := make(chan error)
 	for range 4 {
 		go func() {
@@ -506,7 +575,7 @@ func TestConcurrent(t *testing.T) {
 		require.NoError(t, <-errs)
 	}
 	settled(t, s)
-	require.Equal(t, want, results(t, m, s, nil))
+	require.Equal(t, want, results(t, m, s, nil, true))
 }
 
 // Closing while experts are being read ahead ends that.
@@ -551,7 +620,7 @@ func TestLimits(t *testing.T) {
 	require.EqualError(t, err, fmt.Sprintf("offload: device memory of 1000 bytes is too little: the model needs %d bytes, for 4 experts of %d bytes and %d bytes of other weights", 4*bytes+rest, bytes, rest))
 	for _, x := range []struct{ memory, slots int }{{4*bytes + rest, 4}, {5*bytes + rest - 1, 4}, {5*bytes + rest, 5}, {1 << 30, 18}} {
 		m, s := open(t, files, backend(t), Options{DeviceMemory: int64(x.memory), HostMemory: int64(2*bytes + 1)})
-		results(t, m, s, nil)
+		results(t, m, s, nil, true)
 		st := s.Stats()
 		assert.Equal(t, x.slots, st.Slots)
 		assert.Equal(t, Peak{Weights: int64(rest), Slots: int64(x.slots * bytes), Host: int64(2 * bytes)}, st.Peak)

@@ -2,6 +2,7 @@ package offload
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/expertspec/expertspec/mixtral"
@@ -23,6 +24,11 @@ type Options struct {
 	// are kept so that they are not read from the checkpoint again; the least recently
 	// read make room. 0: none.
 	HostMemory int64
+	// Host computes experts that are not in a slot but in host memory on the
+	// processor's cores, if the step has few tokens, instead of copying them first.
+	// They are copied ahead for the next token. Results are then those of the host's
+	// arithmetic.
+	Host bool
 	// Policy evicts; "" is prefetch.LRU. HalfLife is as in prefetch.Config.
 	Policy   prefetch.Policy
 	HalfLife int
@@ -47,6 +53,8 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("offload: device memory is %d bytes and slots are %d; one of the two is required", o.DeviceMemory, o.Slots)
 	case o.DeviceMemory < 0 || o.Slots < 0 || o.HostMemory < 0:
 		return fmt.Errorf("offload: device memory is %d bytes, slots are %d, host memory is %d bytes; none may be negative", o.DeviceMemory, o.Slots, o.HostMemory)
+	case o.Host && o.HostMemory == 0:
+		return errors.New("offload: computing on the host requires host memory")
 	case o.Readers < 0 || o.Readers > maxReaders:
 		return fmt.Errorf("offload: %d readers; must be 0 to %d", o.Readers, maxReaders)
 	case o.Bandwidth < 0:

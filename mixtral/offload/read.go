@@ -3,12 +3,16 @@ package offload
 import (
 	"container/list"
 	"context"
+	"fmt"
 	"sync"
 	"time"
+
+	"github.com/expertspec/expertspec/mixtral"
 )
 
 // reader reads experts into slots until the store is closed.
 func (s *Store) reader() {
+	var staging []byte // for slots that can only be written
 	for t := s.next(); t != nil; t = s.next() {
 		if t.after != nil {
 			<-t.after.done
@@ -16,7 +20,7 @@ func (s *Store) reader() {
 		}
 		err := t.ctx.Err()
 		if err == nil {
-			err = s.read(t)
+			err = s.read(t, &staging)
 		}
 		s.finish(t, err)
 	}
@@ -51,24 +55,46 @@ func (s *Store) next() *transfer {
 	}
 }
 
-func (s *Store) read(t *transfer) error {
-	dst := t.to.slot.Memory()
-	if s.host != nil && s.host.get(t.id, dst) {
-		s.count(&s.stats.fromHost, len(dst))
-		return nil
+// read fills a transfer's slot: from host memory, or from the checkpoint, by way of
+// host memory where there is room.
+func (s *Store) read(t *transfer, staging *[]byte) (err error) {
+	slot := t.to.slot
+	if c := s.host.acquire(t.id); c != nil {
+		defer s.host.release(c)
+		s.count(&s.stats.fromHost, len(c.bytes))
+		return slot.Write(c.bytes)
 	}
-	start := time.Now()
-	if err := s.src.Read(t.ctx, int(t.id)/s.src.Experts, int(t.id)%s.src.Experts, dst); err != nil {
+	c, err := s.host.room(t.id)
+	if err != nil {
 		return err
 	}
+	dst := slot.Memory()
+	if c != nil {
+		dst = c.bytes
+	} else if dst == nil {
+		if *staging == nil {
+			if *staging, err = s.src.NewMemory(); err != nil {
+				return err
+			}
+		}
+		dst = *staging
+	}
+	start := time.Now()
+	err = s.src.Read(t.ctx, int(t.id)/s.src.Experts, int(t.id)%s.src.Experts, dst)
 	s.mu.Lock()
 	s.stats.reading += time.Since(start)
 	s.mu.Unlock()
-	s.count(&s.stats.fromDisk, len(dst))
-	if s.host != nil {
-		s.host.put(t.id, dst)
+	s.host.add(c, err == nil)
+	if err != nil {
+		return err
 	}
-	return nil
+	s.count(&s.stats.fromDisk, len(dst))
+	if c == nil && slot.Memory() != nil {
+		return nil
+	}
+	err = slot.Write(dst)
+	s.host.release(c)
+	return err
 }
 
 func (s *Store) count(n *int64, bytes int) {
@@ -117,81 +143,115 @@ func throttled(read readFunc, rate int64) readFunc {
 	}
 }
 
-// hostTier is copies of experts in memory, the most recently read ones.
+// hostTier is copies of experts in memory, the most recently used ones. nil has none.
 type hostTier struct {
-	mu    sync.Mutex
-	at    map[int32]*list.Element // of *hostCopy
-	order *list.List              // most recent first; those that are being written are not in it
-	spare [][]byte
-	size  int64
+	mu        sync.Mutex
+	src       mixtral.ExpertSource
+	left      int                     // copies that may be allocated
+	allocated int64                   // bytes
+	at        map[int32]*list.Element // of *hostCopy
+	order     *list.List              // most recent first; those that are being read are not in it
+	spare     []*hostCopy
 }
 
 type hostCopy struct {
 	id    int32
 	bytes []byte
-	users int // that read bytes
+	slot  *mixtral.ExpertSlot // of bytes
+	users int                 // that read bytes
 }
 
-func newHostTier(n, bytes int) *hostTier {
-	h := &hostTier{at: map[int32]*list.Element{}, order: list.New(), size: int64(n) * int64(bytes)}
-	for range n {
-		h.spare = append(h.spare, make([]byte, bytes))
+func newHostTier(n int, src mixtral.ExpertSource) *hostTier {
+	return &hostTier{src: src, left: n, at: map[int32]*list.Element{}, order: list.New()}
+}
+
+// acquire returns the copy of an expert, which release must follow; nil if there is
+// none.
+func (h *hostTier) acquire(id int32) *hostCopy {
+	if h == nil {
+		return nil
 	}
-	return h
-}
-
-// get copies an expert to dst, if it is there.
-func (h *hostTier) get(id int32, dst []byte) bool {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	e := h.at[id]
 	if e == nil {
-		h.mu.Unlock()
-		return false
+		return nil
 	}
 	h.order.MoveToFront(e)
 	c := e.Value.(*hostCopy)
 	c.users++
-	h.mu.Unlock()
-	copy(dst, c.bytes)
+	return c
+}
+
+func (h *hostTier) release(c *hostCopy) {
+	if c == nil {
+		return
+	}
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	c.users--
-	h.mu.Unlock()
-	return true
+	if e := h.at[c.id]; c.users == 0 && (e == nil || e.Value != c) { // another reader was sooner
+		h.spare = append(h.spare, c)
+	}
 }
 
-// put keeps a copy of an expert, if there is memory that nobody reads.
-func (h *hostTier) put(id int32, src []byte) {
-	b := h.room(id)
-	if b == nil {
-		return
+// size is the bytes that are allocated.
+func (h *hostTier) size() (n int64) {
+	if h == nil {
+		return 0
 	}
-	copy(b, src)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.at[id] != nil { // two read it at once
-		h.spare = append(h.spare, b)
-		return
-	}
-	h.at[id] = h.order.PushFront(&hostCopy{id: id, bytes: b})
+	return h.allocated
 }
 
-func (h *hostTier) room(id int32) []byte {
+// room returns memory for a copy of an expert, to be given to add; nil if all of it is
+// being read.
+func (h *hostTier) room(id int32) (*hostCopy, error) {
+	if h == nil {
+		return nil, nil
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.at[id] != nil {
-		return nil
-	}
 	if n := len(h.spare); n > 0 {
-		b := h.spare[n-1]
+		c := h.spare[n-1]
 		h.spare = h.spare[:n-1]
-		return b
+		c.id = id
+		return c, nil
+	}
+	if h.left > 0 {
+		b, err := h.src.NewMemory()
+		if err != nil {
+			return nil, fmt.Errorf("offload: host memory: %w", err)
+		}
+		h.left--
+		h.allocated += int64(len(b))
+		return &hostCopy{id: id, bytes: b, slot: h.src.HostSlot(b)}, nil
 	}
 	for e := h.order.Back(); e != nil; e = e.Prev() {
 		if c := e.Value.(*hostCopy); c.users == 0 {
 			h.order.Remove(e)
 			delete(h.at, c.id)
-			return c.bytes
+			c.id = id
+			return c, nil
 		}
 	}
-	return nil
+	return nil, nil
+}
+
+// add keeps a copy that is complete, acquired for the caller, or takes back its memory.
+func (h *hostTier) add(c *hostCopy, complete bool) {
+	if c == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !complete {
+		h.spare = append(h.spare, c)
+		return
+	}
+	c.users = 1
+	if h.at[c.id] == nil {
+		h.at[c.id] = h.order.PushFront(c)
+	}
 }

@@ -34,7 +34,8 @@ type Stats struct {
 	Steps []Step `json:"steps"`
 }
 
-// Peak is the memory of the tiers, in bytes, which is allocated once.
+// Peak is the memory of the tiers, in bytes. It is allocated once, and the host's when
+// it is first used.
 type Peak struct {
 	Weights int64 `json:"weights"` // that are not experts'
 	Slots   int64 `json:"slots"`
@@ -103,11 +104,8 @@ func (s *Store) Stats() Stats {
 	st := Stats{
 		Policy: s.o.policy(), Slots: len(s.places), Resident: float64(len(s.places)) / float64(len(s.at)),
 		DiskBytes: c.fromDisk, HostBytes: c.fromHost, ReadSeconds: c.reading.Seconds(), Failed: c.failed, PredictSeconds: c.predicting.Seconds(),
-		Peak:  Peak{Weights: s.src.Resident, Slots: int64(len(s.places)) * int64(s.src.Bytes)},
+		Peak:  Peak{Weights: s.src.Resident, Slots: int64(len(s.places)) * int64(s.src.Bytes), Host: s.host.size()},
 		Steps: slices.Clone(c.steps),
-	}
-	if s.host != nil {
-		st.Peak.Host = s.host.size
 	}
 	st.Layers, st.Total = s.engine.Counts()
 	for l, d := range c.stall {

@@ -105,7 +105,7 @@ func (s *Store) Open(src mixtral.ExpertSource) error {
 	}
 	s.free = slices.Clone(s.places)
 	if s.o.HostMemory > 0 {
-		s.host = newHostTier(int(s.o.HostMemory/int64(src.Bytes)), src.Bytes)
+		s.host = newHostTier(int(s.o.HostMemory/int64(src.Bytes)), src)
 	}
 	s.stats.open(src.Layers)
 	s.turn = make(chan struct{}, 1)
@@ -150,8 +150,8 @@ func (s *Store) Use(ctx context.Context, rt *mixtral.Routing, experts []int, few
 	defer cancel()
 	u := &use{s: s, ctx: ctx, layer: rt.Layer, compute: compute}
 	s.step(rt)
-	if len(experts) <= s.src.TopK {
-		err = u.atOnce(experts)
+	if few || len(experts) <= s.src.TopK {
+		err = u.atOnce(experts, few && s.o.Host)
 	} else {
 		err = u.stream(experts)
 	}
@@ -233,19 +233,29 @@ type use struct {
 // begun is an expert that was requested.
 type begun struct {
 	id       int32
-	transfer *transfer
+	transfer *transfer // nil: the host computes it
 	demand   bool
+	copy     *hostCopy // from which the host computes
 }
 
-// begin requests experts. With the last ones of a step, the predictions follow.
-func (u *use) begin(experts []int, last bool) (list []begun, err error) {
+// begin requests experts; with host, those that are in host memory only will be
+// computed there. With the last ones of a step, the predictions follow.
+func (u *use) begin(experts []int, last, host bool) (list []begun, err error) {
 	s := u.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range experts {
 		b := begun{id: int32(u.layer*s.src.Experts + e)}
+		if host && s.at[b.id] == nil {
+			if b.copy = s.host.acquire(b.id); b.copy != nil {
+				s.engine.OnHost(b.id, 0)
+				s.changed.Signal()
+				list = append(list, b)
+				continue
+			}
+		}
 		if b.transfer, b.demand, err = s.request(u.ctx, b.id); err != nil {
-			return nil, err
+			return list, err
 		}
 		list = append(list, b)
 	}
@@ -257,6 +267,9 @@ func (u *use) begin(experts []int, last bool) (list []begun, err error) {
 
 // wait returns the slot of an expert when it is there.
 func (u *use) wait(b begun) (*mixtral.ExpertSlot, error) {
+	if b.copy != nil {
+		return b.copy.slot, nil
+	}
 	for {
 		if !b.transfer.ended() {
 			start := time.Now()
@@ -275,7 +288,7 @@ func (u *use) wait(b begun) (*mixtral.ExpertSlot, error) {
 			return nil, fmt.Errorf("offload: %w", b.transfer.err)
 		}
 		// It was read ahead, or for a step that was cancelled, which failed.
-		again, err := u.begin([]int{int(b.id) % u.s.src.Experts}, false)
+		again, err := u.begin([]int{int(b.id) % u.s.src.Experts}, false, false)
 		if err != nil {
 			return nil, err
 		}
@@ -284,8 +297,16 @@ func (u *use) wait(b begun) (*mixtral.ExpertSlot, error) {
 }
 
 // atOnce computes with all experts together.
-func (u *use) atOnce(experts []int) error {
-	list, err := u.begin(experts, true)
+func (u *use) atOnce(experts []int, host bool) error {
+	if pool := u.s.pool(); len(experts) > pool {
+		return fmt.Errorf("offload: layer %d: the step needs %d experts at once, there are %d slots: use more, or decode fewer documents together", u.layer, len(experts), pool)
+	}
+	list, err := u.begin(experts, true, host)
+	defer func() {
+		for _, b := range list {
+			u.s.host.release(b.copy)
+		}
+	}()
 	if err != nil {
 		return err
 	}
@@ -314,7 +335,7 @@ func (u *use) stream(experts []int) error {
 	var list []begun
 	for i, e := range sorted {
 		for n := len(list); n < min(i+window, len(sorted)); n++ {
-			more, err := u.begin(sorted[n:n+1], n == len(sorted)-1)
+			more, err := u.begin(sorted[n:n+1], n == len(sorted)-1, false)
 			if err != nil {
 				return err
 			}
