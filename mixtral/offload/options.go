@@ -33,8 +33,8 @@ type Options struct {
 	Policy   prefetch.Policy
 	HalfLife int
 	// Readers is the number of experts that are read at a time; 0: 2. It bounds what
-	// is in flight. An expert that is needed precedes those that are predicted, but
-	// interrupts none.
+	// is in flight. Of several, one is left to those that are needed. An expert that is
+	// needed precedes those that are predicted, but interrupts none.
 	Readers int
 	// Bandwidth, for experiments, limits reading from the checkpoint to bytes a
 	// second; 0: no limit.
@@ -90,7 +90,8 @@ func (o *Options) slots(src mixtral.ExpertSource) (int, error) {
 }
 
 func (o *Options) config(slots int) prefetch.Config {
-	return prefetch.Config{Capacity: slots, PerLayer: o.PerLayer, Policy: o.Policy, HalfLife: o.HalfLife}
+	return prefetch.Config{Capacity: slots, PerLayer: o.PerLayer, Policy: o.Policy, HalfLife: o.HalfLife,
+		InFlight: max(1, o.readers()-1)}
 }
 
 func shapeOf(src mixtral.ExpertSource) speculate.Shape {

@@ -50,7 +50,9 @@ func (s *Store) next() *transfer {
 			continue
 		}
 		if id, victim, _, ok := s.engine.Start(); ok {
-			return s.occupy(s.ctx, id, victim)
+			t := s.occupy(s.ctx, id, victim)
+			t.ahead = true
+			return t
 		}
 	}
 }
@@ -115,6 +117,10 @@ func (s *Store) finish(t *transfer, err error) {
 		}
 	}
 	close(t.done)
+	if t.ahead {
+		s.engine.Arrived()
+		s.changed.Signal()
+	}
 }
 
 // throttled returns read that takes turns at a rate in bytes a second.

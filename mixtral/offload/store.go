@@ -46,6 +46,7 @@ type transfer struct {
 	ctx   context.Context
 	id    int32
 	to    *place
+	ahead bool      // a prefetch
 	after *transfer // which must have ended: it writes to the same place
 	done  chan struct{}
 	err   error // once done
