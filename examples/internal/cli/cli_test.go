@@ -157,3 +157,21 @@ func TestWriteFile(t *testing.T) {
 	require.NoError(t, cli.WriteFile(path, text("new", nil)))
 	require.NoError(t, cli.WriteFile(os.DevNull, text("new", nil)))
 }
+
+func TestBytes(t *testing.T) {
+	for text, want := range map[string]int64{
+		"0": 0, "17": 17, "17B": 17, "24GB": 24e9, "24 gb": 24e9, "22.5GiB": 22.5 * (1 << 30), "1e3KB": 1e6, "2TiB": 2 << 40, "3tb": 3e12, "0.5KiB": 512, "7mib": 7 << 20,
+	} {
+		var b cli.Bytes
+		require.NoError(t, b.UnmarshalText([]byte(text)), text)
+		assert.EqualValues(t, want, b, text)
+	}
+	for _, text := range []string{"", "GB", "-1", "1XB", "NaN", "Inf", "1e30", "9223372036854775808", "8388608TiB", "1 2"} {
+		var b cli.Bytes
+		assert.ErrorContains(t, b.UnmarshalText([]byte(text)), "must be a number of bytes", text)
+		assert.Zero(t, b)
+	}
+	for b, want := range map[cli.Bytes]string{0: "0 B", 999: "999 B", 1000: "1.000 KB", 24e9: "24.00 GB", 123456789: "123.5 MB", 5e15: "5000 TB"} {
+		assert.Equal(t, want, b.String())
+	}
+}

@@ -109,6 +109,10 @@ func LoadTokenizer(file string) (*tokenizer.Tokenizer, error) {
 
 // Load opens the backend and loads the model. The caller calls free, not Close.
 func (m *Model) Load(ctx context.Context) (model *mixtral.Model, free func(), err error) {
+	return m.load(ctx, nil)
+}
+
+func (m *Model) load(ctx context.Context, experts mixtral.ExpertStore) (model *mixtral.Model, free func(), err error) {
 	files, err := Files(m.Folder)
 	if err != nil {
 		return nil, nil, err
@@ -117,7 +121,7 @@ func (m *Model) Load(ctx context.Context) (model *mixtral.Model, free func(), er
 	if err != nil {
 		return nil, nil, err
 	}
-	o := mixtral.Options{Backend: backend, Executor: m.Executor, DType: m.dtype, Quantize: m.quantize}
+	o := mixtral.Options{Backend: backend, Executor: m.Executor, DType: m.dtype, Quantize: m.quantize, Experts: experts}
 	if model, err = mixtral.Load(ctx, files, o); err != nil {
 		backend.Finalize()
 		return nil, nil, fmt.Errorf("-model %s: %w", m.Folder, err)

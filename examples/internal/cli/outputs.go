@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/mixtral/tokenizer"
+	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/safetensors"
+)
+
+// Outputs are what a model computes for the documents of a file, chosen by flags.
+// A line of the file is {"id": "a", "text": "Once upon"} or {"id": "b", "ids": [1, 17, 4]}.
+type Outputs struct {
+	In, Out string // files
+	Greedy  int
+	Logits  bool
+}
+
+// Flags defines -in, -out, -greedy and -logits.
+func (o *Outputs) Flags(f *flag.FlagSet) {
+	f.StringVar(&o.In, "in", "", "`file` of documents, JSON lines (required)")
+	f.StringVar(&o.Out, "out", "", "`file` to write, safetensors (required)")
+	f.IntVar(&o.Greedy, "greedy", 0, "`tokens` to continue each document by, always the likeliest one; the end-of-text token does not stop it")
+	f.BoolVar(&o.Logits, "logits", true, "write the logits, 4*T*V bytes a document")
+}
+
+// Check reports flags that cannot be used.
+func (o *Outputs) Check() error {
+	switch {
+	case o.In == "":
+		return errors.New("-in is required")
+	case o.Out == "":
+		return errors.New("-out is required")
+	case o.Greedy < 0:
+		return fmt.Errorf("-greedy is %d tokens", o.Greedy)
+	}
+	return nil
+}
+
+// Generator is Generate of a mixtral.Model, or does something besides.
+type Generator func(ctx context.Context, prompt []int32, o mixtral.GenerateOptions) ([]int32, error)
+
+// Compute returns the tensors of all documents and the number of invalid lines, which
+// are omitted and named to errs. generate, if not nil, replaces m.Generate.
+func (o *Outputs) Compute(ctx context.Context, program string, files *Model, m *mixtral.Model, generate Generator, errs io.Writer) (made []safetensors.Tensor, bad int, err error) {
+	file, err := os.Open(o.In)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer file.Close()
+	if generate == nil {
+		generate = m.Generate
+	}
+	w := &outputs{Outputs: o, ctx: ctx, files: files, model: m, generate: generate, seen: map[string]int{}}
+	lines, reported := bufio.NewReader(file), time.Now()
+	for number := 1; ; number++ {
+		line, readErr := ReadLine(lines)
+		if readErr != nil && readErr != io.EOF {
+			return nil, bad, fmt.Errorf("%s:%d: %w", o.In, number, readErr)
+		}
+		if time.Since(reported) > 5*time.Second {
+			reported = time.Now()
+			fmt.Fprintf(errs, "%s: line %d, %d documents done\n", program, number, len(w.seen))
+		}
+		if len(bytes.TrimSpace(line)) > 0 {
+			if err := w.line(number, line); err != nil {
+				if ctx.Err() != nil {
+					return nil, bad, ctx.Err()
+				}
+				fmt.Fprintf(errs, "%s: %s:%d: %v\n", program, o.In, number, err)
+				bad++
+			}
+		}
+		if readErr == io.EOF {
+			return w.tensors, bad, nil
+		}
+	}
+}
+
+// Write writes the tensors. Its error is an [Incomplete] where lines were omitted.
+func (o *Outputs) Write(made []safetensors.Tensor, bad int) error {
+	if err := safetensors.WriteFile(o.Out, made, nil); err != nil {
+		return err
+	}
+	if bad > 0 {
+		return &Incomplete{Omitted: bad, What: "lines of " + o.In}
+	}
+	return nil
+}
+
+type outputs struct {
+	*Outputs
+	ctx       context.Context
+	files     *Model
+	model     *mixtral.Model
+	generate  Generator
+	tokenizer *tokenizer.Tokenizer // loaded for the first text
+	seen      map[string]int       // line of an id
+	tensors   []safetensors.Tensor
+}
+
+type document struct {
+	ID   string   `json:"id"`
+	Text *string  `json:"text"`
+	IDs  *[]int32 `json:"ids"`
+}
+
+func (w *outputs) line(number int, line []byte) error {
+	var d document
+	if err := json.Unmarshal(line, &d); err != nil {
+		return fmt.Errorf("not a document: %w", err)
+	}
+	switch {
+	case d.ID == "":
+		return errors.New("the document has no id")
+	case w.seen[d.ID] != 0:
+		return fmt.Errorf("id %q is in line %d already", d.ID, w.seen[d.ID])
+	case (d.Text == nil) == (d.IDs == nil):
+		return fmt.Errorf("document %q: has both or neither of text and ids", d.ID)
+	}
+	ids, err := w.ids(d)
+	if err != nil {
+		return fmt.Errorf("document %q: %w", d.ID, err)
+	}
+	if err := w.compute(d.ID, ids); err != nil {
+		return fmt.Errorf("document %q: %w", d.ID, err)
+	}
+	w.seen[d.ID] = number
+	return nil
+}
+
+func (w *outputs) ids(d document) ([]int32, error) {
+	if d.IDs != nil {
+		return *d.IDs, nil
+	}
+	if w.tokenizer == nil {
+		t, err := w.files.LoadTokenizer()
+		if err != nil {
+			return nil, err
+		}
+		w.tokenizer = t
+	}
+	return w.tokenizer.Encode(*d.Text, true), nil
+}
+
+// compute adds the tensors of one document.
+func (w *outputs) compute(id string, ids []int32) error {
+	c := w.model.Config()
+	t := len(ids)
+	h := trace.Header{Model: c.TraceModel(w.files.Name())}
+	for l := range c.Layers {
+		h.LogitLayers = append(h.LogitLayers, l)
+	}
+	recorder, err := mixtral.NewRecorder(h)
+	if err != nil {
+		return err
+	}
+	req := mixtral.Request{Tokens: [][]int32{ids}, Observe: recorder.Observe}
+	if w.Logits {
+		req.Logits = mixtral.AllLogits
+	}
+	out, err := w.model.Forward(w.ctx, req)
+	if err != nil {
+		return err
+	}
+	doc := recorder.Take(0)
+	routerLogits := make([]float32, 0, len(doc.RouterLogits)) // [L,T,E], as transformers returns them
+	for l := range c.Layers {
+		for p := range t {
+			routerLogits = append(routerLogits, doc.RouterLogits[(p*c.Layers+l)*c.Experts:][:c.Experts]...)
+		}
+	}
+	name := func(field string) string { return id + "." + field }
+	made := []safetensors.Tensor{
+		safetensors.Int32s(name("input_ids"), []int{t}, ids),
+		safetensors.Float32s(name("router_logits"), []int{c.Layers, t, c.Experts}, routerLogits),
+		safetensors.Int32s(name("experts"), []int{t, c.Layers, c.TopK}, doc.Experts),
+		safetensors.Float32s(name("weights"), []int{t, c.Layers, c.TopK}, doc.Weights),
+	}
+	if w.Logits {
+		made = append(made, safetensors.Float32s(name("logits"), []int{t, c.VocabSize}, out.Logits[0]))
+	}
+	if w.Greedy > 0 {
+		greedy, err := w.generate(w.ctx, ids, mixtral.GenerateOptions{MaxTokens: w.Greedy, Stop: []int32{}})
+		if err != nil {
+			return err
+		}
+		made = append(made, safetensors.Int32s(name("greedy_ids"), []int{len(greedy)}, greedy))
+	}
+	w.tensors = append(w.tensors, made...)
+	return nil
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/mixtral/offload"
+	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/speculate/neural"
+	"github.com/expertspec/expertspec/speculate/prefetch"
+)
+
+// policy is a value of -policy.
+type policy struct {
+	name    string
+	evict   prefetch.Policy
+	predict bool // and experts that -predictor says are read ahead
+}
+
+var policies = []policy{
+	{name: "on-demand", evict: prefetch.OnDemand},
+	{name: "lru", evict: prefetch.LRU},
+	{name: "lfu", evict: prefetch.DecayedLFU},
+	{name: "prefetch", evict: prefetch.LRU, predict: true},
+}
+
+func policyNames() string {
+	var names []string
+	for _, p := range policies {
+		names = append(names, p.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// variant is a policy, with the predictor that it has.
+type variant struct {
+	policy
+	predictor string
+	distance  int
+}
+
+// String is the variant's name in tables.
+func (v variant) String() string {
+	if v.predictor == "" {
+		return v.name
+	}
+	_, name, ok := folder(v.predictor)
+	if !ok || name == "" {
+		name = v.predictor
+	}
+	return v.name + ": " + name
+}
+
+// variants are what -policy, -compare and -predictor ask for.
+func variants(o *options) ([]variant, error) {
+	flag, names, ps := "policy", []string{o.policy}, []string{o.predictor}
+	if o.compare != "" {
+		flag, names, ps = "compare", cli.List(o.compare), cli.List(o.predictor)
+	}
+	var vs []variant
+	for _, name := range names {
+		i := slices.IndexFunc(policies, func(p policy) bool { return p.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("-%s: policy %q; must be one of %s", flag, name, policyNames())
+		}
+		if !policies[i].predict {
+			vs = append(vs, variant{policy: policies[i]})
+			continue
+		}
+		if len(ps) == 0 || slices.Contains(ps, "") {
+			return nil, fmt.Errorf("-predictor is empty; policy %s requires one", name)
+		}
+		for _, p := range ps {
+			vs = append(vs, variant{policies[i], p, o.distance})
+		}
+	}
+	return vs, nil
+}
+
+// ahead is what the variant reads ahead; nil: nothing.
+func (v variant) ahead(p speculate.Predictor, c mixtral.Config) (*offload.PrefetchOptions, error) {
+	if p == nil {
+		return nil, nil
+	}
+	h := speculate.Horizon{Layers: v.distance}
+	if err := h.Validate(c.Layers); err != nil {
+		return nil, fmt.Errorf("-distance %d: %w", v.distance, err)
+	}
+	if !p.Supports(h) {
+		return nil, fmt.Errorf("-predictor %s: %s was not trained for -distance %d", v.predictor, p.Name(), v.distance)
+	}
+	return &offload.PrefetchOptions{Predictor: p, Horizon: h, Experts: c.TopK, NextToken: p.Supports(speculate.Horizon{})}, nil
+}
+
+// predictors loads those of all variants, by their name in -predictor.
+func (o *options) predictors() (map[string]speculate.Predictor, error) {
+	ps := map[string]speculate.Predictor{}
+	for _, v := range o.runs {
+		if v.predictor == "" || ps[v.predictor] != nil {
+			continue
+		}
+		gates, err := cli.ReadGates(o.model.Folder)
+		if err != nil {
+			return nil, err
+		}
+		p, err := predictor(v.predictor, gates)
+		if err != nil {
+			return nil, fmt.Errorf("-predictor %s: %w", v.predictor, err)
+		}
+		ps[v.predictor] = p
+	}
+	return ps, nil
+}
+
+// predictor returns one that needs no training, or one of a folder.
+func predictor(name string, gates *speculate.Gates) (speculate.Predictor, error) {
+	dir, name, ok := folder(name)
+	if !ok {
+		if name != "gate reuse" {
+			return nil, errors.New("neither gate reuse nor a folder of predictors")
+		}
+		ps, err := speculate.Baselines(speculate.Shape{Layers: gates.Layers, Experts: gates.Experts, Hidden: gates.Hidden}, gates)
+		if err != nil {
+			return nil, err
+		}
+		return named(ps, name)
+	}
+	set, err := neural.LoadAll(os.DirFS(dir), gates, nil)
+	if err != nil {
+		return nil, err
+	}
+	if name == "" && len(set.Predictors) == 1 {
+		return set.Predictors[0], nil
+	}
+	return named(set.Predictors, name)
+}
+
+// folder splits FOLDER:NAME or FOLDER; ok is false if there is no such folder.
+func folder(s string) (dir, name string, ok bool) {
+	isDir := func(path string) bool { info, err := os.Stat(path); return err == nil && info.IsDir() }
+	if isDir(s) {
+		return s, "", true
+	}
+	if i := strings.LastIndexByte(s, ':'); i > 0 && isDir(s[:i]) {
+		return s[:i], s[i+1:], true
+	}
+	return "", s, false
+}
+
+func named(ps []speculate.Predictor, name string) (speculate.Predictor, error) {
+	var names []string
+	for _, p := range ps {
+		if p.Name() == name {
+			return p, nil
+		}
+		names = append(names, p.Name())
+	}
+	return nil, fmt.Errorf("it has %q; choose one as FOLDER:NAME", names)
+}
