@@ -95,6 +95,7 @@ func (p *Prefetcher) session() (*speculate.Session, error) {
 
 // Observe is called with a layer's routing.
 func (p *Prefetcher) Observe(ctx context.Context, rt *mixtral.Routing) error {
+	defer p.s.predicting(time.Now(), len(rt.Position) == 1)
 	if err := p.record.Observe(ctx, rt); err != nil {
 		return err
 	}
@@ -181,7 +182,6 @@ func (p *Prefetcher) nextToken(s *speculate.Session, rt *mixtral.Routing) error 
 // predict has the likeliest experts of a layer read, which are for the step so many
 // steps ahead.
 func (p *Prefetcher) predict(s *speculate.Session, layer int, h speculate.Horizon, ahead int) error {
-	start := time.Now()
 	if err := s.PredictScores(layer, h, p.scores); err != nil {
 		return err
 	}
@@ -191,16 +191,28 @@ func (p *Prefetcher) predict(s *speculate.Session, layer int, h speculate.Horizo
 		}
 	}
 	ids := make([]int32, p.o.Experts)
-	p.s.predicted(p.scores, layer, ids, ahead, time.Since(start))
+	p.s.predicted(p.scores, layer, ids, ahead)
 	return nil
 }
 
 // predicted keeps a prediction until the step that follows, whose own experts precede
 // it.
-func (s *Store) predicted(scores []float32, layer int, ids []int32, ahead int, took time.Duration) {
+func (s *Store) predicted(scores []float32, layer int, ids []int32, ahead int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.engine.Likeliest(scores, layer, ids)
 	s.wants = append(s.wants, want{ids, int64(ahead)})
-	s.stats.predicting += took
+	s.stats.predictions++
+}
+
+// predicting counts that computing waited for a prefetcher, about one token or more.
+func (s *Store) predicting(start time.Time, one bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := time.Since(start)
+	s.stats.predicting += d
+	s.stats.costs.waited += d
+	if one {
+		s.stats.costs.decisions.add(d, len(s.wants))
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -109,6 +110,7 @@ func (s *Store) count(n *int64, bytes int) {
 func (s *Store) finish(t *transfer, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.open--
 	if t.err = err; err != nil {
 		s.stats.failed++
 		if t.to.last == t && t.to.id == t.id {
@@ -127,6 +129,7 @@ func (s *Store) finish(t *transfer, err error) {
 func throttled(read readFunc, rate int64) readFunc {
 	var mu sync.Mutex
 	var idle time.Time
+	first := make(chan struct{}, 1) // held by the one that is next to end
 	return func(ctx context.Context, layer, expert int, dst []byte) error {
 		mu.Lock()
 		if now := time.Now(); idle.Before(now) {
@@ -138,15 +141,31 @@ func throttled(read readFunc, rate int64) readFunc {
 		if err := read(ctx, layer, expert, dst); err != nil {
 			return err
 		}
-		timer := time.NewTimer(time.Until(until))
+		select {
+		case first <- struct{}{}:
+			defer func() { <-first }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		return waitUntil(ctx, until)
+	}
+}
+
+// waitUntil waits the last 2 ms on a processor, since timers are up to 1 ms late.
+func waitUntil(ctx context.Context, until time.Time) error {
+	if d := time.Until(until) - 2*time.Millisecond; d > 0 {
+		timer := time.NewTimer(d)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
-			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+	for time.Now().Before(until) {
+		runtime.Gosched()
+	}
+	return nil
 }
 
 // hostTier is copies of experts in memory, the most recently used ones. nil has none.

@@ -29,6 +29,7 @@ type Store struct {
 	at      []*place // [L*E]; nil: not in a slot
 	demands []*transfer
 	wants   []want // predictions since the last step
+	open    int    // transfers that have not ended
 	readers sync.WaitGroup
 	closed  bool
 	stats   counters
@@ -156,10 +157,12 @@ func (s *Store) Use(ctx context.Context, rt *mixtral.Routing, experts []int, few
 	} else {
 		err = u.stream(experts)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err != nil {
-		s.mu.Lock()
 		s.wants = s.wants[:0]
-		s.mu.Unlock()
+	} else {
+		s.stats.leave(rt)
 	}
 	return err
 }
@@ -172,7 +175,7 @@ func (s *Store) step(rt *mixtral.Routing) {
 	for _, id := range leave {
 		s.empty(s.at[id])
 	}
-	s.stats.step(rt)
+	s.stats.enter(rt)
 }
 
 // empty makes a place free.
@@ -190,6 +193,7 @@ func (s *Store) occupy(ctx context.Context, id, victim int32) *transfer {
 	p := s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
 	p.id, s.at[id] = id, p
+	s.open++
 	p.last = &transfer{ctx: ctx, id: id, to: p, after: p.last, done: make(chan struct{})}
 	return p.last
 }
@@ -229,6 +233,8 @@ type use struct {
 	ctx     context.Context
 	layer   int
 	compute func([]int, []*mixtral.ExpertSlot) error
+	stall   time.Duration
+	idle    bool // when experts were requested last, nothing was being read
 }
 
 // begun is an expert that was requested.
@@ -245,6 +251,7 @@ func (u *use) begin(experts []int, last, host bool) (list []begun, err error) {
 	s := u.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	u.idle = s.open == 0
 	for _, e := range experts {
 		b := begun{id: int32(u.layer*s.src.Experts + e)}
 		if host && s.at[b.id] == nil {
@@ -278,7 +285,9 @@ func (u *use) wait(b begun) (*mixtral.ExpertSlot, error) {
 			case <-b.transfer.done:
 			case <-u.ctx.Done():
 			}
-			u.s.stalled(u.layer, time.Since(start))
+			d := time.Since(start)
+			u.stall += d
+			u.s.stalled(u.layer, d)
 		}
 		switch err := u.ctx.Err(); {
 		case err != nil:
@@ -314,13 +323,25 @@ func (u *use) atOnce(experts []int, host bool) error {
 	slices.SortFunc(list, func(a, b begun) int { return int(a.id - b.id) })
 	slots := make([]*mixtral.ExpertSlot, len(list))
 	sorted := make([]int, len(list))
+	demands := 0
 	for i, b := range list {
 		if slots[i], err = u.wait(b); err != nil {
 			return err
 		}
 		sorted[i] = int(b.id) % u.s.src.Experts
+		if b.demand {
+			demands++
+		}
 	}
-	return u.compute(sorted, slots)
+	start := time.Now()
+	err = u.compute(sorted, slots)
+	u.s.mu.Lock()
+	defer u.s.mu.Unlock()
+	u.s.stats.costs.computed(len(list), time.Since(start))
+	if u.idle && demands > 0 {
+		u.s.stats.costs.demanded(demands, u.stall)
+	}
+	return err
 }
 
 // stream computes with one expert after the other, while the next are read.
