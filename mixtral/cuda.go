@@ -54,11 +54,10 @@ static int cuda_read(void *dst, unsigned long long src, size_t size) {
 	return err ? err : read_memory(dst, src, size);
 }
 
-static int cuda_write(int n, const unsigned long long *dst, const void **src, const size_t *size) {
+static int cuda_write(unsigned long long dst, const void *src, size_t size) {
 	int err = set_current(context);
-	for (int i = 0; !err && i < n; i++) err = write_memory(dst[i], src[i], size[i], stream);
-	int end = sync_stream(stream); // what began must end: its memory is used again
-	return err ? err : end;
+	if (!err) err = write_memory(dst, src, size, stream);
+	return err ? err : sync_stream(stream);
 }
 
 static int cuda_lock(void *p, size_t size) {
@@ -77,7 +76,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"runtime"
 	"sync"
 	"unsafe"
 
@@ -100,39 +98,17 @@ func cudaRead(dst []float32, b compute.Buffer) bool {
 	return C.cuda_read(unsafe.Pointer(unsafe.SliceData(dst)), C.ulonglong(address), C.size_t(4*len(dst))) == 0
 }
 
-// cudaCopy is bytes for a buffer of a CUDA device.
-type cudaCopy struct {
-	to   compute.Buffer
-	from []byte
-}
-
-// cudaTurn serializes cudaWrite: copies share the bus, so that two at a time would
-// both end late.
-var cudaTurn sync.Mutex
-
-// cudaWrite copies to buffers that no program is using, beside programs that run, on
-// a stream of its own. From page-locked memory (cudaLock) the bus is the limit:
-// 48-53 GB/s on an H100, where PJRT's uploads have 1-20.
-func cudaWrite(copies []cudaCopy) error {
-	n := len(copies)
-	dst, src, size := make([]C.ulonglong, n), make([]unsafe.Pointer, n), make([]C.size_t, n)
-	var pins runtime.Pinner
-	defer pins.Unpin()
-	total := 0
-	for i, c := range copies {
-		flat, err := c.to.Data() // an address on the device
-		if err != nil {
-			return err
-		}
-		p := unsafe.Pointer(unsafe.SliceData(c.from))
-		pins.Pin(p)
-		dst[i], src[i], size[i] = C.ulonglong(reflect.ValueOf(flat).Pointer()), p, C.size_t(len(c.from))
-		total += len(c.from)
+// cudaWrite copies to an offset in bytes of a buffer that no program is using, beside
+// programs that run, on a stream of its own. From page-locked memory (cudaLock) the bus
+// is the limit: 48-53 GB/s on an H100, where PJRT's uploads have 1-20.
+func cudaWrite(to compute.Buffer, offset int, from []byte) error {
+	flat, err := to.Data() // an address on the device
+	if err != nil {
+		return err
 	}
-	cudaTurn.Lock()
-	defer cudaTurn.Unlock()
-	if code := C.cuda_write(C.int(n), &dst[0], &src[0], &size[0]); code != 0 {
-		return fmt.Errorf("copying %d bytes to the device: CUDA error %d", total, code)
+	address := reflect.ValueOf(flat).Pointer() + uintptr(offset)
+	if code := C.cuda_write(C.ulonglong(address), unsafe.Pointer(unsafe.SliceData(from)), C.size_t(len(from))); code != 0 {
+		return fmt.Errorf("copying %d bytes to the device: CUDA error %d", len(from), code)
 	}
 	return nil
 }

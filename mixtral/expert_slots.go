@@ -116,7 +116,7 @@ func (m *Model) blank(shape shapes.Shape) (compute.Buffer, error) {
 
 // write copies an expert's bytes into the buffers. Where they are not in memory that
 // the host or the CUDA driver writes, it makes others.
-func (s *deviceSlot) write(expert []byte) error {
+func (s *deviceSlot) write(expert []byte, urgent bool) error {
 	switch {
 	case s.d.shared:
 		for _, p := range s.parts {
@@ -128,11 +128,14 @@ func (s *deviceSlot) write(expert []byte) error {
 		}
 		return nil
 	case s.d.gpu && cudaOpened():
-		copies := make([]cudaCopy, len(s.parts))
-		for i, p := range s.parts {
-			copies[i] = cudaCopy{*p.buffer, expert[p.from:p.to]}
+		for _, p := range s.parts {
+			if err := cudaBus.each(expert[p.from:p.to], urgent, func(offset int, some []byte) error {
+				return cudaWrite(*p.buffer, offset, some)
+			}); err != nil {
+				return err
+			}
 		}
-		return cudaWrite(copies)
+		return nil
 	}
 	for _, p := range s.parts {
 		b, err := s.d.backend.BufferFromFlatData(0, flatOf(p.shape.DType, expert[p.from:p.to]), p.shape)
@@ -141,6 +144,48 @@ func (s *deviceSlot) write(expert []byte) error {
 		}
 		free(*p.buffer)
 		*p.buffer = b
+	}
+	return nil
+}
+
+// bus serializes copies: two at a time would share its rate and both end late.
+type bus struct {
+	mu      sync.Mutex
+	changed *sync.Cond // nil until some copy waits
+	busy    bool
+	urgent  int // copies that wait or run
+}
+
+var cudaBus bus
+
+// busBytes is what others wait for: .6 ms at 50 GB/s, of which the start of a copy, and
+// the wait for its end, are 3 %.
+const busBytes = 32 << 20
+
+// each calls f for parts of a copy, and lets urgent ones precede the next part.
+func (b *bus) each(bytes []byte, urgent bool, f func(offset int, some []byte) error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.changed == nil {
+		b.changed = sync.NewCond(&b.mu)
+	}
+	if urgent {
+		b.urgent++
+		defer func() { b.urgent-- }()
+	}
+	for from := 0; from < len(bytes); from += busBytes {
+		for b.busy || !urgent && b.urgent > 0 {
+			b.changed.Wait()
+		}
+		b.busy = true
+		b.mu.Unlock()
+		err := f(from, bytes[from:min(from+busBytes, len(bytes))])
+		b.mu.Lock()
+		b.busy = false
+		b.changed.Broadcast()
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -71,10 +71,11 @@ type ExpertSlot struct {
 func (s *ExpertSlot) Memory() []byte { return s.memory }
 
 // Write fills the slot with an expert, [ExpertSource.Bytes]. It returns when that is
-// done; calls for different slots may be concurrent.
-func (s *ExpertSlot) Write(expert []byte) error {
+// done; calls for different slots may be concurrent. Copies to a CUDA device are made
+// one at a time: urgent ones precede, and interrupt, others.
+func (s *ExpertSlot) Write(expert []byte, urgent bool) error {
 	if s.on != nil {
-		return s.on.write(expert)
+		return s.on.write(expert, urgent)
 	}
 	copy(s.memory, expert)
 	return nil

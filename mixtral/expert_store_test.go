@@ -85,7 +85,7 @@ func (s *plainStore) Use(ctx context.Context, rt *Routing, experts []int, few bo
 			if err := s.src.Read(ctx, rt.Layer, e, s.memory); err != nil {
 				return err
 			}
-			if err := slots[i].Write(s.memory); err != nil {
+			if err := slots[i].Write(s.memory, true); err != nil {
 				return err
 			}
 		}

@@ -674,3 +674,31 @@ func TestLimits(t *testing.T) {
 	_, err = s.NewPrefetcher(model, PrefetchOptions{Predictor: noise{}})
 	require.ErrorContains(t, err, "the store's model has 2, 9 and 4")
 }
+
+// Steps that use all experts do not evict what they find: of the second of two, as many
+// hit as the slots allow, less those through which the others pass.
+func TestStreamKeeps(t *testing.T) {
+	const layers, experts, slots = 4, 9, 20
+	all := mixtraltest.Checkpoint{Layers: layers, Experts: experts, TopK: 2, Hidden: 24,
+		Route: func(_ int, token int32) []int32 { return []int32{token % experts, (token + 1) % experts} }}
+	m, s := open(t, all.FS(), backend(t), Options{Slots: slots})
+	prompt := make([]int32, experts)
+	for i := range prompt {
+		prompt[i] = int32(i)
+	}
+	var before prefetch.Counts
+	for range 2 {
+		_, err := m.Forward(t.Context(), mixtral.Request{Tokens: [][]int32{prompt}})
+		require.NoError(t, err)
+		settled(t, s)
+		now := s.Stats().Total
+		if before.Requests == 0 {
+			assert.EqualValues(t, layers*experts, now.Transfers)
+		} else {
+			const window = 3
+			assert.LessOrEqual(t, now.Transfers-before.Transfers, int64(layers*experts-slots+window))
+			assert.Zero(t, now.Wasted)
+		}
+		before = now
+	}
+}

@@ -65,7 +65,7 @@ func (s *Store) read(t *transfer, staging *[]byte) (err error) {
 	if c := s.host.acquire(t.id); c != nil {
 		defer s.host.release(c)
 		s.count(&s.stats.fromHost, len(c.bytes))
-		return slot.Write(c.bytes)
+		return s.write(t, c.bytes)
 	}
 	c, err := s.host.room(t.id)
 	if err != nil {
@@ -95,8 +95,17 @@ func (s *Store) read(t *transfer, staging *[]byte) (err error) {
 	if c == nil && slot.Memory() != nil {
 		return nil
 	}
-	err = slot.Write(dst)
+	err = s.write(t, dst)
 	s.host.release(c)
+	return err
+}
+
+func (s *Store) write(t *transfer, expert []byte) error {
+	start := time.Now()
+	err := t.to.slot.Write(expert, !t.ahead)
+	s.mu.Lock()
+	s.stats.writing += time.Since(start)
+	s.mu.Unlock()
 	return err
 }
 

@@ -25,6 +25,9 @@ type Stats struct {
 	DiskBytes   int64   `json:"disk_bytes"`
 	HostBytes   int64   `json:"host_bytes"`
 	ReadSeconds float64 `json:"read_seconds"`
+	// WriteSeconds is the time that slots were written from host memory, including
+	// waiting for another's copy over the bus.
+	WriteSeconds float64 `json:"write_seconds"`
 	// Failed is the number of reads that ended with an error or were cancelled.
 	Failed int64 `json:"failed"`
 	// PredictSeconds is the time that prefetchers took, for as many Predictions, each
@@ -73,7 +76,7 @@ const maxSteps = 1 << 16
 type counters struct {
 	stall              []time.Duration // [L]
 	fromDisk, fromHost int64
-	reading            time.Duration
+	reading, writing   time.Duration
 	predicting         time.Duration
 	predictions        int64
 	failed             int64
@@ -154,7 +157,8 @@ func (s *Store) Stats() Stats {
 	c := &s.stats
 	st := Stats{
 		Policy: s.o.policy(), Slots: len(s.places), Resident: float64(len(s.places)) / float64(len(s.at)),
-		DiskBytes: c.fromDisk, HostBytes: c.fromHost, ReadSeconds: c.reading.Seconds(), Failed: c.failed, PredictSeconds: c.predicting.Seconds(), Predictions: c.predictions,
+		DiskBytes: c.fromDisk, HostBytes: c.fromHost, ReadSeconds: c.reading.Seconds(), WriteSeconds: c.writing.Seconds(), Failed: c.failed,
+		PredictSeconds: c.predicting.Seconds(), Predictions: c.predictions,
 		Peak:  Peak{Weights: s.src.Resident, Slots: int64(len(s.places)) * int64(s.src.Bytes), Host: s.host.size()},
 		Steps: slices.Clone(c.steps),
 	}

@@ -227,6 +227,14 @@ func (s *Store) expect(step int64) {
 	s.wants = s.wants[:0]
 }
 
+// follow reads ahead experts of the next layer.
+func (s *Store) follow(layer, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.engine.Follow(layer, n, 0)
+	s.changed.Broadcast()
+}
+
 // use is one call of Use.
 type use struct {
 	s       *Store
@@ -362,6 +370,9 @@ func (u *use) stream(experts []int) error {
 				return err
 			}
 			list = append(list, more...)
+		}
+		if len(sorted) == s.src.Experts && i == max(0, len(sorted)-window) {
+			s.follow(u.layer, window)
 		}
 		slot, err := u.wait(list[i])
 		if err == nil {

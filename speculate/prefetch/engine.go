@@ -38,6 +38,8 @@ type Engine struct {
 	queued  []bool  // [L*E]
 	fresh   []bool  // [L*E] prefetched, resident, not yet requested
 	current []int32 // requested in this step
+	missed  []int64 // [L*E] step of the last copy on demand; or never
+	spent   []int32 // released after such a copy: evicted before others, the last first
 	dropped []int32 // scratch of Step
 }
 
@@ -74,7 +76,7 @@ func newEngine(s speculate.Shape, cfg Config) *Engine {
 	n := s.Layers * s.Experts
 	e := &Engine{most: maxRequests, shape: s, policy: cfg.policy(), size: cfg.Capacity, hold: cfg.Hold, use: newUsage(cfg, s),
 		limit:  cmp.Or(cfg.InFlight, math.MaxInt),
-		layers: make([]Counts, s.Layers), due: make([]int64, n), usedAt: make([]int64, n), queued: make([]bool, n), fresh: make([]bool, n)}
+		layers: make([]Counts, s.Layers), due: make([]int64, n), usedAt: make([]int64, n), missed: make([]int64, n), queued: make([]bool, n), fresh: make([]bool, n)}
 	at := make([]int32, n)
 	for i := range at {
 		at[i] = -1
@@ -92,8 +94,9 @@ func newEngine(s speculate.Shape, cfg Config) *Engine {
 func (e *Engine) begin(requests []int32) {
 	e.use.begin(requests)
 	e.n, e.step, e.current = 0, -1, e.current[:0]
+	e.spent = e.spent[:0]
 	for i := range e.due {
-		e.due[i], e.usedAt[i] = -1, never
+		e.due[i], e.usedAt[i], e.missed[i] = -1, never, never
 	}
 }
 
@@ -154,6 +157,7 @@ func (e *Engine) Request(id int32, arriving bool) (resident bool, victim int32, 
 	case !resident:
 		c.Misses++
 		e.unqueue(id)
+		e.missed[id] = e.step
 	case arriving:
 		c.Late++
 	default:
@@ -208,9 +212,30 @@ func (e *Engine) restart() {
 	}
 }
 
+// spentVictim removes and returns an expert that is spent; -1: none.
+func (e *Engine) spentVictim(h *cache) int32 {
+	for n := len(e.spent); n > 0; n = len(e.spent) {
+		id := e.spent[n-1]
+		switch {
+		case !e.Resident(id) || e.usedAt[id] != e.missed[id]-1 || e.due[id] > e.step: // others need it
+			e.spent = e.spent[:n-1]
+		case e.cache(id) != h:
+			return -1
+		default:
+			e.spent = e.spent[:n-1]
+			h.remove(id)
+			return id
+		}
+	}
+	return -1
+}
+
 // demandVictim removes and returns the expert that is evicted for one that is needed
 // now: by policy, those that are predicted last; -1: none.
 func (e *Engine) demandVictim(h *cache) int32 {
+	if v := e.spentVictim(h); v >= 0 {
+		return v
+	}
 	free := func(x int32) bool { return !e.hold || e.usedAt[x] != e.step }
 	if v := h.evict(func(x int32) bool { return e.due[x] < e.step && free(x) }); v >= 0 {
 		return v
@@ -221,11 +246,27 @@ func (e *Engine) demandVictim(h *cache) int32 {
 	return h.evict(free)
 }
 
-// Release ends the hold on an expert that the current step has used and does not
-// need again.
+// Release ends the hold on an expert that the current step, of many tokens, has used
+// and does not need again. If it was copied for this step, it makes room for the next:
+// such steps use all experts of all layers in turn, where a cache that evicts by
+// recency would never hit. Those that were resident remain so.
 func (e *Engine) Release(id int32) {
-	if e.usedAt[id] == e.step {
-		e.usedAt[id]--
+	if e.usedAt[id] != e.step {
+		return
+	}
+	e.usedAt[id]--
+	if e.missed[id] == e.step {
+		e.spent = append(e.spent, id)
+	}
+}
+
+// Follow queues, as Want does, the first n experts of the layer that follows one of
+// which the step uses all experts.
+func (e *Engine) Follow(layer, n int, at int64) {
+	for i := range min(n, e.shape.Experts) {
+		if layer+1 < e.shape.Layers {
+			e.Want([]int32{int32((layer+1)*e.shape.Experts + i)}, e.step+1, at)
+		}
 	}
 }
 
@@ -309,7 +350,9 @@ func (e *Engine) Start() (id, victim int32, step int64, ok bool) {
 	c, h := &e.layers[e.layer(w.id)], e.cache(w.id)
 	victim = -1
 	if len(h.heap) >= e.size {
-		victim = h.evict(func(x int32) bool { return e.due[x] <= e.step && e.usedAt[x] != e.step })
+		if victim = e.spentVictim(h); victim < 0 {
+			victim = h.evict(func(x int32) bool { return e.due[x] <= e.step && e.usedAt[x] != e.step })
+		}
 		if victim < 0 {
 			c.Dropped++
 			return w.id, -1, w.step, false

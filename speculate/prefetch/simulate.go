@@ -131,6 +131,9 @@ func (m *simulator) stream(requests []int32, pass, layer int) {
 			if next == len(sorted)-1 {
 				m.Expire()
 				m.ask(pass, layer)
+				if len(sorted) == m.shape.Experts {
+					m.Follow(layer, window, m.now)
+				}
 			}
 		}
 		m.wait(id, m.arrive[id])
