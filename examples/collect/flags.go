@@ -29,6 +29,7 @@ error, and the others are processed.`
 type options struct {
 	collect.Options
 	model                    cli.Model
+	limits                   cli.Limits
 	out                      string
 	data                     list
 	sets                     string
@@ -58,6 +59,7 @@ func (l *list) Set(v string) error {
 
 func (o *options) flags(fs *flag.FlagSet) {
 	o.model.Flags(fs)
+	o.limits.Flags(fs)
 	fs.StringVar(&o.model.Tokenizer, "tokenizer", "", "`file` of the tokenizer (default: tokenizer.json of the model)")
 	fs.Var(&o.data, "data", "`file or folder` of texts, may be given several times: "+strings.Join(collect.Formats(), ", ")+
 		",\nalso compressed as .gz, .bz2 or .zst; a folder means all such files in it; mini for the\nembedded documents (default mini with -model mini)")
@@ -81,7 +83,7 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.BoolVar(&o.RouterInput, "router-input", false, "record the routers' inputs [T,L,D] too (default false); large: 2 or 4 bytes times L times D a token")
 	fs.StringVar(&o.inputLayers, "input-layers", "", "`layers` of the router input (default all); implies -router-input")
 	fs.StringVar(&o.float, "float", "float32", "`type` of router logits and router input in the trace: float32 or float16")
-	fs.IntVar(&o.BatchTokens, "batch", collect.DefaultBatchTokens, "maximum number of tokens computed at once, including padding")
+	fs.IntVar(&o.BatchTokens, "batch", 0, fmt.Sprintf("maximum number of tokens computed at once, including padding (default %d; with -device-memory on a device\nwith memory of its own, as many as fit beside the weights, at most %d)", collect.DefaultBatchTokens, mostTokens))
 	fs.IntVar(&o.Concurrency, "at-once", 1, "batches that the model computes at once; with 2, an accelerator does not wait for the host")
 	fs.IntVar(&o.DocumentsPerShard, "shard", 0, "`number` of documents in a shard, and at most in a batch; an interrupted run loses at most two shards\n(default an eighth of all documents, at least 4 and at most 64)")
 	fs.StringVar(&o.part, "part", "", "`i/n`: process the i-th of n parts of the work, i from 0 to n-1 or from 1 to n (default all of it)")
@@ -109,10 +111,13 @@ func (o *options) check(fs *flag.FlagSet) (err error) {
 	for _, f := range []struct {
 		name     string
 		n, least int
-	}{{"docs", o.DocumentsPerDataset, 0}, {"tokens", o.MaxTokens, 1}, {"batch", o.BatchTokens, 1}, {"shard", o.DocumentsPerShard, 0}, {"at-once", o.Concurrency, 1}} {
+	}{{"docs", o.DocumentsPerDataset, 0}, {"tokens", o.MaxTokens, 1}, {"batch", o.BatchTokens, 0}, {"shard", o.DocumentsPerShard, 0}, {"at-once", o.Concurrency, 1}} {
 		if f.n < f.least {
 			return fmt.Errorf("-%s is %d; must be at least %d", f.name, f.n, f.least)
 		}
+	}
+	if err := o.limits.Check(); err != nil {
+		return err
 	}
 	if o.LogitLayers, err = layers(o.logitLayers); err != nil {
 		return fmt.Errorf("-logit-layers: %w", err)

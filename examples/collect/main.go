@@ -54,7 +54,7 @@ func (o *options) collect(ctx context.Context, errs io.Writer) (*collect.Report,
 	if err != nil {
 		return nil, err
 	}
-	model, free, err := o.model.Load(ctx)
+	model, free, err := o.load(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,8 @@ import (
 	"io"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/mixtral/offload"
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace/safetensors"
 )
@@ -79,9 +81,6 @@ func (o *options) check(*flag.FlagSet) error {
 }
 
 func (o *options) run(ctx context.Context, s cli.Streams) error {
-	if !o.limits.Given() {
-		return o.limits.Required(ctx, &o.model)
-	}
 	ps, err := o.predictors()
 	if err != nil {
 		return err
@@ -116,9 +115,11 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 
 // measure runs one variant.
 func (o *options) measure(ctx context.Context, v variant, p speculate.Predictor, errs io.Writer) ([]safetensors.Tensor, int, *cli.Telemetry, error) {
-	so := o.limits.Options()
-	so.Policy = v.policy.evict
-	store, model, free, err := o.model.LoadStore(ctx, so)
+	store, model, free, err := o.model.LoadStore(ctx, func(src mixtral.ExpertSource) (offload.Options, error) {
+		so, err := o.limits.Options(src)
+		so.Policy = v.policy.evict
+		return so, err
+	})
 	if err != nil {
 		return nil, 0, nil, err
 	}

@@ -52,3 +52,37 @@ func TestConcurrencyCancel(t *testing.T) {
 	run(t, documents(7, 3), dir, o)
 	valid(t, dir, 21)
 }
+
+// spares checks that documents are reused within a data set only.
+type spares struct {
+	collect.Model
+	t        *testing.T
+	datasets map[int32]string // by the second token, the first of the text
+	reused   *int
+}
+
+func (s spares) Record(ctx context.Context, h *trace.Header, tokens [][]int32, spare []*trace.Document) ([]*trace.Document, error) {
+	for _, d := range spare {
+		*s.reused++
+		assert.Equal(s.t, s.datasets[tokens[0][1]], d.Dataset)
+	}
+	return s.Model.Record(ctx, h, tokens, spare)
+}
+
+// What a data set leaves in memory is not kept while the next is computed.
+func TestSpares(t *testing.T) {
+	tok := must(loadTokenizer())
+	var docs []collect.Document
+	datasets := map[int32]string{}
+	for set, word := range map[string]string{"a": "apple", "b": "banana", "c": "cherry"} {
+		datasets[tok.Encode(word, true)[1]] = set
+		for i := range 12 {
+			docs = append(docs, collect.Document{Dataset: set, ID: string(rune('a' + i)), Text: word + " pie"})
+		}
+	}
+	reused := 0
+	m := spares{collect.Mixtral(must(model())), t, datasets, &reused}
+	_, err := tryRun(t.Context(), m, t.TempDir(), collect.Options{DocumentsPerShard: 6, BatchTokens: 8}, collect.Slice("x", docs))
+	assert.NoError(t, err)
+	assert.Positive(t, reused)
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math/bits"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -59,6 +60,7 @@ func (r *run) compute(ctx context.Context, p *pipeline) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer close(p.passes)
+	dataset := ""
 	for x, err := range r.passes() {
 		if err != nil {
 			return err
@@ -68,9 +70,18 @@ func (r *run) compute(ctx context.Context, p *pipeline) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		if len(x.texts) > 0 && x.texts[0].Dataset != dataset {
+			if dataset != "" {
+				debug.FreeOSMemory() // what its documents and their sizes left
+			}
+			dataset = x.texts[0].Dataset
+		}
 		var spare []*trace.Document
 		select {
 		case spare = <-p.spare:
+			if len(spare) > 0 && spare[0].Dataset != dataset {
+				spare = nil // of other lengths
+			}
 		default:
 		}
 		wg.Go(func() {

@@ -82,40 +82,11 @@ func (l *Limits) Check() error {
 // Given reports whether device memory is limited.
 func (l *Limits) Given() bool { return l.Device > 0 || l.Slots > 0 }
 
-// Options returns the limits as those of a store.
-func (l *Limits) Options() offload.Options {
-	return offload.Options{DeviceMemory: int64(l.Device), Slots: l.Slots, HostMemory: int64(l.Host), Bandwidth: int64(l.Bandwidth)}
-}
-
-// LoadStore is Load of a model whose experts are in a store.
-func (m *Model) LoadStore(ctx context.Context, o offload.Options) (*offload.Store, *mixtral.Model, func(), error) {
-	s, err := offload.New(o)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	experts := &opened{ExpertStore: s}
-	model, free, err := m.load(ctx, experts)
-	if experts.err != nil && o.DeviceMemory > 0 {
-		err = fmt.Errorf("-device-memory %d: %w", o.DeviceMemory, experts.err)
-	}
-	return s, model, free, err
-}
-
-// Sizes returns the sizes of a model's weights. It reads those that are not experts'.
-func (m *Model) Sizes(ctx context.Context) (mixtral.ExpertSource, error) {
-	experts := new(opened)
-	_, _, err := m.load(ctx, experts)
-	if experts.err != nil {
-		return experts.src, nil
-	}
-	return experts.src, err
-}
-
-// Required is the error that -device-memory is missing. It says what the model needs.
-func (l *Limits) Required(ctx context.Context, m *Model) error {
-	src, err := m.Sizes(ctx)
-	if err != nil {
-		return err
+// Options returns the limits as those of a store for a model of these sizes. If no
+// device memory is given, the error says how much the model needs.
+func (l *Limits) Options(src mixtral.ExpertSource) (offload.Options, error) {
+	if l.Given() {
+		return offload.Options{DeviceMemory: int64(l.Device), Slots: l.Slots, HostMemory: int64(l.Host), Bandwidth: int64(l.Bandwidth)}, nil
 	}
 	n := src.Layers * src.Experts
 	size := func(experts int) string {
@@ -123,24 +94,44 @@ func (l *Limits) Required(ctx context.Context, m *Model) error {
 		return fmt.Sprintf("%d bytes (%s)", b, Bytes(b))
 	}
 	least := min(max(src.TopK, 2), src.Experts)
-	return fmt.Errorf("-device-memory is required: the model needs at least %s, for %d experts of %d bytes and %d bytes of other weights; all of its %d experts need %s",
+	return offload.Options{}, fmt.Errorf("-device-memory is required: the model needs at least %s, for %d experts of %d bytes and %d bytes of other weights; all of its %d experts need %s",
 		size(least), least, src.Bytes, src.Resident, n, size(n))
 }
 
-// opened remembers what a store was opened with. Without a store, opening fails.
-type opened struct {
-	mixtral.ExpertStore
-	src mixtral.ExpertSource
-	err error // of Open
+// LoadStore is Load of a model whose experts are in a store, with the options that
+// choose returns for the model's sizes.
+func (m *Model) LoadStore(ctx context.Context, choose func(mixtral.ExpertSource) (offload.Options, error)) (*offload.Store, *mixtral.Model, func(), error) {
+	experts := &chosenStore{choose: choose}
+	model, free, err := m.load(ctx, experts)
+	if experts.err != nil {
+		err = experts.err
+	}
+	return experts.Store, model, free, err
+}
+
+// chosenStore is a store whose options are chosen when it is opened.
+type chosenStore struct {
+	*offload.Store
+	choose func(mixtral.ExpertSource) (offload.Options, error)
+	err    error // of Open
 }
 
 // Open implements mixtral.ExpertStore.
-func (o *opened) Open(src mixtral.ExpertSource) error {
-	o.src = src
-	if o.ExpertStore == nil {
-		o.err = errors.New("only the sizes are needed")
-	} else {
-		o.err = o.ExpertStore.Open(src)
+func (c *chosenStore) Open(src mixtral.ExpertSource) error {
+	c.err = c.open(src)
+	return c.err
+}
+
+func (c *chosenStore) open(src mixtral.ExpertSource) error {
+	o, err := c.choose(src)
+	if err != nil {
+		return err
 	}
-	return o.err
+	if c.Store, err = offload.New(o); err != nil {
+		return err
+	}
+	if err = c.Store.Open(src); err != nil && o.DeviceMemory > 0 {
+		err = fmt.Errorf("-device-memory %d: %w", o.DeviceMemory, err)
+	}
+	return err
 }

@@ -27,6 +27,8 @@ type Model struct {
 	Backend   string
 	Executor  mixtral.Executor
 	Tokenizer string // a file; "": tokenizer.json in Folder
+	// OwnMemory says that the backend, once opened, has memory that is not the host's.
+	OwnMemory bool
 	dtype     dtypes.DType
 	quantize  mixtral.QuantizeMode
 }
@@ -121,12 +123,27 @@ func (m *Model) load(ctx context.Context, experts mixtral.ExpertStore) (model *m
 	if err != nil {
 		return nil, nil, err
 	}
+	m.OwnMemory = !backend.HasSharedBuffers()
 	o := mixtral.Options{Backend: backend, Executor: m.Executor, DType: m.dtype, Quantize: m.quantize, Experts: experts}
 	if model, err = mixtral.Load(ctx, files, o); err != nil {
 		backend.Finalize()
 		return nil, nil, fmt.Errorf("-model %s: %w", m.Folder, err)
 	}
 	return model, func() { model.Close(); backend.Finalize() }, nil
+}
+
+// Config reads the model's configuration.
+func (m *Model) Config() (mixtral.Config, error) {
+	files, err := Files(m.Folder)
+	if err != nil {
+		return mixtral.Config{}, err
+	}
+	c, err := mixtral.OpenCheckpoint(files)
+	if err != nil {
+		return mixtral.Config{}, fmt.Errorf("-model %s: %w", m.Folder, err)
+	}
+	defer c.Close()
+	return c.Config(), nil
 }
 
 // ReadGates reads the routers of a checkpoint; nil for folder "".
