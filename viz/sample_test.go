@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/expertspec/expertspec/speculate/prefetch"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"gonum.org/v1/plot"
@@ -247,8 +248,47 @@ func sampleFigures() []Figure {
 		TokenText{Info: Info{Name: "token-text", Title: "Fiction, document 00015, layer 7: first choice"}, Journey: journey, Layer: 7, Experts: 8},
 		sampleBars(), sampleSankey(4, 8), sampleSankey(3, 64), sampleTimeline(), sampleScatter(),
 		TokenPaths{Info: Info{Name: "token-paths", Title: "Paths of three tokens through the layers"}, Journey: journey, Experts: 8, Tokens: []int{3, 17, 40}},
-		sampleDrawing(),
+		sampleDrawing(), sampleOffload("offload-policies", 1, 30), sampleOffload("offload-extreme", 15, 0.001), sampleStalls(),
 	}
+}
+
+// sampleOffloadRuns are policies with speeds from slow times 1.7, and longer names in
+// an extreme.
+func sampleOffloadRuns(fast, slow float64) (runs []OffloadRun) {
+	for i, n := range []string{"on demand", "LRU", "decayed LFU", "prefetch: gate reuse", "prefetch: routing transformer, four layers ahead and the next token", "host", "oracle"} {
+		c := prefetch.Counts{Requests: 100000, Hits: int64(14000 * i), Late: int64(200 * i), Host: int64(1000 * (i % 2)), Prefetched: int64(900 * i), Used: int64(800 * i)}
+		c.Misses = c.Requests - c.Hits - c.Late - c.Host
+		r := offloaded(slow*math.Pow(1.7*fast, float64(i)), c)
+		for l := range 16 {
+			r.Layers = append(r.Layers, prefetch.Counts{StallSeconds: (6 - float64(i)) / slow * (2 + math.Sin(float64(l))) / 1000})
+		}
+		simulated := *r
+		simulated.TokensPerSecond *= .93
+		run := OffloadRun{Name: n, Measured: r, Simulated: &simulated}
+		if i == 2 {
+			run.Simulated = nil
+		}
+		runs = append(runs, run)
+	}
+	return runs
+}
+
+func sampleOffload(name string, fast, slow float64) Figure {
+	s, err := OffloadSection(nil, sampleOffloadRuns(fast, slow))
+	if err != nil {
+		panic(err)
+	}
+	p := s.Blocks[0].(Figures).List[0].(Panels)
+	p.Name = name
+	return p
+}
+
+func sampleStalls() Figure {
+	s, err := OffloadSection(nil, sampleOffloadRuns(1, 30))
+	if err != nil {
+		panic(err)
+	}
+	return s.Blocks[1].(Figures).List[0]
 }
 
 func TestGallery(t *testing.T) {
@@ -298,7 +338,7 @@ func sampleReport() Report {
 		Sections: []Section{
 			{ID: "usage", Title: "Usage", Text: []string{"How often each expert was chosen."}, Blocks: []Block{Figures{List: figs[:2]}, Figures{Label: "Data set", List: one, Options: sampleNames}, Figures{List: []Figure{figs[5]}}}},
 			{ID: "tokens", Title: "Tokens", Blocks: []Block{j, Figures{List: []Figure{figs[7], figs[13], figs[14]}}}},
-			{ID: "prediction", Title: "Prediction", Blocks: []Block{Figures{List: []Figure{figs[4]}}, table, formulas, Figures{List: figs[6:7]}, Figures{List: figs[8:13]}}},
+			{ID: "prediction", Title: "Prediction", Blocks: []Block{Figures{List: []Figure{figs[4]}}, table, formulas, Figures{List: figs[6:7]}, Figures{List: figs[8:13]}, Figures{List: figs[15:]}}},
 		},
 		Source: []Fact{{"program", "expertspec quickstart", ""}, {"checkpoint", "mini-mixtral", "sha256 0a0f…"}},
 	}
