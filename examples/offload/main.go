@@ -6,13 +6,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/mixtral"
@@ -32,8 +31,11 @@ or missing, and how long computing waited for them. Policies:
 	lru        the least recently used expert makes room
 	lfu        the least frequently used one, older uses counting less
 	prefetch   lru, and the experts that -predictor says are read ahead
+	host       lru, but what is in -host-memory only is computed by the processor's cores
+	opt        the one that is needed last makes room, which only -simulate knows
 
--compare runs several policies, one after the other, and compares their outputs.`
+-compare runs several policies, one after the other, and compares their outputs. -simulate says for a trace what they would
+do, token by token, if reading and computing took the times of -costs: a file that -json wrote for a run.`
 
 type options struct {
 	model     cli.Model
@@ -44,6 +46,11 @@ type options struct {
 	predictor string
 	distance  int
 	json      string
+	simulate  string
+	costs     string
+	figures   string
+	load      time.Duration
+	compute   time.Duration
 	runs      []variant
 }
 
@@ -63,17 +70,31 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.predictor, "predictor", "gate reuse", "`predictor` of policy prefetch: gate reuse, or a folder that train wrote, or FOLDER:NAME of one of its predictors;\nseveral, separated by commas, with -compare")
 	f.IntVar(&o.distance, "distance", 1, "`layers` that are predicted ahead")
 	f.StringVar(&o.json, "json", "", "`file` for all figures")
+	f.StringVar(&o.figures, "figures", "", "`folder` for report.html and its figures as PNG, SVG and CSV")
+	f.StringVar(&o.simulate, "simulate", "", "`trace` to simulate the policies on, a folder or a file, instead of running the model")
+	f.StringVar(&o.costs, "costs", "", "`file` that -json wrote for a run without -simulate, for its times of reading and computing")
+	f.DurationVar(&o.load, "load", 0, "with -simulate, `time` to read an expert, instead of that of -costs")
+	f.DurationVar(&o.compute, "compute", 0, "with -simulate, `time` to compute a layer, instead of that of -costs")
 }
 
 func (o *options) check(*flag.FlagSet) error {
-	if err := o.outputs.Check(); err != nil {
-		return err
+	if o.simulate == "" {
+		if err := o.outputs.Check(); err != nil {
+			return err
+		}
 	}
 	if err := o.limits.Check(); err != nil {
 		return err
 	}
-	if o.distance < 1 {
+	switch {
+	case o.distance < 1:
 		return fmt.Errorf("-distance is %d layers; must be at least 1", o.distance)
+	case o.load < 0 || o.compute < 0:
+		return fmt.Errorf("-load is %v and -compute %v; must not be negative", o.load, o.compute)
+	case o.simulate == "" && (o.costs != "" || o.load > 0 || o.compute > 0):
+		return errors.New("-costs, -load and -compute require -simulate")
+	case o.simulate != "" && o.costs == "" && (o.load == 0 || o.compute == 0):
+		return errors.New("-simulate requires -costs, or -load and -compute")
 	}
 	var err error
 	o.runs, err = variants(o)
@@ -84,6 +105,13 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	ps, err := o.predictors()
 	if err != nil {
 		return err
+	}
+	if o.simulate != "" {
+		all, err := o.simulation(ctx, ps)
+		if err != nil {
+			return err
+		}
+		return o.report(s.Out, all)
 	}
 	var all []*cli.Telemetry
 	var first []output
@@ -101,7 +129,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 		case i == 0:
 			first, tensors, bad, errs = outputs, made, n, io.Discard // the same lines are invalid
 		default:
-			if err := equal(first, outputs); err != nil {
+			if err := equal(first, outputs, o.runs[0].host || v.host); err != nil {
 				return fmt.Errorf("-compare: outputs of %s and %s differ: %w", o.runs[0], v, err)
 			}
 		}
@@ -110,6 +138,9 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	if err := o.report(s.Out, all); err != nil {
 		return err
 	}
+	if len(all) > 1 {
+		fmt.Fprintln(s.Out, "outputs are equal")
+	}
 	return o.outputs.Write(tensors, bad)
 }
 
@@ -117,7 +148,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 func (o *options) measure(ctx context.Context, v variant, p speculate.Predictor, errs io.Writer) ([]safetensors.Tensor, int, *cli.Telemetry, error) {
 	store, model, free, err := o.model.LoadStore(ctx, func(src mixtral.ExpertSource) (offload.Options, error) {
 		so, err := o.limits.Options(src)
-		so.Policy = v.policy.evict
+		so.Policy, so.Host = v.evict, v.host
 		return so, err
 	})
 	if err != nil {
@@ -134,58 +165,4 @@ func (o *options) measure(ctx context.Context, v variant, p speculate.Predictor,
 		return nil, 0, nil, err
 	}
 	return made, bad, meter.Telemetry(), nil
-}
-
-// report prints and writes what was measured.
-func (o *options) report(out io.Writer, all []*cli.Telemetry) error {
-	if err := cli.WriteTable(out, all); err != nil {
-		return err
-	}
-	if len(all) == 1 {
-		fmt.Fprintln(out)
-		if err := all[0].Write(out); err != nil {
-			return err
-		}
-	} else {
-		fmt.Fprintln(out, "outputs are equal")
-	}
-	if o.json == "" {
-		return nil
-	}
-	return cli.WriteFile(o.json, func(w io.Writer) error {
-		e := json.NewEncoder(w)
-		e.SetIndent("", " ")
-		return e.Encode(map[string]any{"model": o.model.Name(), "backend": o.model.Backend, "runs": all})
-	})
-}
-
-// output is a tensor's bytes.
-type output struct {
-	name  string
-	bytes []byte
-}
-
-// read returns the bytes of tensors, and tensors of them: those of made can be read once.
-func read(made []safetensors.Tensor) (outputs []output, again []safetensors.Tensor, err error) {
-	for _, t := range made {
-		var b bytes.Buffer
-		if err := t.Data(&b); err != nil {
-			return nil, nil, err
-		}
-		outputs, again = append(outputs, output{t.Name, b.Bytes()}), append(again, safetensors.Bytes(t.Name, t.DType, t.Shape, b.Bytes()))
-	}
-	return outputs, again, nil
-}
-
-// equal compares the outputs of two runs.
-func equal(a, b []output) error {
-	if len(a) != len(b) {
-		return errors.New("not the same documents were computed")
-	}
-	for i := range a {
-		if a[i].name != b[i].name || !bytes.Equal(a[i].bytes, b[i].bytes) {
-			return fmt.Errorf("tensor %s", a[i].name)
-		}
-	}
-	return nil
 }

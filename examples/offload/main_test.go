@@ -4,12 +4,17 @@ import (
 	"encoding/json"
 	"flag"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
+	"github.com/expertspec/expertspec/speculate/prefetch"
+	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/safetensors"
+	"github.com/expertspec/expertspec/trace/tracetest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -46,9 +51,9 @@ func TestPolicies(t *testing.T) {
 	for _, form := range [][]string{nil, {"-quantize", "int8", "-dtype", "bfloat16"}} {
 		dir := t.TempDir()
 		in, want := input(t, dir, form...)
-		out, figures := filepath.Join(dir, "out.safetensors"), filepath.Join(dir, "figures.json")
+		out, file := filepath.Join(dir, "out.safetensors"), filepath.Join(dir, "figures.json")
 		run := func(args ...string) (stdout string) {
-			args = append(append([]string{"-in", in, "-out", out, "-greedy", "5", "-json", figures}, args...), form...)
+			args = append(append([]string{"-in", in, "-out", out, "-greedy", "5", "-json", file}, args...), form...)
 			status, stdout, errs := clitest.Run(t, new(options).program(), args...)
 			require.Equal(t, cli.Partial, status, errs)
 			require.Equal(t, "offload: "+in+":2: document \"bad\": has both or neither of text and ids\noffload: 1 lines of "+in+" omitted\n", errs)
@@ -58,27 +63,130 @@ func TestPolicies(t *testing.T) {
 			return stdout
 		}
 		for _, p := range policies {
-			stdout := run("-policy", p.name, "-slots", "9")
+			if p.future {
+				continue
+			}
+			stdout := run("-policy", p.name, "-slots", "9", "-host-memory", "1MB")
 			assert.Contains(t, stdout, p.name)
 			assert.Contains(t, stdout, "(7.0 % of the experts)")
-			raw, err := os.ReadFile(figures)
+			raw, err := os.ReadFile(file)
 			require.NoError(t, err)
-			var all struct{ Runs []cli.Telemetry }
-			require.NoError(t, json.Unmarshal(raw, &all))
+			all := new(figures)
+			require.NoError(t, json.Unmarshal(raw, all))
 			require.Len(t, all.Runs, 1)
 			r := all.Runs[0]
 			assert.Equal(t, 8, r.Decode.Tokens, "two documents, each without its first token")
 			assert.EqualValues(t, 8*32, r.Decode.Total.Requests)
 			assert.Len(t, r.Token, 8)
 			assert.Len(t, r.FirstToken, 2)
-			assert.Equal(t, p.predict, r.Decode.Total.Prefetched > 0, p.name)
+			assert.True(t, !p.predict || r.Decode.Total.Prefetched > 0, p.name)
 			assert.Positive(t, r.Decode.Total.Misses)
 			assert.Equal(t, p.evict, r.Store.Policy)
 		}
-		stdout := run("-compare", "lru, prefetch,on-demand", "-device-memory", "16MB", "-host-memory", "9MiB")
+		stdout := run("-compare", "lru, prefetch,on-demand,host", "-device-memory", "16MB", "-host-memory", "9MiB", "-figures", filepath.Join(dir, "figures"))
 		assert.Contains(t, stdout, "outputs are equal")
 		assert.Contains(t, stdout, "prefetch: gate reuse")
+		for _, name := range []string{"report.html", "offload-policies.svg", "offload-stalls.png"} {
+			_, err := os.Stat(filepath.Join(dir, "figures", name))
+			assert.NoError(t, err)
+		}
 	}
+}
+
+// Outputs that differ are found, those of the host beyond a tolerance.
+func TestEqual(t *testing.T) {
+	of := func(x ...float32) []output {
+		outputs, again, err := read([]safetensors.Tensor{safetensors.Float32s("x", []int{len(x)}, x), safetensors.Int32s("ids", []int{1}, []int32{7})})
+		require.NoError(t, err)
+		require.Len(t, again, 2)
+		return outputs
+	}
+	ids := of(1, 200)
+	ids[1].bytes[0] = 8
+	for _, c := range []struct {
+		b                  []output
+		want, wantTolerant string
+	}{
+		{b: of(1, 200)}, {b: of(1, 200.001), want: "tensor x"}, {b: of(1, 200.1), want: "tensor x", wantTolerant: "tensor x, element 1: 200 and 200.1"},
+		{b: of(1), want: "tensor x", wantTolerant: "tensor x"}, {b: ids, want: "tensor ids", wantTolerant: "tensor ids"},
+		{b: of(1, 2)[:1], want: "not the same documents", wantTolerant: "not the same"}, {b: of(float32(math.NaN()), 200), want: "tensor x", wantTolerant: "element 0"},
+	} {
+		for tolerant, want := range map[bool]string{false: c.want, true: c.wantTolerant} {
+			if err := equal(of(1, 200), c.b, tolerant); want == "" {
+				assert.NoError(t, err)
+			} else {
+				assert.ErrorContains(t, err, want)
+			}
+		}
+	}
+}
+
+// The simulator takes the times of a run, or of flags, and prints the same table.
+func TestSimulate(t *testing.T) {
+	dir := t.TempDir()
+	in, _ := input(t, dir)
+	costs, file := filepath.Join(dir, "costs.json"), filepath.Join(dir, "simulated.json")
+	status, _, errs := clitest.Run(t, new(options).program(), "-in", in, "-out", filepath.Join(dir, "out"), "-greedy", "9", "-slots", "40", "-json", costs)
+	require.Equal(t, cli.Partial, status, errs)
+	r := tracetest.Router{
+		Header: trace.Header{Model: trace.Model{Layers: 16, Experts: 8, TopK: 2}, NoWeights: true},
+		Rule: tracetest.Choose(func(s *tracetest.Step) []int32 {
+			return []int32{int32(s.Position+s.Layer) % 8, int32(s.Position+s.Layer+1) % 8}
+		}),
+	}
+	traced := tracetest.Write(t, r.Header, r.Documents(3, 20, 1), trace.WriterOptions{})
+	simulated := func(args ...string) []*cli.Telemetry {
+		status, stdout, errs := clitest.Run(t, new(options).program(), append(args, "-simulate", traced, "-json", file, "-figures", filepath.Join(dir, "figures"))...)
+		require.Equal(t, cli.Done, status, errs)
+		raw, err := os.ReadFile(file)
+		require.NoError(t, err)
+		all := new(figures)
+		require.NoError(t, json.Unmarshal(raw, all))
+		for _, run := range all.Runs {
+			assert.Contains(t, stdout, run.Label)
+			assert.Nil(t, run.Store)
+			assert.Equal(t, 63, run.Decode.Tokens)
+		}
+		return all.Runs
+	}
+	runs := simulated("-slots", "64", "-load", "3ms", "-compute", "2ms", "-compare", "on-demand,lru,prefetch,opt", "-predictor", "oracle")
+	require.Len(t, runs, 4)
+	assert.InDelta(t, 63*16*(3*2+2)/1000., runs[0].Decode.Seconds, 1e-9, "on demand")
+	for i, faster := range []int{1, 2, 3} {
+		assert.Less(t, runs[faster].Decode.Seconds, runs[0].Decode.Seconds, i)
+	}
+	assert.Equal(t, prefetch.OPT, runs[3].Decode.Policy)
+	assert.Equal(t, "oracle", runs[2].Decode.Predictor)
+	runs = simulated("-device-memory", "18936192", "-costs", costs) // half
+	assert.Equal(t, 64, runs[0].Decode.Capacity)
+	assert.Positive(t, runs[0].Decode.StallPerToken)
+
+	bad := filepath.Join(dir, "bad.json")
+	require.NoError(t, os.WriteFile(bad, []byte("{"), 0o600))
+	for _, c := range []struct {
+		status int
+		want   string
+		args   []string
+	}{
+		{cli.Usage, "-simulate requires -costs, or -load and -compute", []string{"-slots", "64", "-load", "1ms"}},
+		{cli.Usage, "-load is -1ms", []string{"-slots", "64", "-load", "-1ms"}},
+		{cli.Usage, "policy host cannot be simulated", []string{"-slots", "64", "-policy", "host", "-costs", costs}},
+		{cli.Failed, "-costs: open /no/file", []string{"-slots", "64", "-costs", "/no/file"}},
+		{cli.Failed, "bad.json: unexpected end of JSON", []string{"-slots", "64", "-costs", bad}},
+		{cli.Failed, "no run of it read experts", []string{"-slots", "64", "-costs", file}},
+		{cli.Failed, "-device-memory is required: the model needs at least", []string{"-costs", costs}},
+		{cli.Failed, "room for 1 experts of 221184 bytes; a token needs 2", []string{"-costs", costs, "-device-memory", "5.01MB"}},
+		{cli.Failed, "has 2 layers of 6 experts, the trace", []string{"-costs", costs, "-device-memory", "5MB", "-model", filepath.Join("..", "..", "testdata", "variants", "b")}},
+		{cli.Failed, "capacity is 1 experts", []string{"-costs", costs, "-slots", "1"}},
+		{cli.Failed, "predictor gate reuse: ", []string{"-costs", costs, "-slots", "64", "-policy", "prefetch"}},
+	} {
+		status, _, errs := clitest.Run(t, new(options).program(), append(c.args, "-simulate", traced)...)
+		assert.Equal(t, c.status, status, "%q: %s", c.args, errs)
+		assert.Contains(t, errs, c.want, "%q", c.args)
+	}
+	status, _, errs = clitest.Run(t, new(options).program(), "-simulate", filepath.Join(dir, "none"), "-slots", "9", "-costs", costs)
+	assert.Equal(t, cli.Failed, status)
+	assert.Contains(t, errs, "-simulate: ")
 }
 
 func TestUsage(t *testing.T) {
@@ -102,6 +210,10 @@ func TestUsage(t *testing.T) {
 		{cli.Usage, "-slots is -3", []string{"-slots", "-3"}},
 		{cli.Usage, "exclude each other", []string{"-slots", "3", "-device-memory", "1GB"}},
 		{cli.Usage, "-host-memory requires -device-memory", []string{"-host-memory", "1GB"}},
+		{cli.Usage, "policy opt knows the future; it requires -simulate", []string{"-policy", "opt"}},
+		{cli.Usage, "the oracle knows the future; it requires -simulate", []string{"-policy", "prefetch", "-predictor", "oracle"}},
+		{cli.Usage, "-policy: policy host requires -host-memory", []string{"-policy", "host", "-slots", "9"}},
+		{cli.Usage, "-costs, -load and -compute require -simulate", []string{"-load", "1ms"}},
 		{cli.Usage, "unexpected argument", []string{"x"}},
 		{cli.Failed, "-device-memory is required: the model needs at least 5222784 bytes (5.223 MB), for 2 experts of 221184 bytes and 4780416 bytes of other weights; all of its 128 experts need 33091968 bytes (33.09 MB)", nil},
 		{cli.Failed, "-device-memory 5222783: offload: device memory of 5222783 bytes is too little: the model needs 5222784 bytes", []string{"-device-memory", "5222783"}},

@@ -20,6 +20,8 @@ type policy struct {
 	name    string
 	evict   prefetch.Policy
 	predict bool // and experts that -predictor says are read ahead
+	host    bool // and missing experts are computed by the host
+	future  bool // that it knows: it can only be simulated
 }
 
 var policies = []policy{
@@ -27,6 +29,8 @@ var policies = []policy{
 	{name: "lru", evict: prefetch.LRU},
 	{name: "lfu", evict: prefetch.DecayedLFU},
 	{name: "prefetch", evict: prefetch.LRU, predict: true},
+	{name: "host", evict: prefetch.LRU, host: true},
+	{name: "opt", evict: prefetch.OPT, future: true},
 }
 
 func policyNames() string {
@@ -68,6 +72,14 @@ func variants(o *options) ([]variant, error) {
 		if i < 0 {
 			return nil, fmt.Errorf("-%s: policy %q; must be one of %s", flag, name, policyNames())
 		}
+		switch p := policies[i]; {
+		case p.future && o.simulate == "":
+			return nil, fmt.Errorf("-%s: policy %s knows the future; it requires -simulate", flag, name)
+		case p.host && o.simulate != "":
+			return nil, fmt.Errorf("-%s: policy %s cannot be simulated: no run measures the time in which the host computes an expert", flag, name)
+		case p.host && o.limits.Host == 0:
+			return nil, fmt.Errorf("-%s: policy %s requires -host-memory, from which the host computes", flag, name)
+		}
 		if !policies[i].predict {
 			vs = append(vs, variant{policy: policies[i]})
 			continue
@@ -76,11 +88,17 @@ func variants(o *options) ([]variant, error) {
 			return nil, fmt.Errorf("-predictor is empty; policy %s requires one", name)
 		}
 		for _, p := range ps {
+			if p == oracle && o.simulate == "" {
+				return nil, errors.New("-predictor: the oracle knows the future; it requires -simulate")
+			}
 			vs = append(vs, variant{policies[i], p, o.distance})
 		}
 	}
 	return vs, nil
 }
+
+// oracle is a predictor that can only be simulated.
+const oracle = "oracle"
 
 // ahead is what the variant reads ahead; nil: nothing.
 func (v variant) ahead(p speculate.Predictor, c mixtral.Config) (*offload.PrefetchOptions, error) {
@@ -102,6 +120,10 @@ func (o *options) predictors() (map[string]speculate.Predictor, error) {
 	ps := map[string]speculate.Predictor{}
 	for _, v := range o.runs {
 		if v.predictor == "" || ps[v.predictor] != nil {
+			continue
+		}
+		if v.predictor == oracle {
+			ps[oracle] = speculate.Oracle{}
 			continue
 		}
 		gates, err := cli.ReadGates(o.model.Folder)

@@ -109,6 +109,19 @@ func (m *Model) LoadStore(ctx context.Context, choose func(mixtral.ExpertSource)
 	return experts.Store, model, free, err
 }
 
+// Sizes returns the sizes of a model's weights. It reads those that are not experts'.
+func (m *Model) Sizes(ctx context.Context) (src mixtral.ExpertSource, err error) {
+	known := errors.New("known")
+	_, _, _, err = m.LoadStore(ctx, func(s mixtral.ExpertSource) (offload.Options, error) {
+		src = s
+		return offload.Options{}, known
+	})
+	if err == known {
+		err = nil
+	}
+	return src, err
+}
+
 // chosenStore is a store whose options are chosen when it is opened.
 type chosenStore struct {
 	*offload.Store

@@ -97,6 +97,7 @@ func addSince(to *prefetch.Counts, now, then prefetch.Counts) {
 	to.Hits += now.Hits - then.Hits
 	to.Late += now.Late - then.Late
 	to.Misses += now.Misses - then.Misses
+	to.Host += now.Host - then.Host
 	to.Cold += now.Cold - then.Cold
 	to.Prefetched += now.Prefetched - then.Prefetched
 	to.Used += now.Used - then.Used
@@ -125,7 +126,7 @@ func (m *Meter) Telemetry() *Telemetry {
 // decoding requested.
 func WriteTable(w io.Writer, runs []*Telemetry) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "policy\tslots\ttokens\ttokens/s\tms/token\tstall ms\tresident\tprefetched\tlate\tmisses\twasted\tcopied/token\tfirst token ms\t")
+	fmt.Fprintln(tw, "policy\tslots\ttokens\ttokens/s\tms/token\tstall ms\tresident\tprefetched\thost\tlate\tmisses\twasted\tcopied/token\tfirst token ms\t")
 	for _, t := range runs {
 		d := t.Decode
 		c := &d.Total
@@ -138,8 +139,8 @@ func WriteTable(w io.Writer, runs []*Telemetry) error {
 		if len(t.FirstToken) > 0 {
 			first = fmt.Sprintf("%.1f", 1000*mean(t.FirstToken))
 		}
-		fmt.Fprintf(tw, "%s\t%d\t%d\t%.1f\t%.2f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%.2f\t%s\t\n", t.Label, d.Capacity, d.Tokens, d.TokensPerSecond, per, 1000*d.StallPerToken,
-			share(c.Hits-inTime, c.Requests), share(inTime, c.Requests), share(c.Late, c.Requests), share(c.Misses, c.Requests), share(c.Wasted, c.Prefetched), d.TransfersPerToken, first)
+		fmt.Fprintf(tw, "%s\t%d\t%d\t%.1f\t%.2f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%s\t%.2f\t%s\t\n", t.Label, d.Capacity, d.Tokens, d.TokensPerSecond, per, 1000*d.StallPerToken,
+			share(c.Hits-inTime, c.Requests), share(inTime, c.Requests), share(c.Host, c.Requests), share(c.Late, c.Requests), share(c.Misses, c.Requests), share(c.Wasted, c.Prefetched), d.TransfersPerToken, first)
 	}
 	return tw.Flush()
 }
@@ -148,10 +149,10 @@ func WriteTable(w io.Writer, runs []*Telemetry) error {
 func (t *Telemetry) Write(w io.Writer) error {
 	d := t.Decode
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "layer\texperts\tresident\tprefetched\tlate\tmisses\twasted\tstall ms/token\t")
+	fmt.Fprintln(tw, "layer\texperts\tresident\tprefetched\thost\tlate\tmisses\twasted\tstall ms/token\t")
 	for l, c := range d.Layers {
 		inTime := c.Used - c.Late
-		fmt.Fprintf(tw, "%d\t%d\t%s\t%s\t%s\t%s\t%s\t%.3f\t\n", l, c.Requests, share(c.Hits-inTime, c.Requests), share(inTime, c.Requests),
+		fmt.Fprintf(tw, "%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%.3f\t\n", l, c.Requests, share(c.Hits-inTime, c.Requests), share(inTime, c.Requests), share(c.Host, c.Requests),
 			share(c.Late, c.Requests), share(c.Misses, c.Requests), share(c.Wasted, c.Prefetched), 1000*c.StallSeconds/float64(max(1, d.Tokens)))
 	}
 	if err := tw.Flush(); err != nil {

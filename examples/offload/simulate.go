@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/mixtral/offload"
+	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/speculate/prefetch"
+	"github.com/expertspec/expertspec/trace"
+)
+
+// simulation simulates the variants on a trace.
+func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predictor) ([]*cli.Telemetry, error) {
+	r, err := trace.Open(o.simulate)
+	if err != nil {
+		return nil, fmt.Errorf("-simulate: %w", err)
+	}
+	costs, err := o.readCosts()
+	if err != nil {
+		return nil, err
+	}
+	data := speculate.FromReader(r)
+	slots, err := o.slots(ctx, data.Header.Model)
+	if err != nil {
+		return nil, err
+	}
+	var all []*cli.Telemetry
+	for _, v := range o.runs {
+		cfg := costs.Config(prefetch.Config{Capacity: slots, Policy: v.evict, Hold: true, InFlight: 1})
+		if p := ps[v.predictor]; p != nil {
+			cfg.Predictor, cfg.Horizon, cfg.Prefetch = p, speculate.Horizon{Layers: v.distance}, data.Header.Model.TopK
+			cfg.NextToken = p.Supports(speculate.Horizon{})
+		}
+		result, err := prefetch.Simulate(ctx, data, cfg)
+		if err != nil {
+			return nil, fmt.Errorf("-simulate %s, %s: %w", o.simulate, v, err)
+		}
+		all = append(all, &cli.Telemetry{Label: v.String(), Decode: result})
+	}
+	return all, nil
+}
+
+// readCosts returns the times of a run, or those of flags.
+func (o *options) readCosts() (c offload.Costs, err error) {
+	if o.costs != "" {
+		raw, err := os.ReadFile(o.costs)
+		if err != nil {
+			return c, fmt.Errorf("-costs: %w", err)
+		}
+		var f figures
+		if err := json.Unmarshal(raw, &f); err != nil {
+			return c, fmt.Errorf("-costs %s: %w", o.costs, err)
+		}
+		for _, t := range f.Runs {
+			if t.Store != nil && t.Store.Costs.LoadSeconds > 0 {
+				c = t.Store.Costs
+				break
+			}
+		}
+		if c.LoadSeconds <= 0 || c.ComputeSeconds <= 0 {
+			return c, fmt.Errorf("-costs %s: no run of it read experts while it decoded", o.costs)
+		}
+	}
+	if o.load > 0 {
+		c.LoadSeconds, c.LatencySeconds = o.load.Seconds(), 0
+	}
+	if o.compute > 0 {
+		c.ComputeSeconds, c.ExpertSeconds, c.RestSeconds = o.compute.Seconds(), 0, 0
+	}
+	return c, nil
+}
+
+// slots is the number of experts that the limits leave room for.
+func (o *options) slots(ctx context.Context, m trace.Model) (int, error) {
+	if o.limits.Slots > 0 {
+		return min(o.limits.Slots, m.Layers*m.Experts), nil
+	}
+	src, err := o.model.Sizes(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if src.Layers != m.Layers || src.Experts != m.Experts {
+		return 0, fmt.Errorf("-model %s has %d layers of %d experts, the trace %s %d of %d; -slots says how many experts are resident without a model",
+			o.model.Folder, src.Layers, src.Experts, o.simulate, m.Layers, m.Experts)
+	}
+	so, err := o.limits.Options(src)
+	if err != nil {
+		return 0, err
+	}
+	n := int(max(0, so.DeviceMemory-src.Resident) / int64(src.Bytes))
+	if n < src.TopK {
+		return 0, fmt.Errorf("-device-memory %d: %d bytes of other weights leave room for %d experts of %d bytes; a token needs %d", so.DeviceMemory, src.Resident, n, src.Bytes, src.TopK)
+	}
+	return min(n, m.Layers*m.Experts), nil
+}
