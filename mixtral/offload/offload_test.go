@@ -352,9 +352,11 @@ func TestPrefetches(t *testing.T) {
 	m, _ := open(t, files, backend(t), Options{Slots: 6})
 	doc := decode(t, m, nil, 30)
 	model := m.Config().TraceModel("x")
+	ahead := PrefetchOptions{NextToken: true}
 	run := func(p speculate.Predictor, o Options) prefetch.Counts {
 		m, s := open(t, files, backend(t), o)
-		x, err := s.NewPrefetcher(model, PrefetchOptions{Predictor: p, NextToken: true})
+		ahead.Predictor = p
+		x, err := s.NewPrefetcher(model, ahead)
 		require.NoError(t, err)
 		settle := func(ctx context.Context, r *mixtral.Routing) error {
 			settled := func() bool {
@@ -382,6 +384,12 @@ func TestPrefetches(t *testing.T) {
 	assert.Positive(t, c.Misses)
 	c = run(replay{m: model, doc: doc}, Options{Slots: 2})
 	assert.EqualValues(t, 0, c.Prefetched, "no slot that is not in use")
+	ahead.Horizon.Layers = 2
+	c = run(replay{m: model, doc: doc}, Options{Slots: 9})
+	assert.EqualValues(t, 4, c.Misses, "the first two layers of the first token")
+	ahead.Nearer = true
+	c = run(replay{m: model, doc: doc}, Options{Slots: 9})
+	assert.EqualValues(t, 2, c.Misses, "the second is predicted from the first")
 }
 
 // An expert that is predicted but late is waited for, and read once.

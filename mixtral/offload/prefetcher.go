@@ -18,8 +18,22 @@ type PrefetchOptions struct {
 	Horizon speculate.Horizon
 	// Experts is the number of the likeliest experts that are read ahead; 0: K.
 	Experts int
+	// Nearer also predicts at all distances below Horizon.Layers.
+	Nearer bool
 	// NextToken also predicts one token ahead, for the layers below Horizon.Layers.
 	NextToken bool
+}
+
+// distances are those of the layers that are predicted, the farthest first.
+func (o *PrefetchOptions) distances() []int {
+	if !o.Nearer {
+		return []int{o.Horizon.Layers}
+	}
+	var hs []int
+	for h := o.Horizon.Layers; h > 0; h-- {
+		hs = append(hs, h)
+	}
+	return hs
 }
 
 // Prefetcher has a store read ahead what a predictor says about the documents of one
@@ -63,10 +77,13 @@ func (s *Store) NewPrefetcher(m trace.Model, o PrefetchOptions) (*Prefetcher, er
 		return nil, fmt.Errorf("offload: horizon is %v; must be a distance of at least one layer", o.Horizon)
 	case o.Experts < 0 || o.Experts > m.Experts:
 		return nil, fmt.Errorf("offload: %d experts are to be read ahead; must be 1 to %d", o.Experts, m.Experts)
-	case !o.Predictor.Supports(o.Horizon):
-		return nil, fmt.Errorf("offload: predictor %s at %v: %w", name, o.Horizon, speculate.ErrHorizon)
 	case o.NextToken && !o.Predictor.Supports(speculate.Horizon{}):
 		return nil, fmt.Errorf("offload: predictor %s at %v: %w", name, speculate.Horizon{}, speculate.ErrHorizon)
+	}
+	for _, d := range o.distances() {
+		if h := (speculate.Horizon{Layers: d}); !o.Predictor.Supports(h) {
+			return nil, fmt.Errorf("offload: predictor %s at %v: %w", name, h, speculate.ErrHorizon)
+		}
 	}
 	h := trace.Header{Model: m}
 	for l := range m.Layers {
@@ -159,11 +176,15 @@ func (p *Prefetcher) token(s *speculate.Session, rt *mixtral.Routing, i int) err
 	if err := s.Observe(r); err != nil {
 		return err
 	}
-	ahead := p.o.Horizon.Layers
-	if rt.Layer+ahead >= m.Layers {
-		return nil
+	for _, d := range p.o.distances() {
+		if rt.Layer+d >= m.Layers {
+			continue
+		}
+		if err := p.predict(s, rt.Layer+d, speculate.Horizon{Layers: d}, d); err != nil {
+			return err
+		}
 	}
-	return p.predict(s, rt.Layer+ahead, p.o.Horizon, ahead)
+	return nil
 }
 
 // nextToken predicts the layers of the next token of which nothing else will be.
