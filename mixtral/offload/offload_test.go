@@ -251,6 +251,8 @@ func testEqual(t *testing.T, name string, shape mixtraltest.Checkpoint, mo mixtr
 		{Slots: least, PerLayer: true, Policy: prefetch.LFU, HostMemory: 1 << 20, Readers: 1},
 		{Slots: least},
 		{Slots: 1000, Readers: 5},
+		{Slots: least + 3, Policy: prefetch.Reuse},
+		{Slots: least + 3, Policy: prefetch.Static},
 	} {
 		for n, p := range []speculate.Predictor{noise{inputs: true}, noise{}, nil} {
 			if !all && (n != j%3 || j != 0 && shape.Layers != 2 || j > 3) {
@@ -303,12 +305,23 @@ func TestSimulatorAgrees(t *testing.T) {
 	for _, o := range []Options{
 		{Slots: 5}, {Slots: 11, Policy: prefetch.LFU}, {Slots: 13, Policy: prefetch.DecayedLFU, HalfLife: 3}, {Slots: 9, Policy: prefetch.OnDemand},
 		{Slots: 3, PerLayer: true}, {Slots: 4, PerLayer: true, Policy: prefetch.DecayedLFU},
+		{Slots: 9, Policy: prefetch.Static}, {Slots: 4, PerLayer: true, Policy: prefetch.Static, Static: []int32{9, 1, 27, 8}},
+		{Slots: 9, Policy: prefetch.Reuse, HalfLife: 2},
 	} {
 		m, s := open(t, files, backend(t), o)
-		doc := decode(t, m, nil, 60)
+		var observe mixtral.Hook
+		cfg := prefetch.Config{}
+		if o.Policy == prefetch.Reuse {
+			x, err := s.NewPrefetcher(m.Config().TraceModel("x"), PrefetchOptions{Predictor: noise{}})
+			require.NoError(t, err)
+			observe = x.Observe
+			cfg.Predictor = noise{}
+		}
+		doc := decode(t, m, observe, 60)
 		settled(t, s)
-		cfg := s.o.config(s.pool())
-		cfg.Hold, cfg.Load, cfg.Compute = true, time.Millisecond, time.Millisecond
+		p := cfg.Predictor
+		cfg = s.o.config(o.Slots)
+		cfg.Hold, cfg.Load, cfg.Compute, cfg.Predictor = true, time.Millisecond, time.Millisecond, p
 		r, err := prefetch.Simulate(t.Context(), speculate.Slice(trace.Header{Model: m.Config().TraceModel("x"), NoWeights: true}, []*trace.Document{doc}), cfg)
 		require.NoError(t, err)
 		st := s.Stats()

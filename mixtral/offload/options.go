@@ -29,9 +29,10 @@ type Options struct {
 	// They are copied ahead for the next token. Results are then those of the host's
 	// arithmetic.
 	Host bool
-	// Policy evicts; "" is prefetch.LRU. HalfLife is as in prefetch.Config.
+	// Policy evicts; "" is prefetch.LRU. HalfLife and Static are as in prefetch.Config.
 	Policy   prefetch.Policy
 	HalfLife int
+	Static   []int32
 	// Readers is the number of experts that are read at a time; 0: 2. It bounds what
 	// is in flight. Of several, one is left to those that are needed. An expert that is
 	// needed precedes those that are predicted, but interrupts none.
@@ -90,7 +91,7 @@ func (o *Options) slots(src mixtral.ExpertSource) (int, error) {
 }
 
 func (o *Options) config(slots int) prefetch.Config {
-	return prefetch.Config{Capacity: slots, PerLayer: o.PerLayer, Policy: o.Policy, HalfLife: o.HalfLife,
+	return prefetch.Config{Capacity: slots, PerLayer: o.PerLayer, Policy: o.Policy, HalfLife: o.HalfLife, Static: o.Static,
 		InFlight: max(1, o.readers()-1)}
 }
 

@@ -4,19 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/speculate/prefetch"
 	"github.com/expertspec/expertspec/trace"
 )
 
-// PrefetchOptions say what is predicted. Predictor is required.
+// PrefetchOptions say what is predicted. Predictor is required. With policy Reuse it
+// also predicts all layers one token ahead.
 type PrefetchOptions struct {
 	Predictor speculate.Predictor
 	// Horizon is a distance of at least one layer; the zero value is one layer.
 	Horizon speculate.Horizon
-	// Experts is the number of the likeliest experts that are read ahead; 0: K.
+	// Experts is the number of the likeliest experts that are read ahead; 0: K, or with
+	// policy Reuse none.
 	Experts int
 	// Nearer also predicts at all distances below Horizon.Layers.
 	Nearer bool
@@ -26,12 +30,12 @@ type PrefetchOptions struct {
 
 // distances are those of the layers that are predicted, the farthest first.
 func (o *PrefetchOptions) distances() []int {
-	if !o.Nearer {
-		return []int{o.Horizon.Layers}
-	}
 	var hs []int
-	for h := o.Horizon.Layers; h > 0; h-- {
+	for h := o.Horizon.Layers; h > 0 && o.Experts > 0; h-- {
 		hs = append(hs, h)
+		if !o.Nearer {
+			break
+		}
 	}
 	return hs
 }
@@ -66,7 +70,8 @@ func (s *Store) NewPrefetcher(m trace.Model, o PrefetchOptions) (*Prefetcher, er
 	if o.Horizon == (speculate.Horizon{}) {
 		o.Horizon.Layers = 1
 	}
-	if o.Experts == 0 {
+	reuse := s.o.Policy == prefetch.Reuse
+	if o.Experts == 0 && !reuse {
 		o.Experts = m.TopK
 	}
 	name := o.Predictor.Name()
@@ -77,7 +82,7 @@ func (s *Store) NewPrefetcher(m trace.Model, o PrefetchOptions) (*Prefetcher, er
 		return nil, fmt.Errorf("offload: horizon is %v; must be a distance of at least one layer", o.Horizon)
 	case o.Experts < 0 || o.Experts > m.Experts:
 		return nil, fmt.Errorf("offload: %d experts are to be read ahead; must be 1 to %d", o.Experts, m.Experts)
-	case o.NextToken && !o.Predictor.Supports(speculate.Horizon{}):
+	case (o.NextToken || reuse) && !o.Predictor.Supports(speculate.Horizon{}):
 		return nil, fmt.Errorf("offload: predictor %s at %v: %w", name, speculate.Horizon{}, speculate.ErrHorizon)
 	}
 	for _, d := range o.distances() {
@@ -180,29 +185,38 @@ func (p *Prefetcher) token(s *speculate.Session, rt *mixtral.Routing, i int) err
 		if rt.Layer+d >= m.Layers {
 			continue
 		}
-		if err := p.predict(s, rt.Layer+d, speculate.Horizon{Layers: d}, d); err != nil {
+		if err := p.predict(s, rt.Layer+d, speculate.Horizon{Layers: d}, d, p.o.Experts); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// nextToken predicts the layers of the next token of which nothing else will be.
+// nextToken predicts the layers of the next token of which nothing else will be, and
+// for policy Reuse all.
 func (p *Prefetcher) nextToken(s *speculate.Session, rt *mixtral.Routing) error {
-	if !p.o.NextToken {
-		return nil
+	wanted := 0
+	if p.o.NextToken {
+		wanted = min(p.o.Horizon.Layers, rt.Layers)
 	}
-	for l := range min(p.o.Horizon.Layers, rt.Layers) {
-		if err := p.predict(s, l, speculate.Horizon{}, 1+l); err != nil {
+	for l := range rt.Layers {
+		n := p.o.Experts
+		if l >= wanted {
+			n = 0
+			if p.s.o.Policy != prefetch.Reuse {
+				break
+			}
+		}
+		if err := p.predict(s, l, speculate.Horizon{}, 1+l, n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// predict has the likeliest experts of a layer read, which are for the step so many
+// predict has the n likeliest experts of a layer read, which are for the step so many
 // steps ahead.
-func (p *Prefetcher) predict(s *speculate.Session, layer int, h speculate.Horizon, ahead int) error {
+func (p *Prefetcher) predict(s *speculate.Session, layer int, h speculate.Horizon, ahead, n int) error {
 	if err := s.PredictScores(layer, h, p.scores); err != nil {
 		return err
 	}
@@ -211,18 +225,21 @@ func (p *Prefetcher) predict(s *speculate.Session, layer int, h speculate.Horizo
 			return fmt.Errorf("offload: predictor %s at %v, layer %d, expert %d: got probability %g, expected one in [0,1]", p.o.Predictor.Name(), h, layer, e, x)
 		}
 	}
-	ids := make([]int32, p.o.Experts)
-	p.s.predicted(p.scores, layer, ids, ahead)
+	w := want{ids: make([]int32, n), ahead: int64(ahead), layer: layer}
+	if p.s.o.Policy == prefetch.Reuse && h == (speculate.Horizon{}) {
+		w.scores = slices.Clone(p.scores)
+	}
+	p.s.predicted(w, p.scores)
 	return nil
 }
 
 // predicted keeps a prediction until the step that follows, whose own experts precede
 // it.
-func (s *Store) predicted(scores []float32, layer int, ids []int32, ahead int) {
+func (s *Store) predicted(w want, scores []float32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.engine.Likeliest(scores, layer, ids)
-	s.wants = append(s.wants, want{ids, int64(ahead)})
+	s.engine.Likeliest(scores, w.layer, w.ids)
+	s.wants = append(s.wants, w)
 	s.stats.predictions++
 }
 

@@ -64,8 +64,10 @@ func (t *transfer) ended() bool {
 
 // want is a prediction for a step as many steps ahead.
 type want struct {
-	ids   []int32
-	ahead int64
+	ids    []int32
+	ahead  int64
+	layer  int
+	scores []float32 // [E] for policy Reuse; nil: none
 }
 
 // New returns a store that a model is to be loaded with.
@@ -220,6 +222,9 @@ func (s *Store) expect(step int64) {
 	s.engine.Expire()
 	for _, w := range s.wants {
 		s.engine.Want(w.ids, step+w.ahead, 0)
+		if w.scores != nil {
+			s.engine.Score(w.layer, w.scores)
+		}
 	}
 	if len(s.wants) > 0 {
 		s.changed.Broadcast()
@@ -388,10 +393,5 @@ func (u *use) stream(experts []int) error {
 	return nil
 }
 
-// pool is the number of places that a layer's experts can have.
-func (s *Store) pool() int {
-	if s.o.PerLayer {
-		return len(s.places) / s.src.Layers
-	}
-	return len(s.places)
-}
+// pool is the number of places that a layer's experts can have at a time.
+func (s *Store) pool() int { return s.engine.Places() }

@@ -48,13 +48,14 @@ func (c Config) asks(s speculate.Shape) []ask {
 // predicted is what is predicted for one document.
 type predicted struct {
 	asks   []ask
-	wanted []int32 // [T,len(asks),m] experts, likeliest first, -1 after the last; of the token that they are about
+	wanted []int32   // [T,len(asks),m] experts, likeliest first, -1 after the last; of the token that they are about
+	scores []float32 // [T,L,E] for Reuse, one token ahead; empty: none
 }
 
 // chunk is the maximum number of tokens whose scores are in memory.
 const chunk = 512
 
-// oracle answers what a view does not hold.
+// question is what the prediction of one document needs.
 type question struct {
 	cfg    Config
 	s      speculate.Shape
@@ -75,6 +76,19 @@ func (p *predicted) predict(ctx context.Context, q *question) error {
 		err := q.each(ctx, a.layer, a.horizon, func(t int, scores []float32) {
 			at := (t*len(p.asks) + i) * m
 			top(scores, int32(a.layer*q.s.Experts), p.wanted[at:at+m])
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if q.cfg.Policy != Reuse {
+		return nil
+	}
+	size := len(q.d.Tokens) * q.s.Layers * q.s.Experts
+	p.scores = slices.Grow(p.scores[:0], size)[:size]
+	for l := range q.s.Layers {
+		err := q.each(ctx, l, speculate.Horizon{}, func(t int, scores []float32) {
+			copy(p.scores[(t*q.s.Layers+l)*q.s.Experts:], scores)
 		})
 		if err != nil {
 			return err

@@ -28,6 +28,14 @@ const (
 	DecayedLFU Policy = "decayed LFU"
 	// OnDemand holds an expert only while its layer uses it.
 	OnDemand Policy = "on demand"
+	// Static pins experts, which are never evicted: those of Config.Static or, if that
+	// is empty, the first that are requested. All but K places are theirs, or all but
+	// 2 if K is 1. The others are the least recently used one's of the rest.
+	Static Policy = "static"
+	// Reuse evicts the one least likely to be used by the next tokens: by a mean of how
+	// often tokens chose it, as DecayedLFU, and of how likely its layer's next token is
+	// to choose it according to a predictor, where that is known.
+	Reuse Policy = "predicted reuse"
 )
 
 // Config describes a simulation.
@@ -37,7 +45,10 @@ type Config struct {
 	Capacity int
 	PerLayer bool
 	Policy   Policy // "": LRU
-	HalfLife int    // of DecayedLFU, in tokens; 0: 16
+	HalfLife int    // of DecayedLFU and Reuse, in tokens; 0: 16
+	// Static are the experts that policy Static pins, as ids layer*E+expert, those that
+	// matter most first, of which as many are pinned as fit; see [MostFrequent].
+	Static []int32
 	// Hold keeps the experts that the current layer has requested from being evicted
 	// for others of its, as a real cache must, from which they are computed. Capacity
 	// must be at least K then. Without it a policy's hits are those on the sequence of
@@ -66,7 +77,8 @@ type Config struct {
 	// first Prompt tokens are one step, 0: 1.
 	Batch, Prompt int
 	// Predictor predicts at Horizon, and its Prefetch likeliest experts are copied
-	// ahead; nil means no prefetcher. At a distance, those of layer l+h follow the
+	// ahead; nil means no prefetcher. With policy Reuse, it also predicts all layers
+	// one token ahead after each token, and Prefetch may be 0. At a distance, those of layer l+h follow the
 	// routing of layer l. At a horizon of one token, those of all layers follow the
 	// token before, or with KnownID begin the token.
 	Predictor speculate.Predictor
@@ -77,8 +89,8 @@ type Config struct {
 	// NextToken also predicts one token ahead, at the zero Horizon, for the layers
 	// below Horizon.Layers. Their experts are otherwise copied on demand.
 	NextToken bool
-	// InFlight is the maximum number of prefetches being copied; 0: Streams. Those
-	// that were copied on demand are not counted.
+	// InFlight is the maximum number of prefetches being copied at a time; 0: one less
+	// than Streams and at least 1, so that what is needed finds a stream.
 	InFlight int
 	// Events is the maximum number of events in the result, from the first.
 	Events int
@@ -157,15 +169,24 @@ func (c Config) validateCache(s speculate.Shape) error {
 		return fmt.Errorf("prefetch: policy is %q; must be one of %q", c.Policy, policies)
 	case c.HalfLife < 0 || c.HalfLife > maxHalfLife:
 		return fmt.Errorf("prefetch: half-life is %d tokens; must be 0 to %d", c.HalfLife, maxHalfLife)
+	case c.Static != nil && c.Policy != Static:
+		return fmt.Errorf("prefetch: %d experts to pin with policy %q; only %q pins", len(c.Static), c.policy(), Static)
+	}
+	seen := make([]bool, s.Layers*s.Experts)
+	for _, id := range c.Static {
+		if id < 0 || int(id) >= len(seen) || seen[id] {
+			return fmt.Errorf("prefetch: expert %d to pin occurs twice or is not one of 0 to %d", id, len(seen)-1)
+		}
+		seen[id] = true
 	}
 	return nil
 }
 
-// halfLife is that of DecayedLFU, in tokens.
+// halfLife is that of DecayedLFU and Reuse, in tokens.
 func (c Config) halfLife() int { return cmp.Or(c.HalfLife, 16) }
 
 // policies are all of them.
-var policies = []Policy{LRU, LFU, DecayedLFU, OnDemand, OPT}
+var policies = []Policy{LRU, LFU, DecayedLFU, OnDemand, OPT, Static, Reuse}
 
 func (c Config) validatePredictor(h trace.Header, s speculate.Shape) error {
 	if err := c.Horizon.Validate(s.Layers); err != nil {
@@ -175,6 +196,10 @@ func (c Config) validatePredictor(h trace.Header, s speculate.Shape) error {
 		return fmt.Errorf("prefetch: predictor %s: %w", c.Predictor.Name(), err)
 	}
 	switch {
+	case c.Policy == Reuse && !c.Predictor.Supports(speculate.Horizon{}):
+		return fmt.Errorf("prefetch: predictor %s at %v: %w", c.Predictor.Name(), speculate.Horizon{}, speculate.ErrHorizon)
+	case c.Policy == Reuse && c.Prefetch == 0 && !c.Nearer && !c.NextToken:
+		return nil
 	case c.Prefetch < 1 || c.Prefetch > s.Experts:
 		return fmt.Errorf("prefetch: %d experts to prefetch; must be 1 to %d", c.Prefetch, s.Experts)
 	case c.Load == 0 || c.Compute == 0:

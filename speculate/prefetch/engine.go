@@ -3,7 +3,6 @@ package prefetch
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/expertspec/expertspec/speculate"
@@ -17,12 +16,16 @@ import (
 // A driver calls, for each layer of each token (or of a step of several tokens), Step
 // and then Request for each chosen expert; Expire, when all of them are resident;
 // Want with what a predictor says; and, whenever something can be copied, Next and
-// Start. Experts are ids, layer*E+expert. An Engine is not safe for concurrent use.
+// Start, after which Arrived ends each. With policy Reuse it also calls Score. Experts are ids, layer*E+expert. An Engine is not safe for concurrent use.
 type Engine struct {
 	shape  speculate.Shape
 	policy Policy
-	size   int  // capacity, of all layers or of each
-	hold   bool // see Config.Hold
+	size   int // capacity, of all layers or of each
+	// For Static: the maximum number of pinned experts in a cache, and which are.
+	pins   int
+	pinned []bool  // [L*E]; nil otherwise
+	static []int32 // Config.Static
+	hold   bool    // see Config.Hold
 	use    *usage
 	caches []*cache // [1], or [L] with PerLayer
 	layers []Counts // [L], without times and transfers
@@ -31,16 +34,17 @@ type Engine struct {
 
 	flying, limit int // prefetches in flight
 
-	step    int64
-	queue   []wish
-	due     []int64 // [L*E] last step for which it is protected from eviction; -1: none
-	usedAt  []int64 // [L*E] step of the last request, or the one before it once released; or never
-	queued  []bool  // [L*E]
-	fresh   []bool  // [L*E] prefetched, resident, not yet requested
-	current []int32 // requested in this step
-	missed  []int64 // [L*E] step of the last copy on demand; or never
-	spent   []int32 // released after such a copy: evicted before others, the last first
-	dropped []int32 // scratch of Step
+	step     int64
+	queue    []wish
+	due      []int64 // [L*E] last step for which it is protected from eviction; -1: none
+	usedAt   []int64 // [L*E] step of the last request, or the one before it once released; or never
+	queued   []bool  // [L*E]
+	scoredAt []int64 // [L] step of the last Score
+	fresh    []bool  // [L*E] prefetched, resident, not yet requested
+	current  []int32 // requested in this step
+	missed   []int64 // [L*E] step of the last copy on demand; or never
+	spent    []int32 // released after such a copy: evicted before others, the last first
+	dropped  []int32 // scratch of Step
 }
 
 // never is before all steps, also where the first is released.
@@ -54,7 +58,7 @@ type wish struct {
 }
 
 // NewEngine returns an engine for a model's shape. Of cfg it uses Capacity, PerLayer,
-// Policy, HalfLife and InFlight; experts of the current step are held (see [Config.Hold]).
+// Policy, HalfLife, Static and InFlight; experts of the current step are held (see [Config.Hold]).
 // OPT is an error: it knows the future.
 func NewEngine(s speculate.Shape, cfg Config) (*Engine, error) {
 	if err := s.Validate(); err != nil {
@@ -75,8 +79,8 @@ func NewEngine(s speculate.Shape, cfg Config) (*Engine, error) {
 func newEngine(s speculate.Shape, cfg Config) *Engine {
 	n := s.Layers * s.Experts
 	e := &Engine{most: maxRequests, shape: s, policy: cfg.policy(), size: cfg.Capacity, hold: cfg.Hold, use: newUsage(cfg, s),
-		limit:  cmp.Or(cfg.InFlight, math.MaxInt),
-		layers: make([]Counts, s.Layers), due: make([]int64, n), usedAt: make([]int64, n), missed: make([]int64, n), queued: make([]bool, n), fresh: make([]bool, n)}
+		limit:  cmp.Or(cfg.InFlight, max(1, cfg.Streams-1)),
+		layers: make([]Counts, s.Layers), scoredAt: make([]int64, s.Layers), due: make([]int64, n), usedAt: make([]int64, n), missed: make([]int64, n), queued: make([]bool, n), fresh: make([]bool, n)}
 	at := make([]int32, n)
 	for i := range at {
 		at[i] = -1
@@ -86,6 +90,10 @@ func newEngine(s speculate.Shape, cfg Config) *Engine {
 		if !cfg.PerLayer {
 			break
 		}
+	}
+	if e.policy == Static {
+		e.pins = max(0, cfg.Capacity-max(s.TopK, 2))
+		e.pinned, e.static = make([]bool, n), cfg.Static
 	}
 	return e
 }
@@ -98,7 +106,56 @@ func (e *Engine) begin(requests []int32) {
 	for i := range e.due {
 		e.due[i], e.usedAt[i], e.missed[i] = -1, never, never
 	}
+	if e.pinned == nil {
+		return
+	}
+	clear(e.pinned)
+	for _, c := range e.caches {
+		c.pins, c.reserved = 0, e.pins
+	}
+	if len(e.static) == 0 {
+		return
+	}
+	for _, id := range e.static {
+		if c := e.cache(id); c.pins < e.pins {
+			e.pinned[id] = true
+			c.pins++
+		}
+	}
+	for _, c := range e.caches {
+		c.reserved = c.pins
+	}
 }
+
+// pin pins an expert that is requested, if it is one of the first.
+func (e *Engine) pin(id int32) {
+	if c := e.cache(id); len(e.static) == 0 && c.pins < e.pins && !e.pinned[id] {
+		e.pinned[id] = true
+		c.pins++
+		if c.at[id] >= 0 {
+			c.remove(id)
+			c.at[id] = isPinned
+		}
+	}
+}
+
+// full reports whether an expert that is not resident needs another's place.
+func (e *Engine) full(h *cache, id int32) bool {
+	return len(h.heap) >= e.size-h.reserved && (e.pinned == nil || !e.pinned[id])
+}
+
+// place makes an expert resident.
+func (e *Engine) place(h *cache, id int32) {
+	if e.pinned != nil && e.pinned[id] {
+		h.at[id] = isPinned
+		return
+	}
+	h.insert(id)
+}
+
+// Places is the number of experts of a layer, or more, that can be requested in a step
+// before one of them is released.
+func (e *Engine) Places() int { return e.size - e.pins }
 
 func (e *Engine) layer(id int32) int { return int(id) / e.shape.Experts }
 
@@ -139,8 +196,11 @@ func (e *Engine) Now() int64 { return e.step }
 // which can be if fewer experts fit than are held.
 func (e *Engine) Request(id int32, arriving bool) (resident bool, victim int32, ok bool) {
 	c, h := &e.layers[e.layer(id)], e.cache(id)
+	if e.pinned != nil {
+		e.pin(id)
+	}
 	resident, victim = e.Resident(id), -1
-	if !resident && len(h.heap) >= e.size {
+	if !resident && e.full(h, id) {
 		if victim = e.demandVictim(h); victim < 0 {
 			return false, -1, false
 		}
@@ -170,17 +230,25 @@ func (e *Engine) Request(id int32, arriving bool) (resident bool, victim int32, 
 		e.fresh[id] = false
 		c.Used++
 	}
+	e.used(id)
+	if !resident {
+		e.place(h, id)
+	}
+	return resident, victim, true
+}
+
+// used records a request.
+func (e *Engine) used(id int32) {
 	if e.n == e.most {
 		e.restart()
 	}
-	e.use.request(e.n, id)
+	changed := e.use.request(e.n, id)
 	e.n++
-	if resident {
+	if changed {
+		e.sort()
+	} else if h := e.cache(id); h.at[id] >= 0 && h.at[id] != isPinned {
 		h.fix(id)
-	} else {
-		h.insert(id)
 	}
-	return resident, victim, true
 }
 
 // OnHost serves the choice of an expert that is neither resident nor on its way and
@@ -194,11 +262,7 @@ func (e *Engine) OnHost(id int32, at int64) {
 		c.Cold++
 	}
 	e.usedAt[id] = e.step
-	if e.n == e.most {
-		e.restart()
-	}
-	e.use.request(e.n, id)
-	e.n++
+	e.used(id)
 	e.unqueue(id)
 	e.Want([]int32{id}, e.step+int64(e.shape.Layers), at)
 }
@@ -207,9 +271,27 @@ func (e *Engine) OnHost(id int32, at int64) {
 func (e *Engine) restart() {
 	e.n = 0
 	e.use.begin(nil)
+	e.sort()
+}
+
+func (e *Engine) sort() {
+	if e.policy == Reuse {
+		return
+	}
 	for _, c := range e.caches {
 		c.sort()
 	}
+}
+
+// Score records, for policy Reuse, the probabilities, [E], that a token chooses the
+// experts of a layer in its next step. Those of several tokens of a step may be given
+// one after the other; with a later step they replace those before.
+func (e *Engine) Score(layer int, p []float32) {
+	if e.use.scored == nil {
+		return
+	}
+	e.use.score(layer, p, e.scoredAt[layer] == e.step)
+	e.scoredAt[layer] = e.step
 }
 
 // spentVictim removes and returns an expert that is spent; -1: none.
@@ -217,7 +299,7 @@ func (e *Engine) spentVictim(h *cache) int32 {
 	for n := len(e.spent); n > 0; n = len(e.spent) {
 		id := e.spent[n-1]
 		switch {
-		case !e.Resident(id) || e.usedAt[id] != e.missed[id]-1 || e.due[id] > e.step: // others need it
+		case !e.Resident(id) || h.at[id] == isPinned || e.usedAt[id] != e.missed[id]-1 || e.due[id] > e.step: // others need it
 			e.spent = e.spent[:n-1]
 		case e.cache(id) != h:
 			return -1
@@ -255,7 +337,7 @@ func (e *Engine) Release(id int32) {
 		return
 	}
 	e.usedAt[id]--
-	if e.missed[id] == e.step {
+	if e.missed[id] == e.step && e.cache(id).at[id] != isPinned {
 		e.spent = append(e.spent, id)
 	}
 }
@@ -276,7 +358,7 @@ func (e *Engine) Protect(id int32) { e.due[id] = max(e.due[id], e.step) }
 // Remove takes an expert out of the cache whose copy failed.
 func (e *Engine) Remove(id int32) {
 	if e.Resident(id) {
-		e.cache(id).remove(id)
+		e.cache(id).drop(id)
 		e.unused(id)
 	}
 }
@@ -349,7 +431,7 @@ func (e *Engine) Start() (id, victim int32, step int64, ok bool) {
 	e.queued[w.id] = false
 	c, h := &e.layers[e.layer(w.id)], e.cache(w.id)
 	victim = -1
-	if len(h.heap) >= e.size {
+	if e.full(h, w.id) {
 		if victim = e.spentVictim(h); victim < 0 {
 			victim = h.evict(func(x int32) bool { return e.due[x] <= e.step && e.usedAt[x] != e.step })
 		}
@@ -362,7 +444,7 @@ func (e *Engine) Start() (id, victim int32, step int64, ok bool) {
 	c.Prefetched++
 	e.flying++
 	e.fresh[w.id] = true
-	h.insert(w.id)
+	e.place(h, w.id)
 	return w.id, victim, w.step, true
 }
 
@@ -381,6 +463,15 @@ func (e *Engine) clear() {
 			e.unused(id)
 		}
 		c.clear()
+	}
+	if e.pinned == nil {
+		return
+	}
+	for id := range int32(len(e.pinned)) {
+		if e.Resident(id) {
+			e.unused(id)
+			e.cache(id).drop(id)
+		}
 	}
 }
 

@@ -18,6 +18,8 @@ func TestEngineInvariants(t *testing.T) {
 	for _, cfg := range []Config{
 		{Capacity: 2}, {Capacity: 5, Policy: LFU}, {Capacity: 9, Policy: DecayedLFU, HalfLife: 1}, {Capacity: 4, Policy: OnDemand},
 		{Capacity: 3, PerLayer: true}, {Capacity: 2, PerLayer: true, Policy: DecayedLFU}, {Capacity: 21},
+		{Capacity: 9, Policy: Reuse, HalfLife: 1}, {Capacity: 3, PerLayer: true, Policy: Reuse}, {Capacity: 8, Policy: Static},
+		{Capacity: 4, PerLayer: true, Policy: Static, Static: []int32{6, 20, 13, 3, 17, 12}}, {Capacity: 8, Policy: Static, Static: []int32{6, 20}},
 	} {
 		e, err := NewEngine(s, cfg)
 		require.NoError(t, err)
@@ -28,6 +30,7 @@ func TestEngineInvariants(t *testing.T) {
 			if victim >= 0 {
 				require.True(t, resident[victim], "%+v: %d evicted", cfg, victim)
 				require.False(t, current[victim], "%+v: %d evicted while used", cfg, victim)
+				require.NotContains(t, cfg.Static, victim, "%+v: a pinned one is evicted", cfg)
 				require.True(t, !cfg.PerLayer || victim/7 == id/7)
 				delete(resident, victim)
 			}
@@ -56,6 +59,15 @@ func TestEngineInvariants(t *testing.T) {
 				}
 			}
 			e.Expire()
+			if l == 2 {
+				for to := range 3 {
+					p := make([]float32, 7)
+					for i := range p {
+						p[i] = rng.Float32()
+					}
+					e.Score(to, p)
+				}
+			}
 			e.Want([]int32{(l+1)%3*7 + rng.Int32N(7), (l+1)%3*7 + rng.Int32N(7), -1, 3}, step+1, step)
 			if rng.IntN(4) > 0 {
 				for at, ok := e.Next(); ok; at, ok = e.Next() {
@@ -65,6 +77,7 @@ func TestEngineInvariants(t *testing.T) {
 						require.Equal(t, step+1, for_)
 						place(id, victim)
 						prefetched++
+						e.Arrived()
 					}
 				}
 			}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
@@ -118,4 +119,25 @@ func (p *plan) read(s speculate.Shape) {
 			p.ends = append(p.ends, len(p.requests))
 		}
 	}
+}
+
+// MostFrequent returns the ids layer*E+expert of all experts, those first that the
+// tokens of data chose most often, ties to the lower id, for [Config].Static: what a
+// policy pins that knows these documents only.
+func MostFrequent(ctx context.Context, data speculate.Data) ([]int32, error) {
+	s := speculate.ShapeOf(data.Header.Model)
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	counts, ids := make([]int, s.Layers*s.Experts), make([]int32, s.Layers*s.Experts)
+	_, _, err := each(ctx, data, Config{}, func(p *plan) {
+		for _, id := range p.requests {
+			counts[id]++
+		}
+	})
+	for i := range ids {
+		ids[i] = int32(i)
+	}
+	slices.SortStableFunc(ids, func(a, b int32) int { return counts[b] - counts[a] })
+	return ids, err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -409,17 +410,53 @@ func TestRefusals(t *testing.T) {
 	assert.ErrorIs(t, err, context.Canceled)
 }
 
-func BenchmarkSimulate(b *testing.B) {
-	for _, policy := range []Policy{LRU, OPT} {
-		b.Run(string(policy), func(b *testing.B) {
-			data := random(4, 1000, 4)
-			c := Config{Policy: policy, Capacity: 9, Load: 500 * time.Millisecond, Compute: time.Second, Predictor: speculate.Oracle{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 2}
-			for b.Loop() {
-				_, err := Simulate(context.Background(), data, c)
-				require.NoError(b, err)
+// skewed makes documents of a model's shape whose routing is like a trained one's: the
+// experts of a layer are chosen unequally, and often those of the token before.
+func skewed(m trace.Model, documents, tokens int) speculate.Data {
+	rng := rand.New(rand.NewPCG(4, 5))
+	lk := m.Layers * m.TopK
+	var docs []*trace.Document
+	for i := range documents {
+		d := &trace.Document{ID: fmt.Sprint(i), Tokens: make([]int32, tokens)}
+		for row := range tokens * m.Layers {
+			at := row * m.TopK
+			for k := range m.TopK {
+				e := int32(float64(m.Experts) * math.Pow(rng.Float64(), 1.5))
+				if row >= m.Layers && rng.IntN(3) == 0 {
+					e = d.Experts[at-lk+k]
+				}
+				for slices.Contains(d.Experts[at:], e) {
+					e = (e + 1) % int32(m.Experts)
+				}
+				d.Experts = append(d.Experts, e)
 			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/4006, "ns/token")
-		})
+		}
+		docs = append(docs, d)
+	}
+	return speculate.Slice(trace.Header{Model: m, NoWeights: true}, docs)
+}
+
+// Requests a second of documents in memory, validated, with half of the experts
+// resident.
+func BenchmarkRequests(b *testing.B) {
+	m := trace.Model{Layers: 32, Experts: 8, TopK: 2}
+	const documents, tokens = 4, 512
+	data := skewed(m, documents, tokens)
+	for _, policy := range policies {
+		for _, perLayer := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%s/per layer %v", policy, perLayer), func(b *testing.B) {
+				c := Config{Policy: policy, PerLayer: perLayer, Hold: true, Load: time.Millisecond, Compute: time.Millisecond}
+				c.Capacity = c.most(speculate.ShapeOf(m)) / 2
+				rate := 0.0
+				for b.Loop() {
+					r, err := Simulate(context.Background(), data, c)
+					require.NoError(b, err)
+					rate = r.HitRate
+				}
+				b.ReportMetric(float64(b.N)*documents*tokens*float64(m.Layers*m.TopK)/b.Elapsed().Seconds(), "requests/s")
+				b.ReportMetric(100*rate, "%hits")
+			})
+		}
 	}
 }
 

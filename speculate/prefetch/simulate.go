@@ -80,7 +80,8 @@ func (m *simulator) layerStep(requests []int32) {
 	}
 	m.decide(m.number(pass, layer))
 	m.advance()
-	if m.hold && len(requests) > m.shape.TopK {
+	few := pass > 0 || m.plan.prompt == 1
+	if m.hold && len(requests) > m.shape.TopK && !(few && len(requests) <= m.Places()) {
 		m.stream(requests, pass, layer)
 	} else {
 		m.atOnce(requests, pass, layer)
@@ -122,7 +123,7 @@ func (m *simulator) stream(requests []int32, pass, layer int) {
 	for _, id := range sorted {
 		m.Protect(id)
 	}
-	window := min(1+len(m.streams), m.size)
+	window := min(1+len(m.streams), m.Places())
 	next := 0
 	for i, id := range sorted {
 		m.advance()
@@ -198,8 +199,26 @@ func (m *simulator) number(pass, layer int) (n int) {
 		for range m.asked(d, pass, layer) {
 			n++
 		}
+		if m.scores(d, pass, layer) != nil {
+			n += m.shape.Layers
+			for _, a := range d.asks { // which are among them
+				if a.next {
+					n--
+				}
+			}
+		}
 	}
 	return n
+}
+
+// scores returns those of all layers, [L,E], that follow a document's last layer.
+func (m *simulator) scores(d *docPlan, pass, layer int) []float32 {
+	from, to := m.plan.span(d, pass)
+	size := m.shape.Layers * m.shape.Experts
+	if len(d.scores) == 0 || layer < m.shape.Layers-1 || from >= to || to >= d.tokens {
+		return nil
+	}
+	return d.scores[to*size:][:size]
 }
 
 // decide waits for n predictions.
@@ -239,10 +258,15 @@ func (m *simulator) asked(d *docPlan, pass, layer int) iter.Seq2[[]int32, int64]
 
 // ask queues what is predicted after a layer.
 func (m *simulator) ask(pass, layer int) {
-	if m.plan.asks == nil {
+	if m.cfg.Predictor == nil {
 		return
 	}
 	for _, d := range m.plan.docs {
+		if scores := m.scores(d, pass, layer); scores != nil {
+			for l := range m.shape.Layers {
+				m.Score(l, scores[l*m.shape.Experts:][:m.shape.Experts])
+			}
+		}
 		for ids, step := range m.asked(d, pass, layer) {
 			m.Want(ids, step, m.now)
 		}
@@ -310,9 +334,12 @@ func Simulate(ctx context.Context, data speculate.Data, cfg Config) (*Result, er
 	return m.result(documents, tokens), nil
 }
 
+// ordersByKey reports whether a policy is a stack algorithm.
+func (p Policy) ordersByKey() bool { return p == LRU || p == LFU || p == DecayedLFU || p == OPT }
+
 // HitRates returns the hit rate at each of capacities, in their order, and
 // reads data once. Without a predictor it takes about the time of one simulation
-// for any number of capacities, because its policies are stack algorithms
+// for any number of capacities, because most policies are stack algorithms
 // (Mattson et al. 1970, "Evaluation techniques for storage hierarchies").
 // cfg.Capacity is ignored.
 func HitRates(ctx context.Context, data speculate.Data, cfg Config, capacities []int) ([]Point, error) {
@@ -328,7 +355,7 @@ func HitRates(ctx context.Context, data speculate.Data, cfg Config, capacities [
 			return nil, err
 		}
 	}
-	if cfg.Predictor == nil && !cfg.Hold && cfg.Policy != OnDemand {
+	if cfg.Predictor == nil && !cfg.Hold && cfg.policy().ordersByKey() {
 		return stackRates(ctx, data, cfg, s, capacities)
 	}
 	if n := s.Layers * s.Experts; len(capacities) > maxExperts/n {
