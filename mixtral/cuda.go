@@ -56,7 +56,11 @@ static int cuda_read(void *dst, unsigned long long src, size_t size) {
 
 static int cuda_write(unsigned long long dst, const void *src, size_t size) {
 	int err = set_current(context);
-	if (!err) err = write_memory(dst, src, size, stream);
+	return err ? err : write_memory(dst, src, size, stream);
+}
+
+static int cuda_written(void) {
+	int err = set_current(context);
 	return err ? err : sync_stream(stream);
 }
 
@@ -98,19 +102,33 @@ func cudaRead(dst []float32, b compute.Buffer) bool {
 	return C.cuda_read(unsafe.Pointer(unsafe.SliceData(dst)), C.ulonglong(address), C.size_t(4*len(dst))) == 0
 }
 
-// cudaWrite copies to an offset in bytes of a buffer that no program is using, beside
-// programs that run, on a stream of its own. From page-locked memory (cudaLock) the bus
-// is the limit: 48-53 GB/s on an H100, where PJRT's uploads have 1-20.
-func cudaWrite(to compute.Buffer, offset int, from []byte) error {
-	flat, err := to.Data() // an address on the device
-	if err != nil {
-		return err
+// cudaWrite copies to buffers that no program is using, beside programs that run, on a
+// stream of its own. From page-locked memory (cudaLock) the bus is the limit: 48-53
+// GB/s on an H100, where PJRT's uploads have 1-20.
+func cudaWrite(copies []cudaCopy) error {
+	var failed error
+	for _, c := range copies {
+		flat, err := c.to.Data() // an address on the device
+		if err == nil {
+			address := reflect.ValueOf(flat).Pointer() + uintptr(c.offset)
+			code := C.cuda_write(C.ulonglong(address), unsafe.Pointer(unsafe.SliceData(c.from)), C.size_t(len(c.from)))
+			err = cudaError(code, "copying %d bytes to the device", len(c.from))
+		}
+		if err != nil {
+			failed = err
+			break
+		}
 	}
-	address := reflect.ValueOf(flat).Pointer() + uintptr(offset)
-	if code := C.cuda_write(C.ulonglong(address), unsafe.Pointer(unsafe.SliceData(from)), C.size_t(len(from))); code != 0 {
-		return fmt.Errorf("copying %d bytes to the device: CUDA error %d", len(from), code)
+	// What began must end: the caller uses its memory again.
+	return errors.Join(failed, cudaError(C.cuda_written(), "copying to the device"))
+}
+
+// cudaError returns an error for a code other than 0.
+func cudaError(code C.int, format string, args ...any) error {
+	if code == 0 {
+		return nil
 	}
-	return nil
+	return fmt.Errorf(format+": CUDA error %d", append(args, code)...)
 }
 
 // cudaLock page-locks memory.
@@ -118,10 +136,7 @@ func cudaLock(b []byte) error {
 	if !cudaOpened() {
 		return errors.New("libcuda.so.1 cannot be used")
 	}
-	if code := C.cuda_lock(unsafe.Pointer(unsafe.SliceData(b)), C.size_t(len(b))); code != 0 {
-		return fmt.Errorf("page-locking %d bytes of host memory: CUDA error %d", len(b), code)
-	}
-	return nil
+	return cudaError(C.cuda_lock(unsafe.Pointer(unsafe.SliceData(b)), C.size_t(len(b))), "page-locking %d bytes of host memory", len(b))
 }
 
 func cudaUnlock(b []byte) { C.cuda_unlock(unsafe.Pointer(unsafe.SliceData(b))) }

@@ -14,7 +14,7 @@ func cudaOpened() bool { return false }
 
 func cudaRead([]float32, compute.Buffer) bool { return false }
 
-func cudaWrite(compute.Buffer, int, []byte) error { return errNoCUDA }
+func cudaWrite([]cudaCopy) error { return errNoCUDA }
 
 func cudaLock([]byte) error { return errNoCUDA }
 

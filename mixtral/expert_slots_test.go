@@ -4,46 +4,72 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/gomlx/compute"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// An urgent copy precedes the next part of another that runs.
+// An urgent copy precedes what remains of another.
 func TestBus(t *testing.T) {
-	var b bus
-	var order []string // guarded by the bus, which runs one part at a time
-	bytes := make([]byte, 2*busBytes+3)
-	started, waits := make(chan struct{}), make(chan error)
-	err := b.each(bytes, false, func(offset int, some []byte) error {
-		order = append(order, "ahead")
-		if offset == 0 {
-			go func() {
-				waits <- b.each(bytes[:busBytes+1], true, func(int, []byte) error { order = append(order, "urgent"); return nil })
-			}()
-			go func() {
-				for {
-					b.mu.Lock()
-					n := b.urgent
-					b.mu.Unlock()
-					if n > 0 {
-						close(started)
-						return
-					}
-				}
-			}()
-			<-started
+	var order []byte // guarded by the bus, which makes one copy at a time
+	started, done := make(chan struct{}), make(chan error)
+	b := &bus{}
+	of := func(name byte, n int) (all [][]cudaCopy) {
+		for range n {
+			all = append(all, []cudaCopy{{from: []byte{name}}})
 		}
-		if offset == 2*busBytes {
-			assert.Len(t, some, 3)
+		return all
+	}
+	b.write = func(some []cudaCopy) error {
+		order = append(order, some[0].from[0])
+		if len(order) > 1 {
+			return nil
 		}
+		go func() { done <- b.copy(of('u', 2), true) }()
+		go func() {
+			for urgent := 0; urgent == 0; {
+				b.mu.Lock()
+				urgent = b.urgent
+				b.mu.Unlock()
+			}
+			close(started)
+		}()
+		<-started
 		return nil
-	})
-	require.NoError(t, err)
-	require.NoError(t, <-waits)
-	assert.Equal(t, []string{"ahead", "urgent", "urgent", "ahead", "ahead"}, order)
+	}
+	require.NoError(t, b.copy(of('a', 3), false))
+	require.NoError(t, <-done)
+	assert.Equal(t, "auuaa", string(order))
 	boom := errors.New("boom")
-	assert.ErrorIs(t, b.each(bytes, true, func(int, []byte) error { return boom }), boom)
-	assert.NoError(t, b.each(nil, false, nil))
+	b.write = func([]cudaCopy) error { return boom }
+	assert.ErrorIs(t, b.copy(of('u', 2), true), boom)
 	assert.Zero(t, b.urgent)
 	assert.False(t, b.busy)
+}
+
+// The pieces of an expert cover its bytes, and none is longer than the bus allows.
+func TestSlotCopies(t *testing.T) {
+	var w13, w2 compute.Buffer
+	const end13, end = busBytes*2 + 3, busBytes*3 + 70
+	s := &deviceSlot{parts: []slotPart{{buffer: &w13, from: 0, to: end13}, {buffer: &w2, from: end13, to: end}}}
+	expert := make([]byte, end)
+	for urgent, pieces := range map[bool]int{true: 1, false: 4} {
+		all := s.copies(expert, urgent)
+		require.Len(t, all, pieces)
+		at := 0
+		for _, some := range all {
+			n := 0
+			for _, c := range some {
+				require.Same(t, &expert[at], &c.from[0])
+				offset := at
+				if at >= end13 {
+					offset -= end13
+				}
+				require.Equal(t, offset, c.offset)
+				at, n = at+len(c.from), n+len(c.from)
+			}
+			assert.True(t, urgent || n <= busBytes)
+		}
+		assert.Equal(t, end, at)
+	}
 }

@@ -328,7 +328,7 @@ func (r *run) fewStepped(ctx context.Context, s *step) error {
 		}
 		state.free()
 		now[i] = out[0]
-		*state = fewState{floats: out[1], index: out[2], weights: out[3]}
+		*state = fewState{floats: out[1], choice: out[2]}
 		floats, err := m.d.floats(state.floats)
 		if err != nil {
 			return err
@@ -375,15 +375,20 @@ func (r *run) fewStepped(ctx context.Context, s *step) error {
 
 // fewState is what a stage passes to the next, in few buffers: each costs 5 us.
 type fewState struct {
-	floats  compute.Buffer // x and h, [N,D], router logits [N,E]
-	index   compute.Buffer // [N*K], and the number of the stage that follows
-	weights compute.Buffer // [N,K]
-	added   compute.Buffer // outputs of experts that the host computed, [N,D]; nil: none
-	h       []float32      // on the host
-	rt      *Routing
+	floats compute.Buffer // x and h, [N,D], router logits [N,E]
+	choice compute.Buffer // see fewChoice
+	added  compute.Buffer // outputs of experts that the host computed, [N,D]; nil: none
+	h      []float32      // on the host
+	rt     *Routing
 }
 
-func (f *fewState) free() { free(f.floats, f.index, f.weights, f.added) }
+func (f *fewState) free() { free(f.floats, f.choice, f.added) }
+
+// fewChoice is experts [N,K], the number of the layer that follows, and the bits of
+// weights, [N,K].
+func fewChoice(layer int, experts []int32, weights []float32) []int32 {
+	return append(append(slices.Clone(experts), int32(layer+1)), bits(weights)...)
+}
 
 // choose makes the state's choice of experts that of rt.
 func (f *fewState) choose(m *Model, rt *Routing) error {
@@ -393,19 +398,14 @@ func (f *fewState) choose(m *Model, rt *Routing) error {
 	if slices.Equal(experts, rt.Experts) && slices.Equal(weights, rt.Weights) {
 		return nil
 	}
-	free(f.index)
-	f.index = nil
-	var err error
-	if f.index, err = upload(m.d, append(slices.Clone(rt.Experts), int32(rt.Layer+1)), len(experts)+1); err != nil {
-		return err
-	}
 	return f.weigh(m, rt.Weights)
 }
 
 // weigh makes the experts' weights others.
 func (f *fewState) weigh(m *Model, weights []float32) (err error) {
-	free(f.weights)
-	f.weights, err = upload(m.d, weights, len(weights)/m.cfg.TopK, m.cfg.TopK)
+	free(f.choice)
+	choice := fewChoice(f.rt.Layer, f.rt.Experts, weights)
+	f.choice, err = upload(m.d, choice, len(choice))
 	return err
 }
 
@@ -498,7 +498,7 @@ func (m *Model) fewStage(s *step, i int, ints compute.Buffer, state *fewState, p
 		matrices = n * k
 	}
 	if !first {
-		args = append(args, state.floats, state.index, state.weights)
+		args = append(args, state.floats, state.choice)
 		key.d = matrices
 		if state.added != nil {
 			args = append(args, state.added)
@@ -524,7 +524,7 @@ func (m *Model) fewStage(s *step, i int, ints compute.Buffer, state *fewState, p
 			for range matrices {
 				w13, w2 = append(w13, takeWeight(&in)), append(w2, takeWeight(&in))
 			}
-			x, layer = m.fewExperts(take(), take(), take(), w13, w2)
+			x, layer = m.fewExperts(take(), take(), n, w13, w2)
 			if added {
 				x = Add(x, take())
 			}
@@ -537,22 +537,24 @@ func (m *Model) fewStage(s *step, i int, ints compute.Buffer, state *fewState, p
 		y, h, logits, now := m.fewBlock(x, takeNodes(&in), nodes, past, recent)
 		index, weights := fewTopK(logits, k)
 		floats := Concatenate([]*Node{Reshape(y, -1), Reshape(h, -1), Reshape(logits, -1)}, 0)
-		next := Concatenate([]*Node{Reshape(index, -1), Reshape(AddScalar(layer, int32(1)), 1)}, 0)
-		return []*Node{now, floats, next, weights}
+		next := Reshape(AddScalar(layer, int32(1)), 1)
+		choice := Concatenate([]*Node{Reshape(index, -1), next, Reshape(Bitcast(weights, dtypes.Int32), -1)}, 0)
+		return []*Node{now, floats, choice}
 	}, args...)
 }
 
 // fewExperts returns x [N,D] after the experts, of the nodes of a fewState, and the
 // number of the stage.
-func (m *Model) fewExperts(floats, index, weights *Node, w13, w2 []weight) (x, layer *Node) {
-	n, k, d := weights.Shape().Dimensions[0], m.cfg.TopK, m.cfg.HiddenSize
+func (m *Model) fewExperts(floats, choice *Node, n int, w13, w2 []weight) (x, layer *Node) {
+	k, d := m.cfg.TopK, m.cfg.HiddenSize
 	row := func(i int) *Node {
 		return Reshape(SliceAxis(floats, 0, AxisRange(i*n*d, (i+1)*n*d)), n, -1)
 	}
-	experts := takeInts(&index, n, k)
-	layer = Reshape(index)
+	experts := takeInts(&choice, n, k)
+	layer = Reshape(takeInts(&choice, 1))
 	if len(w13) == 0 {
 		return row(0), layer
 	}
+	weights := Bitcast(Reshape(choice, n, k), dtypes.Float32)
 	return m.fewMoE(row(0), row(1), experts, weights, w13, w2), layer
 }

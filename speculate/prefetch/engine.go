@@ -39,6 +39,7 @@ type Engine struct {
 	due      []int64 // [L*E] last step for which it is protected from eviction; -1: none
 	usedAt   []int64 // [L*E] step of the last request, or the one before it once released; or never
 	queued   []bool  // [L*E]
+	again    []bool  // [L*E] queued since it was used
 	scoredAt []int64 // [L] step of the last Score
 	fresh    []bool  // [L*E] prefetched, resident, not yet requested
 	current  []int32 // requested in this step
@@ -80,7 +81,7 @@ func newEngine(s speculate.Shape, cfg Config) *Engine {
 	n := s.Layers * s.Experts
 	e := &Engine{most: maxRequests, shape: s, policy: cfg.policy(), size: cfg.Capacity, hold: cfg.Hold, use: newUsage(cfg, s),
 		limit:  cmp.Or(cfg.InFlight, max(1, cfg.Streams-1)),
-		layers: make([]Counts, s.Layers), scoredAt: make([]int64, s.Layers), due: make([]int64, n), usedAt: make([]int64, n), missed: make([]int64, n), queued: make([]bool, n), fresh: make([]bool, n)}
+		layers: make([]Counts, s.Layers), scoredAt: make([]int64, s.Layers), due: make([]int64, n), usedAt: make([]int64, n), missed: make([]int64, n), queued: make([]bool, n), again: make([]bool, n), fresh: make([]bool, n)}
 	at := make([]int32, n)
 	for i := range at {
 		at[i] = -1
@@ -200,8 +201,8 @@ func (e *Engine) Request(id int32, arriving bool) (resident bool, victim int32, 
 		e.pin(id)
 	}
 	resident, victim = e.Resident(id), -1
-	if !resident && e.full(h, id) {
-		if victim = e.demandVictim(h); victim < 0 {
+	if full := e.full(h, id); !resident && (full || e.hasShare(id)) {
+		if victim = e.demandVictim(h, full); full && victim < 0 {
 			return false, -1, false
 		}
 	}
@@ -253,7 +254,8 @@ func (e *Engine) used(id int32) {
 
 // OnHost serves the choice of an expert that is neither resident nor on its way and
 // that the host computes from memory of its own, instead of Request. It queues a copy
-// for the next token, which is likely to choose the expert again.
+// for the next token, which is likely to choose the expert again; it is dropped if the
+// policy would evict the expert before those that are in the cache.
 func (e *Engine) OnHost(id int32, at int64) {
 	c := &e.layers[e.layer(id)]
 	c.Requests++
@@ -265,6 +267,7 @@ func (e *Engine) OnHost(id int32, at int64) {
 	e.used(id)
 	e.unqueue(id)
 	e.Want([]int32{id}, e.step+int64(e.shape.Layers), at)
+	e.again[id] = true
 }
 
 // restart forgets how experts were used.
@@ -294,6 +297,25 @@ func (e *Engine) Score(layer int, p []float32) {
 	e.scoredAt[layer] = e.step
 }
 
+// hasShare reports whether as much of the cache as is a layer's share holds its
+// experts. Steps that use all experts then leave free places to later layers, so that
+// in all layers copies and computing overlap.
+func (e *Engine) hasShare(id int32) bool {
+	if len(e.spent) == 0 || e.pinned != nil {
+		return false
+	}
+	l, n := e.layer(id), 0
+	for x := range e.shape.Experts {
+		if e.Resident(int32(l*e.shape.Experts + x)) {
+			n++
+		}
+	}
+	if len(e.caches) > 1 {
+		return n >= e.size
+	}
+	return n*e.shape.Layers >= e.size
+}
+
 // spentVictim removes and returns an expert that is spent; -1: none.
 func (e *Engine) spentVictim(h *cache) int32 {
 	for n := len(e.spent); n > 0; n = len(e.spent) {
@@ -313,9 +335,10 @@ func (e *Engine) spentVictim(h *cache) int32 {
 }
 
 // demandVictim removes and returns the expert that is evicted for one that is needed
-// now: by policy, those that are predicted last; -1: none.
-func (e *Engine) demandVictim(h *cache) int32 {
-	if v := e.spentVictim(h); v >= 0 {
+// now: one that is spent, or if the cache is full, by policy, those that are predicted
+// last; -1: none.
+func (e *Engine) demandVictim(h *cache, full bool) int32 {
+	if v := e.spentVictim(h); v >= 0 || !full {
 		return v
 	}
 	free := func(x int32) bool { return !e.hold || e.usedAt[x] != e.step }
@@ -404,7 +427,7 @@ func (e *Engine) Want(ids []int32, step, at int64) {
 		if e.Resident(id) || e.queued[id] {
 			continue
 		}
-		e.queued[id] = true
+		e.queued[id], e.again[id] = true, false
 		i := len(e.queue) // those for earlier steps precede it
 		for i > 0 && e.queue[i-1].step > step {
 			i--
@@ -431,15 +454,21 @@ func (e *Engine) Start() (id, victim int32, step int64, ok bool) {
 	e.queued[w.id] = false
 	c, h := &e.layers[e.layer(w.id)], e.cache(w.id)
 	victim = -1
-	if e.full(h, w.id) {
-		if victim = e.spentVictim(h); victim < 0 {
+	if full := e.full(h, w.id); full || e.hasShare(w.id) {
+		if victim = e.spentVictim(h); full && victim < 0 {
 			victim = h.evict(func(x int32) bool { return e.due[x] <= e.step && e.usedAt[x] != e.step })
 		}
-		if victim < 0 {
+		if victim >= 0 && e.again[w.id] && !e.use.before(victim, w.id) {
+			h.insert(victim)
+			victim = -1
+		}
+		switch {
+		case victim >= 0:
+			e.unused(victim)
+		case full:
 			c.Dropped++
 			return w.id, -1, w.step, false
 		}
-		e.unused(victim)
 	}
 	c.Prefetched++
 	e.flying++
