@@ -424,8 +424,11 @@ func (e *Engine) Want(ids []int32, step, at int64) {
 			break
 		}
 		e.due[id] = max(e.due[id], step)
-		if e.Resident(id) || e.queued[id] {
+		switch {
+		case e.Resident(id) || e.queued[id] && !e.again[id]:
 			continue
+		case e.queued[id]:
+			e.queue = slices.DeleteFunc(e.queue, func(w wish) bool { return w.id == id })
 		}
 		e.queued[id], e.again[id] = true, false
 		i := len(e.queue) // those for earlier steps precede it

@@ -218,3 +218,36 @@ func TestEngineRefusals(t *testing.T) {
 	_, err := NewEngine(speculate.Shape{}, Config{Capacity: 1})
 	require.Error(t, err)
 }
+
+// What the host computed is copied for the next token, unless the policy would evict it
+// before what is in the cache; a prediction for an earlier step precedes.
+func TestOnHost(t *testing.T) {
+	s := speculate.Shape{Layers: 3, Experts: 4, TopK: 1}
+	for policy, copied := range map[Policy]bool{LRU: true, DecayedLFU: false} {
+		e, err := NewEngine(s, Config{Capacity: 2, Policy: policy})
+		require.NoError(t, err)
+		for range 3 { // tokens
+			for _, id := range []int32{0, 4} {
+				e.Step()
+				_, _, ok := e.Request(id, false)
+				require.True(t, ok)
+			}
+			e.Step()
+		}
+		e.OnHost(9, 0)
+		e.Step()
+		id, victim, step, ok := e.Start()
+		assert.EqualValues(t, 9, id)
+		assert.Equal(t, copied, ok, policy)
+		if ok {
+			assert.EqualValues(t, 0, victim)
+		}
+		assert.EqualValues(t, 8+3, step)
+
+		e.OnHost(10, 0)
+		e.Want([]int32{10}, 10, 0)
+		_, _, step, ok = e.Start()
+		assert.True(t, ok, "it is predicted")
+		assert.EqualValues(t, 10, step)
+	}
+}
