@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/mixtral"
@@ -55,7 +56,12 @@ func study(ctx context.Context, o *options, backend compute.Backend, reader *tra
 	if err != nil {
 		return nil, err
 	}
-	return &studied{results: made.Results, training: curves.figure(), calibration: &calibration}, nil
+	made.Predictors = slices.DeleteFunc(made.Predictors, func(p speculate.Predictor) bool {
+		return !slices.Contains([]string{"gate reuse", "corrected gate", "hidden state"}, p.Name())
+	})
+	s := &studied{results: made.Results, training: curves.figure(), calibration: &calibration}
+	s.runs, s.offload, err = compareOffloading(ctx, backend, parts.Test, made.Predictors, p)
+	return s, err
 }
 
 // studied is the part of a study that the report shows.
@@ -63,6 +69,8 @@ type studied struct {
 	results     *speculate.Results
 	training    viz.Figure
 	calibration *viz.Calibration
+	runs        []viz.OffloadRun
+	offload     []string // in words
 }
 
 // report writes the HTML report, its pictures and the figures' data into dir.
@@ -83,9 +91,13 @@ func report(dir string, reader *trace.Reader, tokenizer *tokenizer.Tokenizer, s 
 			return err
 		}
 	}
+	section, err := viz.OffloadSection(s.offload, s.runs)
+	if err != nil {
+		return err
+	}
 	rep, err := viz.NewReport(viz.Study{
 		Title: "mini-mixtral on ten domains", Routing: statistics.Summary(), Results: s.results, Journeys: sample.Journeys(),
-		Training: []viz.Figure{s.training}, Calibration: s.calibration,
+		Training: []viz.Figure{s.training}, Calibration: s.calibration, Extra: []viz.Section{section},
 	})
 	if err != nil {
 		return err

@@ -110,16 +110,22 @@ func addSince(to *prefetch.Counts, now, then prefetch.Counts) {
 // Telemetry returns what was measured. It is called before the model is closed.
 func (m *Meter) Telemetry() *Telemetry {
 	t, d, s := m.t, *m.t.Decode, m.store.Stats()
-	t.Store, t.Decode = &s, &d
+	t.Store, t.Decode = &s, Decoded(&d, &s, m.ahead)
+	return &t
+}
+
+// Decoded completes d, which has tokens, time and counts of decoding with a store, and
+// returns it. ahead may be nil.
+func Decoded(d *prefetch.Result, s *offload.Stats, ahead *offload.PrefetchOptions) *prefetch.Result {
 	d.Policy, d.Capacity, d.Resident = s.Policy, s.Slots, s.Resident
-	if m.ahead != nil {
-		d.Predictor, d.Horizon, d.Prefetch = m.ahead.Predictor.Name(), m.ahead.Horizon.String(), m.ahead.Experts
+	if ahead != nil {
+		d.Predictor, d.Horizon, d.Prefetch = ahead.Predictor.Name(), ahead.Horizon.String(), ahead.Experts
 	}
 	d.HitRate = d.Total.HitRate()
 	if n := float64(d.Tokens); n > 0 {
 		d.TransfersPerToken, d.StallPerToken, d.TokensPerSecond = float64(d.Total.Transfers)/n, d.Total.StallSeconds/n, n/d.Seconds
 	}
-	return &t
+	return d
 }
 
 // WriteTable writes a row about each run, in which experts are shares of those that
