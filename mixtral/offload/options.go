@@ -33,6 +33,8 @@ type Options struct {
 	Policy   prefetch.Policy
 	HalfLife int
 	Static   []int32
+	// Adaptive is as in prefetch.Config.
+	Adaptive bool
 	// Readers is the number of experts that are read at a time; 0: 2. It bounds what
 	// is in flight. Of several, one is left to those that are needed. An expert that is
 	// needed precedes those that are predicted, but interrupts none.
@@ -91,7 +93,7 @@ func (o *Options) slots(src mixtral.ExpertSource) (int, error) {
 }
 
 func (o *Options) config(slots int) prefetch.Config {
-	return prefetch.Config{Capacity: slots, PerLayer: o.PerLayer, Policy: o.Policy, HalfLife: o.HalfLife, Static: o.Static,
+	return prefetch.Config{Capacity: slots, PerLayer: o.PerLayer, Policy: o.Policy, HalfLife: o.HalfLife, Static: o.Static, Adaptive: o.Adaptive,
 		InFlight: max(1, o.readers()-1)}
 }
 

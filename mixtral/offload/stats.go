@@ -117,6 +117,7 @@ func (s *Store) stalled(layer int, d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.stall[layer] += d
+	s.engine.Waited(d.Nanoseconds())
 	s.stats.costs.waited += d
 	if c := &s.stats; c.current >= 0 {
 		c.steps[c.current].StallSeconds += d.Seconds()

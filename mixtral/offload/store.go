@@ -393,5 +393,10 @@ func (u *use) stream(experts []int) error {
 	return nil
 }
 
-// pool is the number of places that a layer's experts can have at a time.
-func (s *Store) pool() int { return s.engine.Places() }
+// pool is the number of places that a layer's experts can have.
+func (s *Store) pool() int {
+	if s.o.PerLayer {
+		return len(s.places) / s.src.Layers
+	}
+	return len(s.places)
+}

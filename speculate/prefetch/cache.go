@@ -86,9 +86,6 @@ func (u *usage) request(i int, id int32) (changed bool) {
 		}
 		u.sum[id] += u.weight
 		u.key[id] = int64(math.Float64bits(u.sum[id]))
-		if u.scored != nil {
-			u.scored[int(id)/u.experts] = false
-		}
 	default:
 		u.key[id] = u.tick
 	}
@@ -153,9 +150,9 @@ type cache struct {
 	heap []int32
 	at   []int32 // by id: index in heap, isPinned, -1: not resident; shared between the layers' caches
 	held []int32 // scratch of evict
-	// For Static: experts that are pinned, resident or not, which are not in heap, and
-	// places that are kept for such.
-	pins, reserved int
+	// For Static: experts that are pinned, which are not in heap, those of them that are
+	// resident, and places that are kept for such.
+	pins, pinsIn, reserved int
 }
 
 // isPinned is in place of an index.
@@ -223,6 +220,7 @@ func (c *cache) pop() int32 {
 func (c *cache) drop(id int32) {
 	if c.at[id] == isPinned {
 		c.at[id] = -1
+		c.pinsIn--
 		return
 	}
 	c.remove(id)

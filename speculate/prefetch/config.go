@@ -86,6 +86,9 @@ type Config struct {
 	Prefetch  int
 	// Nearer also predicts at all distances below Horizon.Layers.
 	Nearer bool
+	// Adaptive copies fewer, down to none, of the Prefetch experts where that makes
+	// layers wait less.
+	Adaptive bool
 	// NextToken also predicts one token ahead, at the zero Horizon, for the layers
 	// below Horizon.Layers. Their experts are otherwise copied on demand.
 	NextToken bool
@@ -127,7 +130,7 @@ func (c Config) Validate(h trace.Header) error {
 		return fmt.Errorf("prefetch: capacity is %d experts, of which a layer needs %d at once", c.Capacity, s.TopK)
 	case c.Events < 0 || c.Events > maxEvents:
 		return fmt.Errorf("prefetch: %d events; must be 0 to %d", c.Events, maxEvents)
-	case c.Predictor == nil && (c.Prefetch != 0 || c.NextToken || c.Nearer):
+	case c.Predictor == nil && (c.Prefetch != 0 || c.NextToken || c.Nearer || c.Adaptive):
 		return fmt.Errorf("prefetch: %d experts to prefetch without a predictor", c.Prefetch)
 	case c.Predictor == nil:
 		return nil

@@ -3,6 +3,7 @@ package prefetch
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/expertspec/expertspec/speculate"
@@ -16,7 +17,9 @@ import (
 // A driver calls, for each layer of each token (or of a step of several tokens), Step
 // and then Request for each chosen expert; Expire, when all of them are resident;
 // Want with what a predictor says; and, whenever something can be copied, Next and
-// Start, after which Arrived ends each. With policy Reuse it also calls Score. Experts are ids, layer*E+expert. An Engine is not safe for concurrent use.
+// Start, after each of which Arrived follows. For policy Reuse it also calls Score, and
+// for Config.Adaptive Waited. Experts are ids, layer*E+expert. An Engine is not safe for
+// concurrent use.
 type Engine struct {
 	shape  speculate.Shape
 	policy Policy
@@ -36,10 +39,12 @@ type Engine struct {
 
 	step     int64
 	queue    []wish
-	due      []int64 // [L*E] last step for which it is protected from eviction; -1: none
-	usedAt   []int64 // [L*E] step of the last request, or the one before it once released; or never
-	queued   []bool  // [L*E]
-	again    []bool  // [L*E] queued since it was used
+	due      []int64  // [L*E] last step for which it is protected from eviction; -1: none
+	usedAt   []int64  // [L*E] step of the last request, or the one before it once released; or never
+	queued   []bool   // [L*E]
+	again    []bool   // [L*E] queued since it was used
+	wanted   []wanted // [L] by the last Want
+	width    width
 	scoredAt []int64 // [L] step of the last Score
 	fresh    []bool  // [L*E] prefetched, resident, not yet requested
 	current  []int32 // requested in this step
@@ -51,16 +56,9 @@ type Engine struct {
 // never is before all steps, also where the first is released.
 const never = -2
 
-// wish is a prefetch in the queue.
-type wish struct {
-	id   int32
-	step int64 // that it is for
-	at   int64 // when it was asked for, by the driver's clock
-}
-
 // NewEngine returns an engine for a model's shape. Of cfg it uses Capacity, PerLayer,
-// Policy, HalfLife, Static and InFlight; experts of the current step are held (see [Config.Hold]).
-// OPT is an error: it knows the future.
+// Policy, HalfLife, Static, InFlight and Adaptive; experts of the current step are
+// held (see [Config.Hold]). OPT is an error: it knows the future.
 func NewEngine(s speculate.Shape, cfg Config) (*Engine, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
@@ -82,6 +80,10 @@ func newEngine(s speculate.Shape, cfg Config) *Engine {
 	e := &Engine{most: maxRequests, shape: s, policy: cfg.policy(), size: cfg.Capacity, hold: cfg.Hold, use: newUsage(cfg, s),
 		limit:  cmp.Or(cfg.InFlight, max(1, cfg.Streams-1)),
 		layers: make([]Counts, s.Layers), scoredAt: make([]int64, s.Layers), due: make([]int64, n), usedAt: make([]int64, n), missed: make([]int64, n), queued: make([]bool, n), again: make([]bool, n), fresh: make([]bool, n)}
+	e.wanted, e.width = make([]wanted, s.Layers), width{n: math.MaxInt}
+	if cfg.Adaptive {
+		e.width = width{n: math.MaxInt, by: 1, before: math.Inf(1), window: windowTokens * int64(s.Layers)}
+	}
 	at := make([]int32, n)
 	for i := range at {
 		at[i] = -1
@@ -104,59 +106,15 @@ func (e *Engine) begin(requests []int32) {
 	e.use.begin(requests)
 	e.n, e.step, e.current = 0, -1, e.current[:0]
 	e.spent = e.spent[:0]
+	e.width.until, e.width.waited, e.width.needed = e.width.window, 0, e.needed()
+	for l := range e.wanted {
+		e.wanted[l] = wanted{never, never}
+	}
 	for i := range e.due {
 		e.due[i], e.usedAt[i], e.missed[i] = -1, never, never
 	}
-	if e.pinned == nil {
-		return
-	}
-	clear(e.pinned)
-	for _, c := range e.caches {
-		c.pins, c.reserved = 0, e.pins
-	}
-	if len(e.static) == 0 {
-		return
-	}
-	for _, id := range e.static {
-		if c := e.cache(id); c.pins < e.pins {
-			e.pinned[id] = true
-			c.pins++
-		}
-	}
-	for _, c := range e.caches {
-		c.reserved = c.pins
-	}
+	e.beginPins()
 }
-
-// pin pins an expert that is requested, if it is one of the first.
-func (e *Engine) pin(id int32) {
-	if c := e.cache(id); len(e.static) == 0 && c.pins < e.pins && !e.pinned[id] {
-		e.pinned[id] = true
-		c.pins++
-		if c.at[id] >= 0 {
-			c.remove(id)
-			c.at[id] = isPinned
-		}
-	}
-}
-
-// full reports whether an expert that is not resident needs another's place.
-func (e *Engine) full(h *cache, id int32) bool {
-	return len(h.heap) >= e.size-h.reserved && (e.pinned == nil || !e.pinned[id])
-}
-
-// place makes an expert resident.
-func (e *Engine) place(h *cache, id int32) {
-	if e.pinned != nil && e.pinned[id] {
-		h.at[id] = isPinned
-		return
-	}
-	h.insert(id)
-}
-
-// Places is the number of experts of a layer, or more, that can be requested in a step
-// before one of them is released.
-func (e *Engine) Places() int { return e.size - e.pins }
 
 func (e *Engine) layer(id int32) int { return int(id) / e.shape.Experts }
 
@@ -175,6 +133,7 @@ func (e *Engine) Resident(id int32) bool { return e.caches[0].at[id] >= 0 }
 // leave the cache with the step before, whose slice is valid until the next call.
 func (e *Engine) Step() (step int64, leave []int32) {
 	e.dropped = e.dropped[:0]
+	e.adapt()
 	if e.policy == OnDemand {
 		for _, id := range e.current {
 			if e.Resident(id) {
@@ -197,9 +156,7 @@ func (e *Engine) Now() int64 { return e.step }
 // which can be if fewer experts fit than are held.
 func (e *Engine) Request(id int32, arriving bool) (resident bool, victim int32, ok bool) {
 	c, h := &e.layers[e.layer(id)], e.cache(id)
-	if e.pinned != nil {
-		e.pin(id)
-	}
+	e.choose(id)
 	resident, victim = e.Resident(id), -1
 	if full := e.full(h, id); !resident && (full || e.hasShare(id)) {
 		if victim = e.demandVictim(h, full); full && victim < 0 {
@@ -238,6 +195,16 @@ func (e *Engine) Request(id int32, arriving bool) (resident bool, victim int32, 
 	return resident, victim, true
 }
 
+// choose prepares for a request: that step's scores say nothing any more.
+func (e *Engine) choose(id int32) {
+	if e.pinned != nil {
+		e.pin(id)
+	}
+	if e.use.scored != nil {
+		e.use.scored[e.layer(id)] = false
+	}
+}
+
 // used records a request.
 func (e *Engine) used(id int32) {
 	if e.n == e.most {
@@ -258,6 +225,7 @@ func (e *Engine) used(id int32) {
 // policy would evict the expert before those that are in the cache.
 func (e *Engine) OnHost(id int32, at int64) {
 	c := &e.layers[e.layer(id)]
+	e.choose(id)
 	c.Requests++
 	c.Host++
 	if e.usedAt[id] == never {
@@ -266,7 +234,7 @@ func (e *Engine) OnHost(id int32, at int64) {
 	e.usedAt[id] = e.step
 	e.used(id)
 	e.unqueue(id)
-	e.Want([]int32{id}, e.step+int64(e.shape.Layers), at)
+	e.add(id, e.step+int64(e.shape.Layers), at)
 	e.again[id] = true
 }
 
@@ -345,10 +313,10 @@ func (e *Engine) demandVictim(h *cache, full bool) int32 {
 	if v := h.evict(func(x int32) bool { return e.due[x] < e.step && free(x) }); v >= 0 {
 		return v
 	}
-	if !e.hold {
-		return h.pop()
+	if v := h.evict(free); v >= 0 {
+		return v
 	}
-	return h.evict(free)
+	return e.pinnedVictim(h, free)
 }
 
 // Release ends the hold on an expert that the current step, of many tokens, has used
@@ -362,16 +330,6 @@ func (e *Engine) Release(id int32) {
 	e.usedAt[id]--
 	if e.missed[id] == e.step && e.cache(id).at[id] != isPinned {
 		e.spent = append(e.spent, id)
-	}
-}
-
-// Follow queues, as Want does, the first n experts of the layer that follows one of
-// which the step uses all experts.
-func (e *Engine) Follow(layer, n int, at int64) {
-	for i := range min(n, e.shape.Experts) {
-		if layer+1 < e.shape.Layers {
-			e.Want([]int32{int32((layer+1)*e.shape.Experts + i)}, e.step+1, at)
-		}
 	}
 }
 
@@ -393,95 +351,6 @@ func (e *Engine) unused(id int32) {
 		e.layers[e.layer(id)].Wasted++
 	}
 }
-
-// unqueue drops the wish for an expert that is copied on demand.
-func (e *Engine) unqueue(id int32) {
-	if e.queued[id] {
-		e.queued[id] = false
-		e.queue = slices.DeleteFunc(e.queue, func(w wish) bool { return w.id == id })
-		e.layers[e.layer(id)].Dropped++
-	}
-}
-
-// Expire drops the prefetches for the current step and those before.
-func (e *Engine) Expire() {
-	e.queue = slices.DeleteFunc(e.queue, func(w wish) bool {
-		if w.step > e.step {
-			return false
-		}
-		e.queued[w.id] = false
-		e.layers[e.layer(w.id)].Dropped++
-		return true
-	})
-}
-
-// Want queues the prefetch of experts that are predicted for a later step, likeliest
-// first, up to the first negative one, at a time of the driver's clock. Until that
-// step has passed, those that are resident are evicted after all others.
-func (e *Engine) Want(ids []int32, step, at int64) {
-	for _, id := range ids {
-		if id < 0 {
-			break
-		}
-		e.due[id] = max(e.due[id], step)
-		switch {
-		case e.Resident(id) || e.queued[id] && !e.again[id]:
-			continue
-		case e.queued[id]:
-			e.queue = slices.DeleteFunc(e.queue, func(w wish) bool { return w.id == id })
-		}
-		e.queued[id], e.again[id] = true, false
-		i := len(e.queue) // those for earlier steps precede it
-		for i > 0 && e.queue[i-1].step > step {
-			i--
-		}
-		e.queue = slices.Insert(e.queue, i, wish{id, step, at})
-	}
-}
-
-// Next returns when the next prefetch was asked for, if there is one and no limit on
-// those in flight is reached.
-func (e *Engine) Next() (at int64, ok bool) {
-	if len(e.queue) == 0 || e.flying == e.limit {
-		return 0, false
-	}
-	return e.queue[0].at, true
-}
-
-// Start takes the next prefetch out of the queue and makes its expert resident, in
-// the place of victim; -1 is a free place. ok is false if it was dropped, because
-// everything in the cache is predicted as well or in use.
-func (e *Engine) Start() (id, victim int32, step int64, ok bool) {
-	w := e.queue[0]
-	e.queue = append(e.queue[:0], e.queue[1:]...)
-	e.queued[w.id] = false
-	c, h := &e.layers[e.layer(w.id)], e.cache(w.id)
-	victim = -1
-	if full := e.full(h, w.id); full || e.hasShare(w.id) {
-		if victim = e.spentVictim(h); full && victim < 0 {
-			victim = h.evict(func(x int32) bool { return e.due[x] <= e.step && e.usedAt[x] != e.step })
-		}
-		if victim >= 0 && e.again[w.id] && !e.use.before(victim, w.id) {
-			h.insert(victim)
-			victim = -1
-		}
-		switch {
-		case victim >= 0:
-			e.unused(victim)
-		case full:
-			c.Dropped++
-			return w.id, -1, w.step, false
-		}
-	}
-	c.Prefetched++
-	e.flying++
-	e.fresh[w.id] = true
-	e.place(h, w.id)
-	return w.id, victim, w.step, true
-}
-
-// Arrived says that the copy of a prefetch has ended, or failed.
-func (e *Engine) Arrived() { e.flying-- }
 
 // clear empties queue and cache.
 func (e *Engine) clear() {
@@ -505,16 +374,6 @@ func (e *Engine) clear() {
 			e.cache(id).drop(id)
 		}
 	}
-}
-
-// Likeliest writes the ids of the experts of a layer with the highest scores above 0,
-// likeliest first, ties to the lower number, to out, and -1 after the last. It takes
-// them out of scores, [E].
-func (e *Engine) Likeliest(scores []float32, layer int, out []int32) {
-	for i := range out {
-		out[i] = -1
-	}
-	top(scores, int32(layer*e.shape.Experts), out)
 }
 
 // Counts returns what was counted by layer, [L], and in all. Stalls are the driver's

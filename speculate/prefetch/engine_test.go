@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/expertspec/expertspec/speculate"
@@ -138,16 +139,18 @@ func TestEngineRelease(t *testing.T) {
 }
 
 // Decayed LFU is what its definition says: the sum over an expert's requests of
-// 2^-(age/half-life).
+// 2^-(age/half-life), however many half-lives pass.
 func TestDecayedLFU(t *testing.T) {
 	s := speculate.Shape{Layers: 2, Experts: 5, TopK: 2}
 	e, err := NewEngine(s, Config{Capacity: 3, Policy: DecayedLFU, HalfLife: 2})
 	require.NoError(t, err)
+	e.use.weight = 0x1p870
+	e.use.sum[9], e.use.key[9] = 0x1p-1030, int64(math.Float64bits(0x1p-1030)) // of long ago
 	rng := rand.New(rand.NewPCG(3, 4))
 	var past []int32
-	for range 300 {
+	for range 600 {
 		e.Step()
-		id := int32(math.Sqrt(float64(rng.IntN(100))))
+		id := int32(math.Sqrt(float64(rng.IntN(81)))) // never 9
 		score := func(x int32) (sum float64) {
 			for i, y := range past {
 				if x == y {
@@ -166,6 +169,107 @@ func TestDecayedLFU(t *testing.T) {
 		}
 		past = append(past, id)
 	}
+	require.Less(t, e.use.weight, 0x1p100, "it was rescaled")
+	require.Less(t, e.use.key[9], int64(0))
+}
+
+// Predicted reuse evicts the expert of the least mean of how often tokens chose it and
+// how likely the next one is to, where that is known.
+func TestReuse(t *testing.T) {
+	s := speculate.Shape{Layers: 3, Experts: 5, TopK: 1}
+	e, err := NewEngine(s, Config{Capacity: 5, Policy: Reuse, HalfLife: 3})
+	require.NoError(t, err)
+	rng := rand.New(rand.NewPCG(3, 4))
+	var past []int32
+	known := map[int32]float64{}
+	differ := 0
+	for step := range 900 {
+		e.Step()
+		l := int32(step % 3)
+		id := 5*l + int32(math.Sqrt(float64(rng.IntN(25))))
+		often := func(x int32) (sum float64) {
+			for i, y := range past {
+				if x == y {
+					sum += math.Exp2(-float64(len(past)-1-i)/(3*3)) * (1 - math.Exp2(-1./3))
+				}
+			}
+			return sum
+		}
+		worth := func(x int32) float64 {
+			if p, ok := known[x]; ok && x/5 != l {
+				return .7*often(x) + .3*p
+			}
+			return often(x)
+		}
+		resident, victim, _ := e.Request(id, false)
+		if !resident && victim >= 0 {
+			for x := range int32(15) {
+				if x == id || !e.Resident(x) {
+					continue
+				}
+				require.GreaterOrEqual(t, worth(x), worth(victim)-1e-6, "step %d: %d evicted, not %d", step, victim, x)
+				if often(x) < often(victim) {
+					differ++
+				}
+			}
+		}
+		past = append(past, id)
+		for x := range int32(5) {
+			delete(known, 5*l+x)
+		}
+		if l < 2 || step%2 == 0 {
+			continue
+		}
+		for to := range int32(3) {
+			p, q := make([]float32, 5), make([]float32, 5) // two documents
+			for i := range p {
+				p[i], q[i] = rng.Float32(), rng.Float32()/2
+				known[5*to+int32(i)] = 1 - float64((1-p[i])*(1-q[i]))
+			}
+			e.Score(int(to), p)
+			e.Score(int(to), q)
+		}
+	}
+	require.Greater(t, differ, 20)
+}
+
+// A nearer prediction of a step replaces what a farther one asked for; several in one
+// step add up; what a step needs now, or needed, leaves the queue; those for earlier
+// steps precede.
+func TestQueue(t *testing.T) {
+	e, err := NewEngine(speculate.Shape{Layers: 4, Experts: 5, TopK: 2}, Config{Capacity: 15, InFlight: 9})
+	require.NoError(t, err)
+	ids := func() (out []int32) {
+		for _, w := range e.queue {
+			out = append(out, w.id)
+		}
+		for id := range int32(20) {
+			require.Equal(t, slices.Contains(out, id), e.queued[id])
+		}
+		return out
+	}
+	e.Step()
+	e.Want([]int32{10, 11, -1}, 2, 0)
+	e.Want([]int32{12, -1}, 2, 0) // of another document
+	e.Want([]int32{5, 6}, 1, 0)
+	require.Equal(t, []int32{5, 6, 10, 11, 12}, ids())
+	id, _, step, ok := e.Start()
+	require.True(t, ok)
+	require.Equal(t, []int64{5, 1}, []int64{int64(id), step})
+	e.Step() // 1
+	e.Request(6, false)
+	e.Expire()
+	require.Equal(t, []int32{10, 11, 12}, ids())
+	e.Want([]int32{13, 11}, 2, 1)
+	e.Want([]int32{10, -1}, 2, 1)
+	require.Equal(t, []int32{13, 11, 10}, ids())
+	_, c := e.Counts()
+	require.EqualValues(t, 3, c.Dropped, "6 was needed, 10 and 12 were no longer predicted")
+	e.Step() // 2
+	e.Expire()
+	require.Empty(t, ids())
+	_, c = e.Counts()
+	require.EqualValues(t, 6, c.Dropped)
 }
 
 // On demand, everything misses, whatever the capacity; with enough room and Hold, a

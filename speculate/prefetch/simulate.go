@@ -24,6 +24,7 @@ type simulator struct {
 	channel  int64   // when it becomes free
 	streams  []int64 // [Streams] when each becomes free
 	ahead    []int64 // when the prefetches in flight arrive
+	below    int64   // when they last became fewer than the limit
 	arrive   []int64 // [L*E] when the last copy of an expert arrives
 	host     int64   // when the host's cores become free
 	deciding int64
@@ -52,7 +53,7 @@ func (m *simulator) event(k Kind, step int64, id int32, from, to int64) {
 
 // run decodes a batch of documents, from an empty cache to an empty cache.
 func (m *simulator) run(p *plan) {
-	m.plan, m.channel, m.host = p, m.now, m.now
+	m.plan, m.channel, m.host, m.below = p, m.now, m.now, m.now
 	for i := range m.streams {
 		m.streams[i] = m.now
 	}
@@ -81,7 +82,7 @@ func (m *simulator) layerStep(requests []int32) {
 	m.decide(m.number(pass, layer))
 	m.advance()
 	few := pass > 0 || m.plan.prompt == 1
-	if m.hold && len(requests) > m.shape.TopK && !(few && len(requests) <= m.Places()) {
+	if m.hold && len(requests) > m.shape.TopK && !(few && len(requests) <= m.size) {
 		m.stream(requests, pass, layer)
 	} else {
 		m.atOnce(requests, pass, layer)
@@ -123,7 +124,7 @@ func (m *simulator) stream(requests []int32, pass, layer int) {
 	for _, id := range sorted {
 		m.Protect(id)
 	}
-	window := min(1+len(m.streams), m.Places())
+	window := min(1+len(m.streams), m.size)
 	next := 0
 	for i, id := range sorted {
 		m.advance()
@@ -189,6 +190,7 @@ func (m *simulator) wait(id int32, until int64) {
 	}
 	m.event(Stall, m.step, id, m.now, until)
 	m.stalled[m.layer(id)] += until - m.now
+	m.Waited(until - m.now)
 	m.now = until
 	m.advance()
 }
@@ -275,18 +277,17 @@ func (m *simulator) ask(pass, layer int) {
 
 // advance starts the prefetches that start before now.
 func (m *simulator) advance() {
-	from := int64(0)
 	for {
 		at, ok := m.Next()
 		if !ok {
 			if len(m.ahead) == 0 || m.ahead[0] >= m.now {
 				return
 			}
-			from, m.ahead = m.ahead[0], m.ahead[1:]
+			m.below, m.ahead = m.ahead[0], m.ahead[1:]
 			m.Arrived()
 			continue
 		}
-		at = max(at, from)
+		at = max(at, m.below)
 		if stream, _ := m.next(at); max(m.streams[stream], at) >= m.now {
 			return
 		}
