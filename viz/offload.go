@@ -3,6 +3,7 @@ package viz
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/expertspec/expertspec/speculate/prefetch"
 )
@@ -52,9 +53,10 @@ func OffloadSection(text []string, runs []OffloadRun) (Section, error) {
 		stalls.Curves = append(stalls.Curves, c)
 	}
 	if !host {
-		needed.Names = append(needed.Names[:2:2], needed.Names[3:]...)
+		needed.Names = slices.Delete(needed.Names, 2, 3)
+		needed.tones = slices.Delete(slices.Clone(partTones), 2, 3)
 		for i, v := range needed.Values {
-			needed.Values[i] = append(v[:2:2], v[3:]...)
+			needed.Values[i] = slices.Delete(v, 2, 3)
 		}
 	}
 	for _, c := range []Curve{measured, simulated} {

@@ -15,7 +15,8 @@ type parts struct {
 	Names  []string
 	Values [][]float64
 
-	row float64 // height of a row; 0: partsRow
+	tones []string // colours of the parts; nil: partTones
+	row   float64  // height of a row; 0: partsRow
 }
 
 // partTones are colours of parts, the best first.
@@ -59,7 +60,12 @@ func (f parts) keys(s Style) []key {
 	return keys
 }
 
-func (f parts) tone(s Style, j int) tone { return s.tone(partTones[j%len(partTones)]) }
+func (f parts) tone(s Style, j int) tone {
+	if j < len(f.tones) {
+		return s.tone(f.tones[j])
+	}
+	return s.tone(partTones[j%len(partTones)])
+}
 
 const partsRow = 26
 

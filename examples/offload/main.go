@@ -17,6 +17,7 @@ import (
 	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/mixtral/offload"
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/speculate/prefetch"
 	"github.com/expertspec/expertspec/trace/safetensors"
 )
 
@@ -30,6 +31,9 @@ or missing, and how long computing waited for them. Policies:
 	on-demand  an expert is held while its layer computes
 	lru        the least recently used expert makes room
 	lfu        the least frequently used one, older uses counting less
+	static     experts stay that are most frequent in the trace -pin, or else the first that are used; lru for the rest
+	reuse      the one least likely to be used by the next tokens makes room: by how often it was used, and by what
+	           -predictor says of the next token, if one is given
 	prefetch   lru, and the experts that -predictor says are read ahead
 	host       lru, but what is in -host-memory only is computed by the processor's cores
 	opt        the one that is needed last makes room, which only -simulate knows
@@ -48,6 +52,7 @@ type options struct {
 	json      string
 	simulate  string
 	costs     string
+	pin       string
 	figures   string
 	load      time.Duration
 	compute   time.Duration
@@ -67,8 +72,9 @@ func (o *options) flags(f *flag.FlagSet) {
 	o.limits.Flags(f)
 	f.StringVar(&o.policy, "policy", "lru", "`policy` by which experts are held: "+policyNames())
 	f.StringVar(&o.compare, "compare", "", "`policies` to run, separated by commas, instead of -policy; prefetch is run with each -predictor")
-	f.StringVar(&o.predictor, "predictor", "gate reuse", "`predictor` of policy prefetch: gate reuse, or a folder that train wrote, or FOLDER:NAME of one of its predictors;\nseveral, separated by commas, with -compare")
-	f.IntVar(&o.distance, "distance", 1, "`layers` that are predicted ahead")
+	f.StringVar(&o.predictor, "predictor", "", "`predictor` of policies prefetch and reuse: gate reuse, a folder that train wrote, or FOLDER:NAME of one of its predictors;\nseveral, separated by commas, with -compare; oracle with -simulate (default gate reuse, and for policy reuse none)")
+	f.IntVar(&o.distance, "distance", 1, "`layers` that are predicted ahead, and nearer ones if the predictor knows them")
+	f.StringVar(&o.pin, "pin", "", "`trace` whose most frequent experts policy static holds, a folder or a file (default the first that are used)")
 	f.StringVar(&o.json, "json", "", "`file` for all figures")
 	f.StringVar(&o.figures, "figures", "", "`folder` for report.html and its figures as PNG, SVG and CSV")
 	f.StringVar(&o.simulate, "simulate", "", "`trace` to simulate the policies on, a folder or a file, instead of running the model")
@@ -106,8 +112,12 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	if err != nil {
 		return err
 	}
+	pinned, err := o.pinned(ctx)
+	if err != nil {
+		return err
+	}
 	if o.simulate != "" {
-		all, err := o.simulation(ctx, ps)
+		all, err := o.simulation(ctx, ps, pinned)
 		if err != nil {
 			return err
 		}
@@ -118,7 +128,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	var tensors []safetensors.Tensor // of first
 	bad, errs := 0, s.Err
 	for i, v := range o.runs {
-		made, n, t, err := o.measure(ctx, v, ps[v.predictor], errs)
+		made, n, t, err := o.measure(ctx, v, ps[v.predictor], pinned, errs)
 		if err != nil {
 			return err
 		}
@@ -145,17 +155,20 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 }
 
 // measure runs one variant.
-func (o *options) measure(ctx context.Context, v variant, p speculate.Predictor, errs io.Writer) ([]safetensors.Tensor, int, *cli.Telemetry, error) {
+func (o *options) measure(ctx context.Context, v variant, p speculate.Predictor, pinned []int32, errs io.Writer) ([]safetensors.Tensor, int, *cli.Telemetry, error) {
 	store, model, free, err := o.model.LoadStore(ctx, func(src mixtral.ExpertSource) (offload.Options, error) {
 		so, err := o.limits.Options(src)
 		so.Policy, so.Host = v.evict, v.host
+		if v.evict == prefetch.Static {
+			so.Static = pinned
+		}
 		return so, err
 	})
 	if err != nil {
 		return nil, 0, nil, err
 	}
 	defer free()
-	ahead, err := v.ahead(p, model.Config())
+	ahead, err := v.ahead(p, model.Config().TraceModel(o.model.Name()))
 	if err != nil {
 		return nil, 0, nil, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
+	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/prefetch"
 	"github.com/expertspec/expertspec/trace"
 	"github.com/expertspec/expertspec/trace/safetensors"
@@ -157,6 +158,11 @@ func TestSimulate(t *testing.T) {
 	}
 	assert.Equal(t, prefetch.OPT, runs[3].Decode.Policy)
 	assert.Equal(t, "oracle", runs[2].Decode.Predictor)
+	runs = simulated("-slots", "70", "-costs", costs, "-compare", "static,reuse,prefetch,lfu", "-predictor", "oracle", "-distance", "2", "-pin", traced)
+	require.Len(t, runs, 4)
+	assert.Equal(t, "reuse: oracle", runs[1].Label)
+	assert.Equal(t, "oracle", runs[1].Decode.Predictor)
+	assert.Equal(t, "h=2", runs[2].Decode.Horizon)
 	runs = simulated("-device-memory", "18936192", "-costs", costs) // half
 	assert.Equal(t, 64, runs[0].Decode.Capacity)
 	assert.Positive(t, runs[0].Decode.StallPerToken)
@@ -204,7 +210,8 @@ func TestUsage(t *testing.T) {
 		{cli.Usage, "-distance is 0 layers", []string{"-distance", "0"}},
 		{cli.Usage, `-policy: policy "mru"; must be one of on-demand, lru`, []string{"-policy", "mru"}},
 		{cli.Usage, `-compare: policy "mru"`, []string{"-compare", "lru,mru"}},
-		{cli.Usage, "-predictor is empty", []string{"-policy", "prefetch", "-predictor", ""}},
+		{cli.Failed, "-pin: ", []string{"-slots", "9", "-policy", "static", "-pin", "/no/trace"}},
+		{cli.Failed, "gate reuse was not trained for the next token, which policy reuse needs", []string{"-slots", "9", "-policy", "reuse", "-predictor", "gate reuse"}},
 		{cli.Usage, `for flag -device-memory: size "24XB": must be a number of bytes`, []string{"-device-memory", "24XB"}},
 		{cli.Usage, `for flag -host-memory: size "-1"`, []string{"-host-memory", "-1"}},
 		{cli.Usage, "-slots is -3", []string{"-slots", "-3"}},
@@ -222,7 +229,7 @@ func TestUsage(t *testing.T) {
 		{cli.Failed, "/no/file", []string{"-slots", "9", "-in", "/no/file"}},
 		{cli.Failed, "-predictor /no/folder: neither gate reuse nor a folder", []string{"-slots", "9", "-policy", "prefetch", "-predictor", "/no/folder"}},
 		{cli.Failed, "-predictor " + dir + ": open predictors.json", []string{"-slots", "9", "-policy", "prefetch", "-predictor", dir}},
-		{cli.Failed, "-distance 16: speculate: horizon of 16 layers in a model of 16", []string{"-slots", "9", "-policy", "prefetch", "-distance", "16", "-greedy", "2"}},
+		{cli.Failed, "-distance is 16 layers; the model has 16", []string{"-slots", "9", "-policy", "prefetch", "-distance", "16", "-greedy", "2"}},
 		{cli.Failed, `backend "abacus"`, []string{"-slots", "9", "-backend", "abacus"}},
 	} {
 		args := append([]string{"-in", in, "-out", filepath.Join(dir, "out")}, c.args...)
@@ -232,4 +239,46 @@ func TestUsage(t *testing.T) {
 	}
 	_, err := os.Stat(filepath.Join(dir, "out"))
 	assert.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// Predictors of a folder that train wrote are chosen by name.
+func TestTrained(t *testing.T) {
+	dir := t.TempDir()
+	in, want := input(t, dir)
+	r := tracetest.Router{
+		Header: trace.Header{Model: trace.Model{Layers: 16, Experts: 8, TopK: 2, Hidden: 96, Vocabulary: 4096}, NoWeights: true},
+		Rule: tracetest.Choose(func(s *tracetest.Step) []int32 {
+			return []int32{int32(s.Layer) % 8, int32(s.Layer+1+s.Position%7) % 8}
+		}),
+	}
+	ps := []speculate.Predictor{&speculate.Transition{}, &speculate.TokenID{}}
+	horizons := append(speculate.LayersAhead(1), speculate.Horizon{})
+	require.NoError(t, speculate.Fit(t.Context(), speculate.Slice(r.Header, r.Documents(3, 20, 1)), horizons, ps...))
+	both, one := filepath.Join(dir, "both"), filepath.Join(dir, "one")
+	require.NoError(t, speculate.SaveAll(both, &speculate.Set{Predictors: ps}))
+	require.NoError(t, speculate.SaveAll(one, &speculate.Set{Predictors: ps[:1]}))
+	run := func(args ...string) (status int, stdout, errs string) {
+		return clitest.Run(t, new(options).program(), append([]string{"-in", in, "-out", filepath.Join(dir, "out"), "-greedy", "5", "-slots", "9"}, args...)...)
+	}
+	status, stdout, errs := run("-compare", "prefetch", "-predictor", both+":transition,gate reuse,"+one)
+	require.Equal(t, cli.Partial, status, errs)
+	got, err := os.ReadFile(filepath.Join(dir, "out"))
+	require.NoError(t, err)
+	assert.Equal(t, want, got)
+	for _, label := range []string{"prefetch: transition", "prefetch: gate reuse", "prefetch: " + one} {
+		assert.Contains(t, stdout, label)
+	}
+	status, stdout, errs = run("-policy", "reuse", "-predictor", one)
+	require.Equal(t, cli.Partial, status, errs)
+	assert.Contains(t, stdout, "reuse: "+one)
+	for want, args := range map[string][]string{
+		`it has ["transition" "token id"]; choose one as FOLDER:NAME`: {"-predictor", both},
+		`it has ["transition" "token id"]; choose one`:                {"-predictor", both + ":gate"},
+		"transition was not trained for -distance 2":                  {"-predictor", one, "-distance", "2"},
+		"token id was not trained for the next token":                 {"-predictor", both + ":token id", "-policy", "reuse"},
+	} {
+		status, _, errs := run(append([]string{"-policy", "prefetch"}, args...)...)
+		assert.Equal(t, cli.Failed, status)
+		assert.Contains(t, errs, want)
+	}
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // simulation simulates the variants on a trace.
-func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predictor) ([]*cli.Telemetry, error) {
+func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predictor, pinned []int32) ([]*cli.Telemetry, error) {
 	r, err := trace.Open(o.simulate)
 	if err != nil {
 		return nil, fmt.Errorf("-simulate: %w", err)
@@ -30,10 +30,16 @@ func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predic
 	}
 	var all []*cli.Telemetry
 	for _, v := range o.runs {
-		cfg := costs.Config(prefetch.Config{Capacity: slots, Policy: v.evict, Hold: true, InFlight: 1})
-		if p := ps[v.predictor]; p != nil {
-			cfg.Predictor, cfg.Horizon, cfg.Prefetch = p, speculate.Horizon{Layers: v.distance}, data.Header.Model.TopK
-			cfg.NextToken = p.Supports(speculate.Horizon{})
+		cfg := costs.Config(prefetch.Config{Capacity: slots, Policy: v.evict, Hold: true})
+		if v.evict == prefetch.Static {
+			cfg.Static = pinned
+		}
+		ahead, err := v.ahead(ps[v.predictor], data.Header.Model)
+		if err != nil {
+			return nil, err
+		}
+		if ahead != nil {
+			cfg.Predictor, cfg.Horizon, cfg.Prefetch, cfg.NextToken, cfg.Nearer = ahead.Predictor, ahead.Horizon, ahead.Experts, ahead.NextToken, ahead.Nearer
 		}
 		result, err := prefetch.Simulate(ctx, data, cfg)
 		if err != nil {
@@ -96,4 +102,17 @@ func (o *options) slots(ctx context.Context, m trace.Model) (int, error) {
 		return 0, fmt.Errorf("-device-memory %d: %d bytes of other weights leave room for %d experts of %d bytes; a token needs %d", so.DeviceMemory, src.Resident, n, src.Bytes, src.TopK)
 	}
 	return min(n, m.Layers*m.Experts), nil
+}
+
+// pinned are the experts that policy static pins, those that matter most first; nil:
+// the first that are used.
+func (o *options) pinned(ctx context.Context) ([]int32, error) {
+	if o.pin == "" {
+		return nil, nil
+	}
+	r, err := trace.Open(o.pin)
+	if err != nil {
+		return nil, fmt.Errorf("-pin: %w", err)
+	}
+	return prefetch.MostFrequent(ctx, speculate.FromReader(r))
 }

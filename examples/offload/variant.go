@@ -8,11 +8,11 @@ import (
 	"strings"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
-	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/mixtral/offload"
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/neural"
 	"github.com/expertspec/expertspec/speculate/prefetch"
+	"github.com/expertspec/expertspec/trace"
 )
 
 // policy is a value of -policy.
@@ -20,6 +20,7 @@ type policy struct {
 	name    string
 	evict   prefetch.Policy
 	predict bool // and experts that -predictor says are read ahead
+	reuse   bool // and what -predictor says of the next token is kept, if one is given
 	host    bool // and missing experts are computed by the host
 	future  bool // that it knows: it can only be simulated
 }
@@ -28,6 +29,8 @@ var policies = []policy{
 	{name: "on-demand", evict: prefetch.OnDemand},
 	{name: "lru", evict: prefetch.LRU},
 	{name: "lfu", evict: prefetch.DecayedLFU},
+	{name: "static", evict: prefetch.Static},
+	{name: "reuse", evict: prefetch.Reuse, reuse: true},
 	{name: "prefetch", evict: prefetch.LRU, predict: true},
 	{name: "host", evict: prefetch.LRU, host: true},
 	{name: "opt", evict: prefetch.OPT, future: true},
@@ -66,13 +69,17 @@ func variants(o *options) ([]variant, error) {
 	if o.compare != "" {
 		flag, names, ps = "compare", cli.List(o.compare), cli.List(o.predictor)
 	}
+	if o.predictor == "" {
+		ps = nil
+	}
 	var vs []variant
 	for _, name := range names {
 		i := slices.IndexFunc(policies, func(p policy) bool { return p.name == name })
 		if i < 0 {
 			return nil, fmt.Errorf("-%s: policy %q; must be one of %s", flag, name, policyNames())
 		}
-		switch p := policies[i]; {
+		p := policies[i]
+		switch {
 		case p.future && o.simulate == "":
 			return nil, fmt.Errorf("-%s: policy %s knows the future; it requires -simulate", flag, name)
 		case p.host && o.simulate != "":
@@ -80,39 +87,49 @@ func variants(o *options) ([]variant, error) {
 		case p.host && o.limits.Host == 0:
 			return nil, fmt.Errorf("-%s: policy %s requires -host-memory, from which the host computes", flag, name)
 		}
-		if !policies[i].predict {
-			vs = append(vs, variant{policy: policies[i]})
-			continue
+		predictors := ps
+		switch {
+		case p.predict && ps == nil:
+			predictors = []string{gateReuse}
+		case !p.predict && (!p.reuse || ps == nil):
+			predictors = []string{""}
 		}
-		if len(ps) == 0 || slices.Contains(ps, "") {
-			return nil, fmt.Errorf("-predictor is empty; policy %s requires one", name)
-		}
-		for _, p := range ps {
-			if p == oracle && o.simulate == "" {
+		for _, predictor := range predictors {
+			if predictor == oracle && o.simulate == "" {
 				return nil, errors.New("-predictor: the oracle knows the future; it requires -simulate")
 			}
-			vs = append(vs, variant{policies[i], p, o.distance})
+			vs = append(vs, variant{p, predictor, o.distance})
 		}
 	}
 	return vs, nil
 }
 
-// oracle is a predictor that can only be simulated.
-const oracle = "oracle"
+// Predictors that are not trained; the oracle can only be simulated.
+const gateReuse, oracle = "gate reuse", "oracle"
 
 // ahead is what the variant reads ahead; nil: nothing.
-func (v variant) ahead(p speculate.Predictor, c mixtral.Config) (*offload.PrefetchOptions, error) {
+func (v variant) ahead(p speculate.Predictor, c trace.Model) (*offload.PrefetchOptions, error) {
 	if p == nil {
 		return nil, nil
 	}
-	h := speculate.Horizon{Layers: v.distance}
-	if err := h.Validate(c.Layers); err != nil {
-		return nil, fmt.Errorf("-distance %d: %w", v.distance, err)
+	if v.distance >= c.Layers {
+		return nil, fmt.Errorf("-distance is %d layers; the model has %d", v.distance, c.Layers)
 	}
-	if !p.Supports(h) {
+	token := p.Supports(speculate.Horizon{})
+	o := &offload.PrefetchOptions{Predictor: p, Horizon: speculate.Horizon{Layers: v.distance}}
+	switch {
+	case v.reuse && !token:
+		return nil, fmt.Errorf("-predictor %s: %s was not trained for the next token, which policy reuse needs (train -horizons token)", v.predictor, p.Name())
+	case v.reuse:
+		return o, nil
+	case !p.Supports(o.Horizon):
 		return nil, fmt.Errorf("-predictor %s: %s was not trained for -distance %d", v.predictor, p.Name(), v.distance)
 	}
-	return &offload.PrefetchOptions{Predictor: p, Horizon: h, Experts: c.TopK, NextToken: p.Supports(speculate.Horizon{})}, nil
+	o.Experts, o.NextToken, o.Nearer = c.TopK, token, v.distance > 1
+	for h := 1; h < v.distance; h++ {
+		o.Nearer = o.Nearer && p.Supports(speculate.Horizon{Layers: h})
+	}
+	return o, nil
 }
 
 // predictors loads those of all variants, by their name in -predictor.
@@ -143,7 +160,7 @@ func (o *options) predictors() (map[string]speculate.Predictor, error) {
 func predictor(name string, gates *speculate.Gates) (speculate.Predictor, error) {
 	dir, name, ok := folder(name)
 	if !ok {
-		if name != "gate reuse" {
+		if name != gateReuse {
 			return nil, errors.New("neither gate reuse nor a folder of predictors")
 		}
 		ps, err := speculate.Baselines(speculate.Shape{Layers: gates.Layers, Experts: gates.Experts, Hidden: gates.Hidden}, gates)
