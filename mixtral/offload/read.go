@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"context"
 	"fmt"
-	"runtime"
 	"sync"
 	"time"
 
@@ -158,23 +157,6 @@ func throttled(read readFunc, rate int64) readFunc {
 		}
 		return waitUntil(ctx, until)
 	}
-}
-
-// waitUntil waits the last 2 ms on a processor, since timers are up to 1 ms late.
-func waitUntil(ctx context.Context, until time.Time) error {
-	if d := time.Until(until) - 2*time.Millisecond; d > 0 {
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	for time.Now().Before(until) {
-		runtime.Gosched()
-	}
-	return nil
 }
 
 // hostTier is copies of experts in memory, the most recently used ones. nil has none.

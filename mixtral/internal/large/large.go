@@ -1,5 +1,5 @@
-// Package large makes checkpoints of Mixtral 8x7B's shape without a file, to measure
-// with.
+// Package large makes checkpoints of Mixtral 8x7B's shape, and of others, without a
+// file, to measure with.
 package large
 
 import (
@@ -82,14 +82,22 @@ const Vocabulary = 32000
 // and choose different experts, as in a trained model. size is that of the weights
 // in bytes.
 func Model(layers int) (fsys fs.FS, size int64) {
-	const d, f, kv = 4096, 14336, 1024
+	return Shape{Layers: layers, Hidden: 4096, ExpertWidth: 14336, Heads: 32, KVHeads: 8, Vocabulary: Vocabulary}.Model()
+}
+
+// Shape is that of a model with 8 experts, of which 2 are chosen.
+type Shape struct{ Layers, Hidden, ExpertWidth, Heads, KVHeads, Vocabulary int }
+
+// Model is as the function.
+func (s Shape) Model() (fsys fs.FS, size int64) {
+	d, f, kv := s.Hidden, s.ExpertWidth, s.Hidden/s.Heads*s.KVHeads
 	config, _ := json.Marshal(map[string]any{"architectures": []string{"MixtralForCausalLM"}, "model_type": "mixtral",
-		"hidden_act": "silu", "hidden_size": d, "intermediate_size": f, "num_attention_heads": 32, "num_key_value_heads": 8,
-		"num_hidden_layers": layers, "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": Vocabulary,
+		"hidden_act": "silu", "hidden_size": d, "intermediate_size": f, "num_attention_heads": s.Heads, "num_key_value_heads": s.KVHeads,
+		"num_hidden_layers": s.Layers, "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": s.Vocabulary,
 		"rms_norm_eps": 1e-5, "rope_theta": 1e6, "max_position_embeddings": 32768, "torch_dtype": "bfloat16",
 		"tie_word_embeddings": false, "sliding_window": nil})
-	shapes := map[string][]int{"model.embed_tokens.weight": {Vocabulary, d}, "model.norm.weight": {d}, "lm_head.weight": {Vocabulary, d}}
-	for l := range layers {
+	shapes := map[string][]int{"model.embed_tokens.weight": {s.Vocabulary, d}, "model.norm.weight": {d}, "lm_head.weight": {s.Vocabulary, d}}
+	for l := range s.Layers {
 		p := fmt.Sprintf("model.layers.%d.", l)
 		shapes[p+"input_layernorm.weight"], shapes[p+"post_attention_layernorm.weight"] = []int{d}, []int{d}
 		shapes[p+"self_attn.q_proj.weight"], shapes[p+"self_attn.o_proj.weight"] = []int{d, d}, []int{d, d}
