@@ -50,6 +50,14 @@ func TestCostsByHand(t *testing.T) {
 	// In 3 s, both: the second ends after 6 s, a copy after 5 s. With 2 s, both on the host, beside 4 s of the device.
 	assert.Equal(t, 2.*(5+7), seconds(one, func(c *Config) { c.Host, c.Expert = 3*time.Second, 3*time.Second }))
 	assert.Equal(t, 2.*4, seconds(one, func(c *Config) { c.Host, c.Expert = 2*time.Second, 3*time.Second }))
+	// The layer ends when both have ended.
+	assert.Equal(t, 2.*38, seconds(one, func(c *Config) { c.Host, c.Load, c.Compute = 19*time.Second, 40*time.Second, 4*time.Second }))
+	// With the token's id known, all layers are predicted as it begins; at distances 2 and
+	// 1, the third layer twice.
+	assert.Equal(t, 2*2+5+5+10+10., seconds(one, func(c *Config) { ahead(c); c.Horizon = speculate.Horizon{KnownID: true}; c.Load = 5 * time.Second }))
+	three := planted(1)
+	assert.Equal(t, 2., simulateAny(t, three, Config{Capacity: 9, Load: 1, Compute: 1, Predictor: constant(.1), Prefetch: 1, Horizon: speculate.Horizon{Layers: 1}, Decision: time.Second}).DecisionSeconds)
+	assert.Equal(t, 3., simulateAny(t, three, Config{Capacity: 9, Load: 1, Compute: 1, Predictor: constant(.1), Prefetch: 1, Horizon: speculate.Horizon{Layers: 2}, Nearer: true, Decision: time.Second}).DecisionSeconds)
 }
 
 // What the host computed is copied for the next token.
@@ -102,6 +110,26 @@ func TestStreamByHand(t *testing.T) {
 	assert.Equal(t, 47., r.Seconds)
 	assert.Equal(t, 8., r.Layers[0].StallSeconds)
 	assert.Equal(t, 7., r.Layers[1].StallSeconds)
+}
+
+// By hand: a copy into the place of one that is under way begins when that has ended.
+func TestPlaceUnderWay(t *testing.T) {
+	h := trace.Header{Model: trace.Model{Layers: 2, Experts: 4, TopK: 1}, NoWeights: true}
+	d := &trace.Document{Tokens: make([]int32, 3), Experts: []int32{0, 0, 1, 0, 2, 0}}
+	r := simulateAny(t, speculate.Slice(h, []*trace.Document{d}), Config{Capacity: 3, Hold: true, Load: 10 * time.Second, Latency: 4 * time.Second, Streams: 2,
+		Compute: 3 * time.Second, Predictor: wrong{}, Horizon: speculate.Horizon{Layers: 1}, Prefetch: 1})
+	// Expert 3 of layer 1 is copied from 37 on, behind the demand for 1, until 61. At 57
+	// expert 2 of layer 0 takes its place: 61+4+10.
+	assert.Equal(t, 75.+3+3, r.Seconds)
+	assert.EqualValues(t, 3, r.Total.Wasted)
+}
+
+// A prompt that uses all experts of a layer has the first of the next copied ahead.
+func TestFollow(t *testing.T) {
+	d := document("a", 0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5)
+	r := simulateAny(t, documents(d), Config{Capacity: 6, Hold: true, Prompt: 3, Load: 5 * time.Second, Compute: 10 * time.Second})
+	assert.EqualValues(t, 12, r.Total.Transfers)
+	assert.EqualValues(t, 2, r.Layers[1].Used)
 }
 
 // A wrong predictor costs time where copies are slow, and an adaptive prefetcher finds
@@ -165,6 +193,10 @@ func TestStaticByHand(t *testing.T) {
 	c.Static = nil // the first two: 0 and 1 of layer 0
 	r = simulateAny(t, data, c)
 	assert.EqualValues(t, []int64{2, 2}, []int64{r.Layers[0].Hits, r.Layers[1].Hits})
+	// Their places are kept until they are requested, and those that a step uses stay.
+	c = Config{Capacity: 4, Hold: true, Policy: Static, Batch: 2, Static: []int32{4, 11}}
+	r = simulateAny(t, documents(document("a", 0, 1, 0, 1, 0, 1, 4, 5), document("b", 4, 2, 0, 1, 0, 1, 4, 5)), c)
+	assert.EqualValues(t, []int64{4 + 2, 2 + 2}, []int64{r.Layers[0].Misses, r.Layers[1].Misses}, "%+v", r)
 	// A step of more experts than the others have places for takes some of pinned ones.
 	c = Config{Capacity: 4, Hold: true, Policy: Static, Batch: 2, Static: []int32{4, 5}}
 	r = simulateAny(t, documents(document("a", 4, 5, 0, 1, 0, 1, 0, 1, 4, 5, 0, 1), document("b", 4, 5, 0, 1, 2, 3, 0, 1, 4, 5, 0, 1)), c)

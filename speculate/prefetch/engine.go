@@ -158,7 +158,7 @@ func (e *Engine) Request(id int32, arriving bool) (resident bool, victim int32, 
 	c, h := &e.layers[e.layer(id)], e.cache(id)
 	e.choose(id)
 	resident, victim = e.Resident(id), -1
-	if full := e.full(h, id); !resident && (full || e.hasShare(id)) {
+	if full := e.full(h); !resident && (full || e.kept(h, id) || e.hasShare(id)) {
 		if victim = e.demandVictim(h, full); full && victim < 0 {
 			return false, -1, false
 		}
@@ -303,17 +303,17 @@ func (e *Engine) spentVictim(h *cache) int32 {
 }
 
 // demandVictim removes and returns the expert that is evicted for one that is needed
-// now: one that is spent, or if the cache is full, by policy, those that are predicted
-// last; -1: none.
+// now: one that is spent, or if the cache is full or its free places are kept for
+// others, by policy, those that are predicted last; -1: none.
 func (e *Engine) demandVictim(h *cache, full bool) int32 {
-	if v := e.spentVictim(h); v >= 0 || !full {
+	if v := e.spentVictim(h); v >= 0 || !full && e.pinned == nil {
 		return v
 	}
 	free := func(x int32) bool { return !e.hold || e.usedAt[x] != e.step }
 	if v := h.evict(func(x int32) bool { return e.due[x] < e.step && free(x) }); v >= 0 {
 		return v
 	}
-	if v := h.evict(free); v >= 0 {
+	if v := h.evict(free); v >= 0 || !full {
 		return v
 	}
 	return e.pinnedVictim(h, free)

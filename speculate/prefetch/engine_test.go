@@ -272,6 +272,40 @@ func TestQueue(t *testing.T) {
 	require.EqualValues(t, 6, c.Dropped)
 }
 
+// Places are kept for experts that are pinned; a step that needs more than the others
+// takes them, but not from experts that it uses.
+func TestStatic(t *testing.T) {
+	e, err := NewEngine(speculate.Shape{Layers: 2, Experts: 6, TopK: 2}, Config{Capacity: 4, Policy: Static, Static: []int32{4, 11, 5}})
+	require.NoError(t, err)
+	request := func(id, victim int32, fits bool) {
+		t.Helper()
+		_, v, ok := e.Request(id, false)
+		require.Equal(t, fits, ok)
+		require.Equal(t, victim, v)
+	}
+	e.Step()
+	request(0, -1, true)
+	request(1, -1, true)
+	e.Step()
+	request(6, 0, true) // with two free places, for 4 and 11
+	request(4, -1, true)
+	e.Step()
+	request(0, 1, true)
+	request(1, 6, true)
+	request(2, -1, true) // the place of 11
+	e.Step()
+	for _, id := range []int32{0, 1, 2} {
+		request(id, -1, true)
+	}
+	request(3, 4, true)
+	e.Step()
+	request(4, 0, true)
+	for _, x := range [][2]int32{{5, 1}, {6, 2}, {7, 3}} {
+		request(x[0], x[1], true)
+	}
+	request(8, -1, false)
+}
+
 // On demand, everything misses, whatever the capacity; with enough room and Hold, a
 // policy does not.
 func TestOnDemand(t *testing.T) {

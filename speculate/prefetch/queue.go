@@ -117,7 +117,7 @@ func (e *Engine) Start() (id, victim int32, step int64, ok bool) {
 	e.queued[w.id] = false
 	c, h := &e.layers[e.layer(w.id)], e.cache(w.id)
 	victim = -1
-	if full := e.full(h, w.id); full || e.hasShare(w.id) {
+	if full := e.full(h) || e.kept(h, w.id); full || e.hasShare(w.id) {
 		if victim = e.spentVictim(h); full && victim < 0 {
 			victim = h.evict(func(x int32) bool { return e.due[x] <= e.step && e.usedAt[x] != e.step })
 		}

@@ -36,9 +36,13 @@ func (e *Engine) pin(id int32) {
 	}
 }
 
-// full reports whether an expert that is not resident needs another's place.
-func (e *Engine) full(h *cache, id int32) bool {
-	return len(h.heap)+h.pinsIn >= e.size || len(h.heap) >= e.size-h.reserved && (e.pinned == nil || !e.pinned[id])
+// full reports whether a cache has no free place.
+func (e *Engine) full(h *cache) bool { return len(h.heap)+h.pinsIn >= e.size }
+
+// kept reports whether the free places of a cache are kept for experts that are pinned,
+// and id is not.
+func (e *Engine) kept(h *cache, id int32) bool {
+	return e.pinned != nil && !e.pinned[id] && len(h.heap) >= e.size-h.reserved
 }
 
 // place makes an expert resident.
