@@ -26,22 +26,34 @@
 //
 // When the routing of layer l is known, the Prefetch likeliest experts of layer l+h
 // with a probability above 0 are put in the queue of prefetches unless they are
-// resident; those for earlier layers precede. With NextToken, predictions for layers
-// 0..h-1 of the next token, none of whose routing is known, follow the last layer.
-// A prefetch starts, and evicts, when a stream is free. It leaves the queue when its
-// layer comes.
+// resident; those for earlier layers precede. A prediction from nearer, as with Nearer,
+// replaces those about the same layer that are still in the queue. With NextToken,
+// predictions for layers 0..h-1 of the next token, none of whose routing is known,
+// follow the last layer. A prefetch starts, and evicts, when a stream is free and fewer
+// than InFlight are being copied. It leaves the queue when its layer comes. Adaptive
+// changes the number of experts by one every 16 tokens, up or down, and turns round
+// when the waiting for an expert that was not resident in time has grown.
 //
-// Eviction is by least recent use (LRU); by least frequent use since the start of
-// the document, ties to the least recent (LFU; counts survive eviction), or with
-// counts that halve after each half-life (decayed LFU); or by the farthest next use
-// (OPT: Belady 1966), which needs the future and is the bound for caches that copy on
-// demand. On demand, an expert leaves the cache with the layer that used it. A
-// prefetch is not a use: an expert that was not requested since ranks by its last
+// # Eviction
+//
+//   - LRU: the least recently used.
+//   - LFU: the least often used since the start of the document, ties to the least
+//     recently; counts survive eviction.
+//   - Decayed LFU: LFU of counts that halve after each half-life.
+//   - Static: pinned experts stay; the others have the rest of the places, by LRU.
+//   - Predicted reuse: decayed LFU's frequency, mixed with the probability that a
+//     predictor gives for the layer's next token, until that comes.
+//   - On demand: an expert leaves the cache with the layer that used it.
+//   - OPT (Belady 1966): the farthest next use. It needs the future, and bounds all
+//     that copy on demand, with Hold all of those that hold.
+//
+// A prefetch is not a use: an expert that was not requested since ranks by its last
 // request, if any, and so is evicted early. What was predicted and is resident is
-// protected until its layer has passed. A prefetch that finds nothing else to evict, except what the current layer uses,
-// is dropped; a demand then evicts by policy. With [Config].Hold, what the
-// current layer has requested is never evicted. Nothing else is protected: without a
-// prefetcher and Hold the hits are those of the policy on the sequence of choices.
+// protected until its layer has passed. A prefetch that finds nothing else to evict,
+// except what the current layer uses, is dropped; a demand then evicts by policy. With
+// [Config].Hold, what the current layer has requested is never evicted. Nothing else is
+// protected: without a prefetcher and Hold the hits are those of the policy on the
+// sequence of choices.
 //
 // Axis letters: T tokens, L MoE layers, E experts, K experts per token.
 package prefetch

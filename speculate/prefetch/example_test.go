@@ -54,3 +54,20 @@ func Example() {
 	// hits 0 %, 3.0 transfers and 6.0 ms stall a token, 83 tokens/s
 	// hits 67 %, 3.0 transfers and 2.0 ms stall a token, 125 tokens/s
 }
+
+func ExampleMostFrequent() {
+	h := trace.Header{Model: trace.Model{Layers: 2, Experts: 4, TopK: 1}, NoWeights: true}
+	doc := &trace.Document{Tokens: make([]int32, 4), Experts: []int32{2, 0, 1, 0, 2, 3, 2, 0}}
+	ids, err := prefetch.MostFrequent(context.Background(), speculate.Slice(h, []*trace.Document{doc}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, id := range ids[:4] {
+		fmt.Printf("layer %d expert %d\n", id/4, id%4)
+	}
+	// Output:
+	// layer 0 expert 2
+	// layer 1 expert 0
+	// layer 0 expert 1
+	// layer 1 expert 3
+}

@@ -437,25 +437,23 @@ func skewed(m trace.Model, documents, tokens int) speculate.Data {
 }
 
 // Requests a second of documents in memory, validated, with half of the experts
-// resident.
+// resident; of the shapes of Mixtral 8x7B and DeepSeek-V2-Lite.
 func BenchmarkRequests(b *testing.B) {
-	m := trace.Model{Layers: 32, Experts: 8, TopK: 2}
 	const documents, tokens = 4, 512
-	data := skewed(m, documents, tokens)
-	for _, policy := range policies {
-		for _, perLayer := range []bool{false, true} {
-			b.Run(fmt.Sprintf("%s/per layer %v", policy, perLayer), func(b *testing.B) {
-				c := Config{Policy: policy, PerLayer: perLayer, Hold: true, Load: time.Millisecond, Compute: time.Millisecond}
-				c.Capacity = c.most(speculate.ShapeOf(m)) / 2
-				rate := 0.0
-				for b.Loop() {
-					r, err := Simulate(context.Background(), data, c)
-					require.NoError(b, err)
-					rate = r.HitRate
-				}
-				b.ReportMetric(float64(b.N)*documents*tokens*float64(m.Layers*m.TopK)/b.Elapsed().Seconds(), "requests/s")
-				b.ReportMetric(100*rate, "%hits")
-			})
+	for _, m := range []trace.Model{{Layers: 32, Experts: 8, TopK: 2}, {Layers: 26, Experts: 64, TopK: 6}} {
+		data := skewed(m, documents, tokens)
+		for _, policy := range policies {
+			for _, perLayer := range []bool{false, true} {
+				b.Run(fmt.Sprintf("%dx%d/%s/per layer=%v", m.Layers, m.Experts, policy, perLayer), func(b *testing.B) {
+					c := Config{Policy: policy, PerLayer: perLayer, Hold: true, Load: time.Millisecond, Compute: time.Millisecond}
+					c.Capacity = c.most(speculate.ShapeOf(m)) / 2
+					for b.Loop() {
+						_, err := Simulate(context.Background(), data, c)
+						require.NoError(b, err)
+					}
+					b.ReportMetric(float64(b.N)*documents*tokens*float64(m.Layers*m.TopK)/b.Elapsed().Seconds(), "requests/s")
+				})
+			}
 		}
 	}
 }
