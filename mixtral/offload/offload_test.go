@@ -501,8 +501,9 @@ func TestFaultsAhead(t *testing.T) {
 	settled(t, s)
 	st := s.Stats()
 	assert.Positive(t, st.Failed)
-	assert.Equal(t, st.Failed, st.Total.Prefetched)
-	assert.LessOrEqual(t, st.Total.Used, st.Total.Late)
+	read := st.Total.Prefetched - st.Failed // for steps of many tokens
+	assert.GreaterOrEqual(t, read, int64(0))
+	assert.LessOrEqual(t, st.Total.Used, st.Total.Late+read)
 }
 
 // Cancelling ends a step that waits for a disk that does not answer, also while
@@ -717,7 +718,7 @@ func TestStreamKeeps(t *testing.T) {
 			assert.EqualValues(t, layers*experts, now.Transfers)
 		} else {
 			const window = 3
-			assert.LessOrEqual(t, now.Transfers-before.Transfers, int64(layers*experts-slots+window))
+			assert.LessOrEqual(t, now.Transfers-before.Transfers, int64(layers*experts-slots+2*window))
 			assert.Zero(t, now.Wasted)
 		}
 		before = now

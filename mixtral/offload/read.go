@@ -50,7 +50,11 @@ func (s *Store) next() *transfer {
 			continue
 		}
 		if id, victim, _, ok := s.engine.Start(); ok {
-			t := s.occupy(s.ctx, id, victim)
+			ctx := s.following[int(id)/s.src.Experts]
+			if ctx == nil {
+				ctx = s.ctx
+			}
+			t := s.occupy(ctx, id, victim)
 			t.ahead = true
 			return t
 		}

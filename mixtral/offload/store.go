@@ -21,18 +21,19 @@ type Store struct {
 	stop context.CancelFunc   // ends reading ahead
 	ctx  context.Context      // of reading ahead
 
-	mu      sync.Mutex
-	changed sync.Cond // signals readers
-	engine  *prefetch.Engine
-	places  []*place
-	free    []*place
-	at      []*place // [L*E]; nil: not in a slot
-	demands []*transfer
-	wants   []want // predictions since the last step
-	open    int    // transfers that have not ended
-	readers sync.WaitGroup
-	closed  bool
-	stats   counters
+	mu        sync.Mutex
+	changed   sync.Cond // signals readers
+	engine    *prefetch.Engine
+	places    []*place
+	free      []*place
+	at        []*place // [L*E]; nil: not in a slot
+	demands   []*transfer
+	wants     []want            // predictions since the last step
+	following []context.Context // [L] of the step of many tokens that reads a layer ahead; nil: none
+	open      int               // transfers that have not ended
+	readers   sync.WaitGroup
+	closed    bool
+	stats     counters
 }
 
 // place is a slot and what is in it.
@@ -112,6 +113,7 @@ func (s *Store) Open(src mixtral.ExpertSource) error {
 		s.host = newHostTier(int(s.o.HostMemory/int64(src.Bytes)), src)
 	}
 	s.stats.open(src.Layers)
+	s.following = make([]context.Context, src.Layers)
 	s.turn = make(chan struct{}, 1)
 	s.changed.L = &s.mu
 	s.ctx, s.stop = context.WithCancel(context.Background())
@@ -150,9 +152,15 @@ func (s *Store) Use(ctx context.Context, rt *mixtral.Routing, experts []int, few
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	ctx, cancel := context.WithCancel(ctx) // of what it leaves unfinished
-	defer cancel()
-	u := &use{s: s, ctx: ctx, layer: rt.Layer, compute: compute}
+	own, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		s.mu.Lock()
+		s.following[rt.Layer] = nil
+		s.engine.Unfollow(rt.Layer)
+		s.mu.Unlock()
+	}()
+	u := &use{s: s, caller: ctx, ctx: own, layer: rt.Layer, compute: compute}
 	s.step(rt)
 	if few || len(experts) <= s.src.TopK {
 		err = u.atOnce(experts, few && s.o.Host)
@@ -232,18 +240,22 @@ func (s *Store) expect(step int64) {
 	s.wants = s.wants[:0]
 }
 
-// follow reads ahead experts of the next layer.
-func (s *Store) follow(layer, n int) {
+// follow reads ahead experts of the next layer, until ctx ends.
+func (s *Store) follow(ctx context.Context, layer, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.engine.Follow(layer, n, 0)
+	if layer+1 < s.src.Layers {
+		s.following[layer+1] = ctx
+	}
 	s.changed.Broadcast()
 }
 
 // use is one call of Use.
 type use struct {
 	s       *Store
-	ctx     context.Context
+	caller  context.Context
+	ctx     context.Context // ends with the use, or caller's
 	layer   int
 	compute func([]int, []*mixtral.ExpertSlot) error
 	stall   time.Duration
@@ -255,6 +267,7 @@ type begun struct {
 	id       int32
 	transfer *transfer // nil: the host computes it
 	demand   bool
+	here     bool      // it was there when it was requested
 	copy     *hostCopy // from which the host computes
 }
 
@@ -278,6 +291,7 @@ func (u *use) begin(experts []int, last, host bool) (list []begun, err error) {
 		if b.transfer, b.demand, err = s.request(u.ctx, b.id); err != nil {
 			return list, err
 		}
+		b.here = b.transfer.ended()
 		list = append(list, b)
 	}
 	if last {
@@ -366,18 +380,22 @@ func (u *use) stream(experts []int) error {
 		s.engine.Protect(int32(u.layer*s.src.Experts + e))
 	}
 	s.mu.Unlock()
-	window := min(1+s.o.readers(), s.pool())
+	window := 1 + s.o.readers()
+	copying := 0 // of those that are not computed
 	var list []begun
 	for i, e := range sorted {
-		for n := len(list); n < min(i+window, len(sorted)); n++ {
-			more, err := u.begin(sorted[n:n+1], n == len(sorted)-1, false)
+		for n := len(list); n < len(sorted) && n-i < s.pool() && copying < window; n++ {
+			last := n == len(sorted)-1
+			more, err := u.begin(sorted[n:n+1], last, false)
 			if err != nil {
 				return err
 			}
-			list = append(list, more...)
-		}
-		if len(sorted) == s.src.Experts && i == max(0, len(sorted)-window) {
-			s.follow(u.layer, window)
+			if list = append(list, more...); !more[0].here {
+				copying++
+			}
+			if last && len(sorted) == s.src.Experts {
+				s.follow(u.caller, u.layer, window)
+			}
 		}
 		slot, err := u.wait(list[i])
 		if err == nil {
@@ -386,9 +404,13 @@ func (u *use) stream(experts []int) error {
 		if err != nil {
 			return err
 		}
+		if !list[i].here {
+			copying--
+		}
 		s.mu.Lock()
-		s.engine.Release(list[i].id)
+		s.engine.Release(list[i].id, 0)
 		s.mu.Unlock()
+		s.changed.Signal()
 	}
 	return nil
 }

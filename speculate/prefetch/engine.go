@@ -49,6 +49,7 @@ type Engine struct {
 	fresh    []bool  // [L*E] prefetched, resident, not yet requested
 	current  []int32 // requested in this step
 	missed   []int64 // [L*E] step of the last copy on demand; or never
+	released int64   // when the last one was spent
 	spent    []int32 // released after such a copy: evicted before others, the last first
 	dropped  []int32 // scratch of Step
 }
@@ -234,7 +235,7 @@ func (e *Engine) OnHost(id int32, at int64) {
 	e.usedAt[id] = e.step
 	e.used(id)
 	e.unqueue(id)
-	e.add(id, e.step+int64(e.shape.Layers), at)
+	e.add(wish{id: id, step: e.step + int64(e.shape.Layers), at: at})
 	e.again[id] = true
 }
 
@@ -284,22 +285,31 @@ func (e *Engine) hasShare(id int32) bool {
 	return n*e.shape.Layers >= e.size
 }
 
-// spentVictim removes and returns an expert that is spent; -1: none.
-func (e *Engine) spentVictim(h *cache) int32 {
+// spentIn returns an expert that is spent; -1: none.
+func (e *Engine) spentIn(h *cache) int32 {
 	for n := len(e.spent); n > 0; n = len(e.spent) {
 		id := e.spent[n-1]
-		switch {
-		case !e.Resident(id) || h.at[id] == isPinned || e.usedAt[id] != e.missed[id]-1 || e.due[id] > e.step: // others need it
+		// Others need it, or it was requested again.
+		if !e.Resident(id) || h.at[id] == isPinned || e.usedAt[id] != e.missed[id]-1 || e.due[id] > e.step {
 			e.spent = e.spent[:n-1]
-		case e.cache(id) != h:
-			return -1
-		default:
-			e.spent = e.spent[:n-1]
-			h.remove(id)
-			return id
+			continue
 		}
+		if e.cache(id) != h {
+			return -1
+		}
+		return id
 	}
 	return -1
+}
+
+// spentVictim removes and returns an expert that is spent; -1: none.
+func (e *Engine) spentVictim(h *cache) int32 {
+	id := e.spentIn(h)
+	if id >= 0 {
+		e.spent = e.spent[:len(e.spent)-1]
+		h.remove(id)
+	}
+	return id
 }
 
 // demandVictim removes and returns the expert that is evicted for one that is needed
@@ -319,17 +329,18 @@ func (e *Engine) demandVictim(h *cache, full bool) int32 {
 	return e.pinnedVictim(h, free)
 }
 
-// Release ends the hold on an expert that the current step, of many tokens, has used
-// and does not need again. If it was copied for this step, it makes room for the next:
+// Release ends, at a time of the driver's clock, the hold on an expert that the current
+// step, of many tokens, has used and does not need again. If it was copied for this
+// step, it makes room for the next, which may let a prefetch start:
 // such steps use all experts of all layers in turn, where a cache that evicts by
 // recency would never hit. Those that were resident remain so.
-func (e *Engine) Release(id int32) {
+func (e *Engine) Release(id int32, at int64) {
 	if e.usedAt[id] != e.step {
 		return
 	}
 	e.usedAt[id]--
 	if e.missed[id] == e.step && e.cache(id).at[id] != isPinned {
-		e.spent = append(e.spent, id)
+		e.spent, e.released = append(e.spent, id), at
 	}
 }
 

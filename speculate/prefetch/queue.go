@@ -7,6 +7,9 @@ type wish struct {
 	id   int32
 	step int64 // that it is for
 	at   int64 // when it was asked for, by the driver's clock
+	// follow says that it is of Follow: it takes the place of one that is spent, and
+	// will be spent once its step has used it.
+	follow bool
 }
 
 // wanted is for which step a layer's experts were wanted, and in which.
@@ -33,7 +36,7 @@ func (e *Engine) Want(ids []int32, step, at int64) {
 		if id < 0 || i == e.width.n {
 			break
 		}
-		e.add(id, step, at)
+		e.add(wish{id: id, step: step, at: at})
 	}
 }
 
@@ -52,7 +55,8 @@ func (e *Engine) supersede(layer int, ids []int32, step int64) {
 }
 
 // add queues a prefetch, unless its expert is resident or queued.
-func (e *Engine) add(id int32, step, at int64) {
+func (e *Engine) add(w wish) {
+	id, step := w.id, w.step
 	e.due[id] = max(e.due[id], step)
 	switch {
 	case e.Resident(id) || e.queued[id] && !e.again[id]:
@@ -65,32 +69,35 @@ func (e *Engine) add(id int32, step, at int64) {
 	for i > 0 && e.queue[i-1].step > step {
 		i--
 	}
-	e.queue = slices.Insert(e.queue, i, wish{id, step, at})
+	e.queue = slices.Insert(e.queue, i, w)
 }
 
-// Follow queues prefetches, as Want does, of the first n experts of the layer that
-// follows one of which the step uses all experts.
+// Follow queues prefetches, as Want does, of the first n experts that are not resident
+// of the layer that follows one of which the step uses all experts.
 func (e *Engine) Follow(layer, n int, at int64) {
-	for i := range min(n, e.shape.Experts) {
-		if layer+1 < e.shape.Layers {
-			e.add(int32((layer+1)*e.shape.Experts+i), e.step+1, at)
+	if layer++; layer == e.shape.Layers {
+		return
+	}
+	for x := range e.shape.Experts {
+		id := int32(layer*e.shape.Experts + x)
+		if !e.Resident(id) {
+			if n--; n < 0 {
+				return
+			}
 		}
+		e.add(wish{id, e.step + 1, at, true})
 	}
 }
 
-// unqueue drops the wish for an expert that is copied on demand.
-func (e *Engine) unqueue(id int32) {
-	if e.queued[id] {
-		e.queued[id] = false
-		e.queue = slices.DeleteFunc(e.queue, func(w wish) bool { return w.id == id })
-		e.layers[e.layer(id)].Dropped++
-	}
+// Unfollow drops what Follow queued of a layer, whose step has ended.
+func (e *Engine) Unfollow(layer int) {
+	e.drop(func(w wish) bool { return w.follow && e.layer(w.id) == layer })
 }
 
-// Expire drops the prefetches for the current step and those before.
-func (e *Engine) Expire() {
+// drop takes what is of no use any more out of the queue.
+func (e *Engine) drop(useless func(wish) bool) {
 	e.queue = slices.DeleteFunc(e.queue, func(w wish) bool {
-		if w.step > e.step {
+		if !useless(w) {
 			return false
 		}
 		e.queued[w.id] = false
@@ -99,13 +106,29 @@ func (e *Engine) Expire() {
 	})
 }
 
+// unqueue drops the wish for an expert that is copied on demand.
+func (e *Engine) unqueue(id int32) {
+	if e.queued[id] {
+		e.drop(func(w wish) bool { return w.id == id })
+	}
+}
+
+// Expire drops the prefetches for the current step and those before.
+func (e *Engine) Expire() {
+	e.drop(func(w wish) bool { return w.step <= e.step })
+}
+
 // Next returns when the next prefetch was asked for, if there is one and no limit on
 // those in flight is reached.
 func (e *Engine) Next() (at int64, ok bool) {
 	if len(e.queue) == 0 || e.flying == e.limit {
 		return 0, false
 	}
-	return e.queue[0].at, true
+	w := e.queue[0]
+	if h := e.cache(w.id); w.follow && (e.full(h) || e.kept(h, w.id) || e.hasShare(w.id)) {
+		return max(w.at, e.released), e.spentIn(h) >= 0
+	}
+	return w.at, true
 }
 
 // Start takes the next prefetch out of the queue and makes its expert resident, in
@@ -118,7 +141,7 @@ func (e *Engine) Start() (id, victim int32, step int64, ok bool) {
 	c, h := &e.layers[e.layer(w.id)], e.cache(w.id)
 	victim = -1
 	if full := e.full(h) || e.kept(h, w.id); full || e.hasShare(w.id) {
-		if victim = e.spentVictim(h); full && victim < 0 {
+		if victim = e.spentVictim(h); full && victim < 0 && !w.follow {
 			victim = h.evict(func(x int32) bool { return e.due[x] <= e.step && e.usedAt[x] != e.step })
 		}
 		if victim >= 0 && e.again[w.id] && !e.use.before(victim, w.id) {
@@ -132,6 +155,9 @@ func (e *Engine) Start() (id, victim int32, step int64, ok bool) {
 			c.Dropped++
 			return w.id, -1, w.step, false
 		}
+	}
+	if w.follow {
+		e.missed[w.id] = w.step
 	}
 	c.Prefetched++
 	e.flying++

@@ -102,7 +102,7 @@ func (m *simulator) compute(d int64) {
 func (m *simulator) atOnce(requests []int32, pass, layer int) {
 	host := 0
 	for _, id := range requests {
-		if m.request(id) {
+		if m.request(id, true) {
 			host++
 		}
 	}
@@ -123,13 +123,17 @@ func (m *simulator) stream(requests []int32, pass, layer int) {
 	for _, id := range sorted {
 		m.Protect(id)
 	}
-	window := min(1+len(m.streams), m.size)
-	next := 0
+	window := 1 + len(m.streams)
+	copying := 0 // of those that are not computed
+	here := make([]bool, 0, len(sorted))
 	for i, id := range sorted {
 		m.advance()
-		for ; next < min(i+window, len(sorted)); next++ {
-			m.request(sorted[next])
-			if next == len(sorted)-1 {
+		for n := len(here); n < len(sorted) && n-i < m.size && copying < window; n++ {
+			m.request(sorted[n], false)
+			if here = append(here, m.arrive[sorted[n]] <= m.now); !here[n] {
+				copying++
+			}
+			if n == len(sorted)-1 {
 				m.Expire()
 				m.ask(pass, layer)
 				if len(sorted) == m.shape.Experts {
@@ -139,14 +143,17 @@ func (m *simulator) stream(requests []int32, pass, layer int) {
 		}
 		m.wait(id, m.arrive[id])
 		m.compute(int64(m.cfg.Expert))
-		m.Release(id)
+		if !here[i] {
+			copying--
+		}
+		m.Release(id, m.now)
 	}
 	m.compute(int64(m.cfg.Compute) - int64(m.shape.TopK)*int64(m.cfg.Expert))
 }
 
-// request serves a choice, and reports whether the host computes it.
-func (m *simulator) request(id int32) bool {
-	if m.cfg.Host > 0 && !m.Resident(id) {
+// request serves a choice, and reports whether the host, if it may, computes it.
+func (m *simulator) request(id int32, host bool) bool {
+	if host && m.cfg.Host > 0 && !m.Resident(id) {
 		_, arrive := m.next(m.now)
 		if end := max(m.host, m.now) + int64(m.cfg.Host); end < arrive {
 			m.event(Host, m.step, id, end-int64(m.cfg.Host), end)
