@@ -188,15 +188,13 @@ func flash(s split) *Node {
 // batch is a step's routing as indices: row i of expert slot m is the step's row
 // rows[m*size+i], and the k-th expert of row n computed row back[n*K+k] of those.
 type batch struct {
-	experts    []int // of the slots
-	size       int   // rows of a slot
+	size       int // rows of a slot
 	rows, back []int32
 	weights    []float32 // [N*K], 0: not computed
 }
 
-// newBatch makes a step's batch; with all, expert e has slot e, otherwise experts
-// without rows have none.
-func (m *Model) newBatch(s *step, rt *Routing, all bool) *batch {
+// newBatch makes a step's batch, where expert e has slot e.
+func (m *Model) newBatch(s *step, rt *Routing) *batch {
 	n, k := s.rowsTotal(), m.cfg.TopK
 	b := &batch{back: make([]int32, n*k), weights: make([]float32, n*k)}
 	counts := make([]int, m.cfg.Experts)
@@ -207,14 +205,7 @@ func (m *Model) newBatch(s *step, rt *Routing, all bool) *batch {
 		}
 	}
 	b.size = bucketEighths(b.size)
-	slots := make([]int, m.cfg.Experts)
-	for e, count := range counts {
-		if all || count > 0 {
-			slots[e] = len(b.experts)
-			b.experts = append(b.experts, e)
-		}
-	}
-	b.rows = make([]int32, len(b.experts)*b.size)
+	b.rows = make([]int32, m.cfg.Experts*b.size)
 	clear(counts)
 	for t, row := range s.rows {
 		for i := range k {
@@ -222,7 +213,7 @@ func (m *Model) newBatch(s *step, rt *Routing, all bool) *batch {
 			if w == 0 {
 				continue
 			}
-			at := slots[e]*b.size + counts[e]
+			at := int(e)*b.size + counts[e]
 			counts[e]++
 			b.rows[at] = int32(row)
 			b.back[row*k+i], b.weights[row*k+i] = int32(at), w
@@ -241,14 +232,14 @@ func bucketEighths(n int) int {
 // batchedExperts returns x plus the chosen experts' outputs.
 func (m *Model) batchedExperts(s *step, i int, x, h compute.Buffer, rt *Routing) (compute.Buffer, error) {
 	n, k := s.rowsTotal(), m.cfg.TopK
-	b := m.newBatch(s, rt, true)
+	b := m.newBatch(s, rt)
 	ints := append(append(b.rows, b.back...), bits(b.weights)...)
 	index, err := upload(m.d, ints, len(ints))
 	if err != nil {
 		return nil, err
 	}
 	defer free(index)
-	slots := len(b.experts)
+	slots := m.cfg.Experts
 	w13, w2 := m.expertWeights(i, 0)
 	args := append(append([]compute.Buffer{x, h, index}, w13.buffers()...), w2.buffers()...)
 	shape, err := h.Shape()
@@ -271,12 +262,6 @@ func (m *Model) batchedMoE(x, h, rows, back, weights *Node, slots int, in *[]*No
 	h = Reshape(Gather(h, rows), slots, -1, m.cfg.HiddenSize)
 	w13, w2 := takeWeight(in), takeWeight(in)
 	y := Reshape(m.batchedExpert(h, w13, w2), -1, m.cfg.HiddenSize) // [M*C,D]
-	return m.batchedSum(x, y, back, weights)
-}
-
-// batchedSum returns x plus the experts' outputs y [M*C,D]; back and weights are as
-// for batchedMoE.
-func (m *Model) batchedSum(x, y, back, weights *Node) *Node {
 	dims := weights.Shape().Dimensions
 	y = float(Reshape(Gather(y, back), dims[0], dims[1], m.cfg.HiddenSize)) // [N,K,D]
 	return Add(x, ReduceSum(weighed(y, weights), 1))
