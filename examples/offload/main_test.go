@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
+	"github.com/expertspec/expertspec/mixtral/offload"
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/prefetch"
 	"github.com/expertspec/expertspec/trace"
@@ -166,6 +168,28 @@ func TestSimulate(t *testing.T) {
 	runs = simulated("-device-memory", "18936192", "-costs", costs) // half
 	assert.Equal(t, 64, runs[0].Decode.Capacity)
 	assert.Positive(t, runs[0].Decode.StallPerToken)
+
+	// Of several runs, that of lru has the times of reading, and each predictor's that of its decisions.
+	var f figures
+	for _, x := range []struct {
+		policy         prefetch.Policy
+		predictor      string
+		load, decision float64
+	}{{prefetch.OnDemand, "", 1, 0}, {prefetch.LRU, "p", 2, 3}, {prefetch.LRU, "", 4, 0}, {prefetch.Static, "", 5, 0}} {
+		c := offload.Costs{LoadSeconds: x.load, ComputeSeconds: 6, DecisionSeconds: x.decision}
+		f.Runs = append(f.Runs, &cli.Telemetry{Decode: &prefetch.Result{Predictor: x.predictor}, Store: &offload.Stats{Policy: x.policy, Costs: c}})
+	}
+	several := filepath.Join(dir, "several.json")
+	raw, err := json.Marshal(f)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(several, raw, 0o600))
+	chosen, decisions, err := (&options{costs: several, load: 7 * time.Second}).readCosts()
+	require.NoError(t, err)
+	assert.Equal(t, offload.Costs{LoadSeconds: 7, ComputeSeconds: 6}, chosen)
+	chosen, _, err = (&options{costs: several}).readCosts()
+	require.NoError(t, err)
+	assert.Equal(t, 4., chosen.LoadSeconds)
+	assert.Equal(t, 3., decisions["p"])
 
 	bad := filepath.Join(dir, "bad.json")
 	require.NoError(t, os.WriteFile(bad, []byte("{"), 0o600))

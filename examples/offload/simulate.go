@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/mixtral/offload"
@@ -19,7 +20,7 @@ func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predic
 	if err != nil {
 		return nil, fmt.Errorf("-simulate: %w", err)
 	}
-	costs, err := o.readCosts()
+	costs, decisions, err := o.readCosts()
 	if err != nil {
 		return nil, err
 	}
@@ -30,6 +31,7 @@ func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predic
 	}
 	var all []*cli.Telemetry
 	for _, v := range o.runs {
+		costs.DecisionSeconds = 0
 		cfg := costs.Config(prefetch.Config{Capacity: slots, Policy: v.evict, Hold: true})
 		if v.evict == prefetch.Static {
 			cfg.Static = pinned
@@ -39,6 +41,7 @@ func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predic
 			return nil, err
 		}
 		if ahead != nil {
+			cfg.Decision = time.Duration(decisions[ahead.Predictor.Name()] * float64(time.Second))
 			cfg.Predictor, cfg.Horizon, cfg.Prefetch, cfg.NextToken, cfg.Nearer = ahead.Predictor, ahead.Horizon, ahead.Experts, ahead.NextToken, ahead.Nearer
 		}
 		result, err := prefetch.Simulate(ctx, data, cfg)
@@ -50,25 +53,31 @@ func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predic
 	return all, nil
 }
 
-// readCosts returns the times of a run, or those of flags.
-func (o *options) readCosts() (c offload.Costs, err error) {
+// readCosts returns the times of a run, of policy lru if there is one, or those of
+// flags, and the seconds of a decision by predictor.
+func (o *options) readCosts() (c offload.Costs, decisions map[string]float64, err error) {
+	decisions = map[string]float64{}
 	if o.costs != "" {
 		raw, err := os.ReadFile(o.costs)
 		if err != nil {
-			return c, fmt.Errorf("-costs: %w", err)
+			return c, nil, fmt.Errorf("-costs: %w", err)
 		}
 		var f figures
 		if err := json.Unmarshal(raw, &f); err != nil {
-			return c, fmt.Errorf("-costs %s: %w", o.costs, err)
+			return c, nil, fmt.Errorf("-costs %s: %w", o.costs, err)
 		}
 		for _, t := range f.Runs {
-			if t.Store != nil && t.Store.Costs.LoadSeconds > 0 {
+			if t.Store == nil || t.Decode == nil || t.Store.Costs.LoadSeconds <= 0 {
+				continue
+			}
+			decisions[t.Decode.Predictor] = t.Store.Costs.DecisionSeconds
+			// With lru, latency is known too.
+			if c.LoadSeconds == 0 || t.Store.Policy == prefetch.LRU && t.Decode.Predictor == "" {
 				c = t.Store.Costs
-				break
 			}
 		}
 		if c.LoadSeconds <= 0 || c.ComputeSeconds <= 0 {
-			return c, fmt.Errorf("-costs %s: no run of it read experts while it decoded", o.costs)
+			return c, nil, fmt.Errorf("-costs %s: no run of it read experts while it decoded", o.costs)
 		}
 	}
 	if o.load > 0 {
@@ -77,7 +86,7 @@ func (o *options) readCosts() (c offload.Costs, err error) {
 	if o.compute > 0 {
 		c.ComputeSeconds, c.ExpertSeconds, c.RestSeconds = o.compute.Seconds(), 0, 0
 	}
-	return c, nil
+	return c, decisions, nil
 }
 
 // slots is the number of experts that the limits leave room for.

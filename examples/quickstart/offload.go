@@ -49,7 +49,7 @@ func compareOffloading(ctx context.Context, backend compute.Backend, test specul
 	}
 	policies := []policy{{"LRU", prefetch.LRU, nil}, {"on demand", prefetch.OnDemand, nil}}
 	for _, q := range predictors {
-		ahead := &offload.PrefetchOptions{Predictor: q, Horizon: speculate.Horizon{Layers: 2}, Experts: test.Header.Model.TopK, Nearer: true}
+		ahead := &offload.PrefetchOptions{Predictor: q, Horizon: speculate.Horizon{Layers: 2}, Experts: test.Header.Model.TopK}
 		policies = append(policies, policy{"prefetch: " + q.Name(), prefetch.LRU, ahead})
 	}
 	for _, q := range policies {
@@ -64,7 +64,7 @@ func compareOffloading(ctx context.Context, backend compute.Backend, test specul
 	return runs, []string{
 		fmt.Sprintf("Decoding %d tokens with %d of %d experts in memory: the others are read when they are needed, or before, at %.0f MB/s. At that rate, reading those that LRU misses takes about as long as computing.",
 			d.Tokens, d.Capacity, x.header.Model.Layers*x.header.Model.Experts, float64(x.bandwidth)/1e6),
-		fmt.Sprintf("Prefetch reads the experts that a predictor expects one and two layers ahead, and pays for its decisions, which weigh much where a layer is computed in %.0f µs. The simulator knows the times of reading and computing that were measured with LRU, and those of decisions.",
+		fmt.Sprintf("Prefetch reads the experts that a predictor expects two layers ahead, and pays for its decisions, which weigh much where a layer is computed in %.0f µs. The simulator knows the times of reading and computing that were measured with LRU, and those of decisions.",
 			1e6*x.costs.ComputeSeconds),
 	}, nil
 }
@@ -145,6 +145,7 @@ func (x *offloading) load(ctx context.Context, o offload.Options) (*mixtral.Mode
 func decode(ctx context.Context, model *mixtral.Model, ids []int32, observe mixtral.Hook) (float64, error) {
 	cache := model.NewCache(1)
 	defer cache.Close()
+	runtime.GC() // not while it is measured
 	start := time.Now()
 	for _, id := range ids {
 		_, err := model.Forward(ctx, mixtral.Request{Tokens: [][]int32{{id}}, Cache: cache, Logits: mixtral.LastLogits, Observe: observe, RouterInput: observe != nil})
@@ -165,14 +166,14 @@ func (x *offloading) run(ctx context.Context, p policy) (measured, simulated *pr
 	}
 	defer model.Close()
 	var observe mixtral.Hook
-	cfg := prefetch.Config{Capacity: o.Slots, Policy: p.evict, Hold: true, InFlight: 1}
+	cfg := prefetch.Config{Capacity: o.Slots, Policy: p.evict, Hold: true}
 	if a := p.ahead; a != nil {
 		prefetcher, err := store.NewPrefetcher(m, *a)
 		if err != nil {
 			return nil, nil, err
 		}
 		observe = prefetcher.Observe
-		cfg.Predictor, cfg.Horizon, cfg.Prefetch, cfg.Nearer = a.Predictor, a.Horizon, a.Experts, a.Nearer
+		cfg.Predictor, cfg.Horizon, cfg.Prefetch = a.Predictor, a.Horizon, a.Experts
 	}
 	seconds, err := decode(ctx, model, x.document.Tokens, observe)
 	if err != nil {
