@@ -35,11 +35,13 @@ or missing, and how long computing waited for them. Policies:
 	reuse      the one least likely to be used by the next tokens makes room: by how often it was used, and by what
 	           -predictor says of the next token, if one is given
 	prefetch   lru, and the experts that -predictor says are read ahead
-	host       lru, but what is in -host-memory only is computed by the processor's cores
+	host       lfu, but what is in -host-memory only is computed by the processor's cores; the likeliest expert that
+	           -predictor says is read ahead, if one is given
 	opt        the one that is needed last makes room, which only -simulate knows
 
 -compare runs several policies, one after the other, and compares their outputs. -simulate says for a trace what they would
-do, token by token, if reading and computing took the times of -costs: a file that -json wrote for a run.`
+do, token by token, if reading and computing took the times of -costs, a file that -json wrote for a run, or else as long as
+the model takes for a few tokens.`
 
 type options struct {
 	model     cli.Model
@@ -99,8 +101,8 @@ func (o *options) check(*flag.FlagSet) error {
 		return fmt.Errorf("-load is %v and -compute %v; must not be negative", o.load, o.compute)
 	case o.simulate == "" && (o.costs != "" || o.load > 0 || o.compute > 0):
 		return errors.New("-costs, -load and -compute require -simulate")
-	case o.simulate != "" && o.costs == "" && (o.load == 0 || o.compute == 0):
-		return errors.New("-simulate requires -costs, or -load and -compute")
+	case o.costs == "" && (o.load == 0) != (o.compute == 0):
+		return errors.New("-load and -compute require each other, or -costs")
 	}
 	var err error
 	o.runs, err = variants(o)

@@ -165,6 +165,10 @@ func TestSimulate(t *testing.T) {
 	assert.Equal(t, "reuse: oracle", runs[1].Label)
 	assert.Equal(t, "oracle", runs[1].Decode.Predictor)
 	assert.Equal(t, "h=2", runs[2].Decode.Horizon)
+	runs = simulated("-slots", "64", "-compare", "lru,reuse", "-predictor", "gate reuse") // with costs that it measures
+	assert.Greater(t, runs[0].Decode.Seconds, runs[0].Decode.StallPerToken*63)
+	assert.Positive(t, runs[0].Decode.StallPerToken)
+	assert.Equal(t, "reuse", runs[1].Label, "gate reuse does not predict the next token")
 	runs = simulated("-device-memory", "18936192", "-costs", costs) // half
 	assert.Equal(t, 64, runs[0].Decode.Capacity)
 	assert.Positive(t, runs[0].Decode.StallPerToken)
@@ -198,7 +202,8 @@ func TestSimulate(t *testing.T) {
 		want   string
 		args   []string
 	}{
-		{cli.Usage, "-simulate requires -costs, or -load and -compute", []string{"-slots", "64", "-load", "1ms"}},
+		{cli.Usage, "-load and -compute require each other", []string{"-slots", "64", "-load", "1ms"}},
+		{cli.Failed, "must say what the trace's model takes", []string{"-slots", "64", "-model", filepath.Join("..", "..", "testdata", "variants", "b")}},
 		{cli.Usage, "-load is -1ms", []string{"-slots", "64", "-load", "-1ms"}},
 		{cli.Usage, "policy host cannot be simulated", []string{"-slots", "64", "-policy", "host", "-costs", costs}},
 		{cli.Failed, "-costs: open /no/file", []string{"-slots", "64", "-costs", "/no/file"}},
@@ -235,7 +240,6 @@ func TestUsage(t *testing.T) {
 		{cli.Usage, `-policy: policy "mru"; must be one of on-demand, lru`, []string{"-policy", "mru"}},
 		{cli.Usage, `-compare: policy "mru"`, []string{"-compare", "lru,mru"}},
 		{cli.Failed, "-pin: ", []string{"-slots", "9", "-policy", "static", "-pin", "/no/trace"}},
-		{cli.Failed, "gate reuse was not trained for the next token, which policy reuse needs", []string{"-slots", "9", "-policy", "reuse", "-predictor", "gate reuse"}},
 		{cli.Usage, `for flag -device-memory: size "24XB": must be a number of bytes`, []string{"-device-memory", "24XB"}},
 		{cli.Usage, `for flag -host-memory: size "-1"`, []string{"-host-memory", "-1"}},
 		{cli.Usage, "-slots is -3", []string{"-slots", "-3"}},

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/mixtral/offload"
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/prefetch"
@@ -20,12 +21,15 @@ func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predic
 	if err != nil {
 		return nil, fmt.Errorf("-simulate: %w", err)
 	}
-	costs, decisions, err := o.readCosts()
+	data := speculate.FromReader(r)
+	slots, err := o.slots(ctx, data.Header.Model)
 	if err != nil {
 		return nil, err
 	}
-	data := speculate.FromReader(r)
-	slots, err := o.slots(ctx, data.Header.Model)
+	costs, decisions, err := o.readCosts()
+	if o.costs == "" && o.load == 0 {
+		costs, decisions, err = o.calibrate(ctx, data.Header.Model, ps)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +91,53 @@ func (o *options) readCosts() (c offload.Costs, decisions map[string]float64, er
 		c.ComputeSeconds, c.ExpertSeconds, c.RestSeconds = o.compute.Seconds(), 0, 0
 	}
 	return c, decisions, nil
+}
+
+// calibrationTokens are decoded to measure costs.
+const calibrationTokens = 64
+
+// calibrate measures the model's times of reading and computing as readCosts returns
+// them, with policy lru, or, if that reads nothing, on demand.
+func (o *options) calibrate(ctx context.Context, m trace.Model, ps map[string]speculate.Predictor) (c offload.Costs, decisions map[string]float64, err error) {
+	decisions = map[string]float64{}
+	for _, evict := range []prefetch.Policy{prefetch.LRU, prefetch.OnDemand} {
+		if c, err = o.decodeSome(ctx, m, evict, nil); err != nil || c.LoadSeconds > 0 {
+			break
+		}
+	}
+	for _, v := range o.runs {
+		p := ps[v.predictor]
+		if p == nil || v.predictor == oracle || err != nil || decisions[p.Name()] > 0 {
+			continue
+		}
+		var ahead *offload.PrefetchOptions
+		if ahead, err = v.ahead(p, m); err == nil && ahead != nil {
+			var with offload.Costs
+			with, err = o.decodeSome(ctx, m, prefetch.LRU, ahead)
+			decisions[p.Name()] = with.DecisionSeconds
+		}
+	}
+	return c, decisions, err
+}
+
+// decodeSome returns the costs of decoding calibrationTokens.
+func (o *options) decodeSome(ctx context.Context, m trace.Model, evict prefetch.Policy, ahead *offload.PrefetchOptions) (c offload.Costs, err error) {
+	store, model, free, err := o.model.LoadStore(ctx, func(src mixtral.ExpertSource) (offload.Options, error) {
+		if src.Layers != m.Layers || src.Experts != m.Experts || src.TopK != m.TopK {
+			return offload.Options{}, fmt.Errorf("-model %s has %d layers of %d experts, top-%d, the trace %s %d of %d, top-%d: -costs, or -load and -compute, must say what the trace's model takes",
+				o.model.Folder, src.Layers, src.Experts, src.TopK, o.simulate, m.Layers, m.Experts, m.TopK)
+		}
+		so, err := o.limits.Options(src)
+		so.Policy = evict
+		return so, err
+	})
+	if err != nil {
+		return c, err
+	}
+	defer free()
+	meter := cli.NewMeter("calibration", model, store, ahead)
+	_, err = meter.Generate(ctx, []int32{0}, mixtral.GenerateOptions{MaxTokens: calibrationTokens, Stop: []int32{}})
+	return store.Stats().Costs, err
 }
 
 // slots is the number of experts that the limits leave room for.

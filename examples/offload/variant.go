@@ -20,8 +20,8 @@ type policy struct {
 	name    string
 	evict   prefetch.Policy
 	predict bool // and experts that -predictor says are read ahead
-	reuse   bool // and what -predictor says of the next token is kept, if one is given
-	host    bool // and missing experts are computed by the host
+	reuse   bool // and what -predictor says of the next token is kept, if one is given that does
+	host    bool // and missing experts are computed by the host, beside -predictor, if one is given
 	future  bool // that it knows: it can only be simulated
 }
 
@@ -32,7 +32,7 @@ var policies = []policy{
 	{name: "static", evict: prefetch.Static},
 	{name: "reuse", evict: prefetch.Reuse, reuse: true},
 	{name: "prefetch", evict: prefetch.LRU, predict: true},
-	{name: "host", evict: prefetch.LRU, host: true},
+	{name: "host", evict: prefetch.DecayedLFU, host: true},
 	{name: "opt", evict: prefetch.OPT, future: true},
 }
 
@@ -91,7 +91,9 @@ func variants(o *options) ([]variant, error) {
 		switch {
 		case p.predict && ps == nil:
 			predictors = []string{gateReuse}
-		case !p.predict && (!p.reuse || ps == nil):
+		case p.reuse && slices.Equal(ps, []string{gateReuse}): // it does not predict the next token
+			predictors = []string{""}
+		case !p.predict && (!p.reuse && !p.host || ps == nil):
 			predictors = []string{""}
 		}
 		for _, predictor := range predictors {
@@ -124,6 +126,10 @@ func (v variant) ahead(p speculate.Predictor, c trace.Model) (*offload.PrefetchO
 		return o, nil
 	case !p.Supports(o.Horizon):
 		return nil, fmt.Errorf("-predictor %s: %s was not trained for -distance %d", v.predictor, p.Name(), v.distance)
+	}
+	if v.host { // more than the bus can bring beside the host's computing is not worth it
+		o.Experts = 1
+		return o, nil
 	}
 	o.Experts, o.NextToken, o.Nearer = c.TopK, token, v.distance > 1
 	for h := 1; h < v.distance; h++ {
