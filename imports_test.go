@@ -29,9 +29,10 @@ const module = "github.com/expertspec/expertspec"
 // one of these (trace/internal/pq) belongs to it and follows its rule.
 var house = map[string][]string{
 	"trace":                     {"trace/internal/floats"},
-	"trace/convert":             {"trace", "trace/internal/floats", "trace/safetensors"},
+	"trace/convert":             {"trace", "trace/internal/floats", "trace/internal/pickle", "trace/safetensors"},
 	"trace/internal/floats":     {},
-	"trace/safetensors":         {"trace/internal/floats"},
+	"trace/internal/pickle":     {},
+	"trace/safetensors":         {"trace/internal/floats", "trace/internal/pickle"},
 	"trace/tracetest":           {"trace"},
 	"mixtral":                   {"mixtral/internal/kernel", "trace", "trace/safetensors"},
 	"mixtral/internal/kernel":   {},

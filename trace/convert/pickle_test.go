@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/internal/pickle"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -161,7 +162,7 @@ func TestPickleLoops(t *testing.T) {
 		"choices":  choices(1<<14, size),
 	} {
 		t.Run(name, func(t *testing.T) {
-			assert.ErrorIs(t, bounded(t, []byte(text)), errPickleBudget)
+			assert.ErrorIs(t, bounded(t, []byte(text)), pickle.ErrBudget)
 		})
 	}
 }
@@ -169,7 +170,7 @@ func TestPickleLoops(t *testing.T) {
 // savedBytes is what torch.save writes for a storage of n bytes, with more
 // instructions in the third pickle.
 func savedBytes(more string, n int) string {
-	return "\x80\x02\x8a\x0a" + torchMagic + ".\x80\x02M\xe9\x03.\x80\x02" + more + "}." +
+	return "\x80\x02\x8a\x0a" + pickle.TorchMagic + ".\x80\x02M\xe9\x03.\x80\x02" + more + "}." +
 		"\x80\x02(" + pickleStr("storage") + "ctorch\nByteStorage\n" + pickleStr("0") + pickleStr("cpu") + pickleInt(n) + "NtQ." +
 		"\x80\x02]" + pickleStr("0") + "a." + string(binary.LittleEndian.AppendUint64(nil, uint64(n))) + strings.Repeat("\x01", n)
 }

@@ -8,10 +8,14 @@ import (
 	"strings"
 
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/internal/pickle"
 )
 
 // point is a MixtralGatingDataPoint as it is unpickled.
 type point struct{ built bool }
+
+// Kind is the type's name in messages.
+func (*point) Kind() string { return "MixtralGatingDataPoint" }
 
 // specmoe collects the points of a pickle as they are built, so that the
 // tensors that are not kept can be freed.
@@ -21,7 +25,7 @@ type specmoe struct {
 	keys    []trace.Key // of the samples
 	experts int
 	points  int
-	budget  budget
+	budget  pickle.Budget
 }
 
 // openSpecMoE reads the pickle of specMoE's collect_mixtral_traces.py: a list of
@@ -52,47 +56,43 @@ func openSpecMoE(ctx context.Context, path string, o Options) (*source, error) {
 	return src, nil
 }
 
-// pickleBudget is what an unpickled file may cost. A file of the smallest tensors
-// costs about 20 times its size, one of large tensors less than twice.
-func pickleBudget(size int) budget { return budget(1<<20 + 48*size) }
-
 // longestName bounds the names of a data set and a sample, in bytes.
 const longestName = 1 << 10
 
 func readSpecMoE(b []byte) (*specmoe, error) {
-	s := &specmoe{g: newGather(), samples: map[trace.Key]int32{}, budget: pickleBudget(len(b))}
-	u := &unpickler{b: b, budget: &s.budget, env: s}
-	v, err := u.load()
+	s := &specmoe{g: newGather(), samples: map[trace.Key]int32{}, budget: pickle.NewBudget(len(b))}
+	u := pickle.NewDecoder(b, &s.budget, s)
+	v, err := u.Load()
 	if err != nil {
 		return nil, err
 	}
-	l, ok := v.(*list)
+	l, ok := v.(*pickle.List)
 	if !ok {
-		return nil, fmt.Errorf("pickle holds %s, expected a list of MixtralGatingDataPoint", kind(v))
+		return nil, fmt.Errorf("pickle holds %s, expected a list of MixtralGatingDataPoint", pickle.Kind(v))
 	}
-	for i, item := range l.items {
+	for i, item := range l.Items {
 		if p, ok := item.(*point); !ok || !p.built {
-			return nil, fmt.Errorf("item %d is %s, expected MixtralGatingDataPoint", i, kind(item))
+			return nil, fmt.Errorf("item %d is %s, expected MixtralGatingDataPoint", i, pickle.Kind(item))
 		}
 	}
 	return s, nil
 }
 
-// global returns the functions that the pickle may call.
-func (s *specmoe) global(module, name string) (any, error) {
+// Global returns the functions that the pickle may call.
+func (s *specmoe) Global(module, name string) (any, error) {
 	switch {
 	case name == "MixtralGatingDataPoint": // of __main__ or wherever it was defined
-		return function(func([]any) (any, error) { return &point{}, nil }), nil
+		return pickle.Function(func([]any) (any, error) { return &point{}, nil }), nil
 	case module == "torch._utils" && name == "_rebuild_tensor_v2":
-		return function(newTensor), nil
+		return pickle.Function(newTensor), nil
 	case module == "torch.storage" && name == "_load_from_bytes":
-		return function(s.storage), nil
+		return pickle.Function(s.storage), nil
 	case module == "collections" && name == "OrderedDict": // hooks of a tensor
-		return function(func([]any) (any, error) { return dict{}, nil }), nil
+		return pickle.Function(func([]any) (any, error) { return pickle.Dict{}, nil }), nil
 	case module == "_codecs" && name == "encode": // bytes in protocol 2
-		return function(s.latin1), nil
+		return pickle.Function(s.latin1), nil
 	}
-	return nil, errGlobal(module, name)
+	return nil, pickle.NotAllowed(module, name)
 }
 
 func (s *specmoe) storage(args []any) (any, error) {
@@ -115,9 +115,9 @@ func (s *specmoe) latin1(args []any) (any, error) {
 	}
 	text, ok := args[0].(string)
 	if !ok {
-		return nil, fmt.Errorf("encoding of %s", kind(args[0]))
+		return nil, fmt.Errorf("encoding of %s", pickle.Kind(args[0]))
 	}
-	if err := s.budget.charge(len(text)); err != nil {
+	if err := s.budget.Charge(len(text)); err != nil {
 		return nil, err
 	}
 	b := make([]byte, 0, len(text))
@@ -130,19 +130,19 @@ func (s *specmoe) latin1(args []any) (any, error) {
 	return b, nil
 }
 
-func (s *specmoe) persistent(any) (any, error) {
+func (s *specmoe) Persistent(any) (any, error) {
 	return nil, errors.New("persistent id is not allowed")
 }
 
-// build takes the fields of a data point.
-func (s *specmoe) build(object, state any) error {
+// Build takes the fields of a data point.
+func (s *specmoe) Build(object, state any) error {
 	p, ok := object.(*point)
 	if !ok {
-		return fmt.Errorf("state for %s", kind(object))
+		return fmt.Errorf("state for %s", pickle.Kind(object))
 	}
-	fields, ok := state.(dict)
+	fields, ok := state.(pickle.Dict)
 	if !ok || p.built {
-		return fmt.Errorf("data point %d: state is %s", s.points, kind(state))
+		return fmt.Errorf("data point %d: state is %s", s.points, pickle.Kind(state))
 	}
 	p.built = true
 	err := s.point(fields)
@@ -156,7 +156,7 @@ func (s *specmoe) build(object, state any) error {
 
 // point takes one data point. An error in the routing omits the sample, another
 // ends the file.
-func (s *specmoe) point(fields dict) error {
+func (s *specmoe) point(fields pickle.Dict) error {
 	name, ok1 := fields["sample_id"].(string)
 	set, ok2 := fields["dataset_name"].(string)
 	if !ok1 || !ok2 || len(name) > longestName || len(set) > longestName {
@@ -170,7 +170,7 @@ func (s *specmoe) point(fields dict) error {
 	if err != nil {
 		return errors.New("sample_id does not end in _seq_N")
 	}
-	if err := s.budget.charge(len(name) + len(set)); err != nil {
+	if err := s.budget.Charge(len(name) + len(set)); err != nil {
 		return err
 	}
 	key := trace.Key{Dataset: set, Document: name[:at]}
@@ -181,7 +181,7 @@ func (s *specmoe) point(fields dict) error {
 		s.keys = append(s.keys, key)
 	}
 	err = s.add(choice{doc: id, position: int32(position)}, fields)
-	if errors.Is(err, errPickleBudget) {
+	if errors.Is(err, pickle.ErrBudget) {
 		return err
 	}
 	if err != nil {
@@ -194,7 +194,7 @@ func (s *specmoe) point(fields dict) error {
 const costChoice = 192
 
 // add takes the choices of one token at one layer, which are like c.
-func (s *specmoe) add(c choice, fields dict) error {
+func (s *specmoe) add(c choice, fields pickle.Dict) error {
 	layer, ok := fields["layer_id"].(int64)
 	if !ok || layer < 0 || layer >= trace.MaxLayers {
 		return fmt.Errorf("layer_id is not an integer in 0..%d", trace.MaxLayers-1)
@@ -205,9 +205,9 @@ func (s *specmoe) add(c choice, fields dict) error {
 		return errors.New("no tensors target_top_k and target_routing")
 	}
 	// One sequence a batch: shapes [1,K] and [1,E], or without the 1.
-	k, e := chosen.len(), routing.len()
+	k, e := chosen.Len(), routing.Len()
 	if !oneRow(chosen) || !oneRow(routing) || k < 1 || k > e {
-		return fmt.Errorf("target_top_k of shape %v, target_routing of %v", chosen.shape, routing.shape)
+		return fmt.Errorf("target_top_k of shape %v, target_routing of %v", chosen.Shape, routing.Shape)
 	}
 	if s.experts == 0 {
 		s.experts = e
@@ -216,12 +216,12 @@ func (s *specmoe) add(c choice, fields dict) error {
 	}
 	c.layer, c.token = int32(layer), trace.NoToken
 	var err error
-	if ids, ok := fields["token_ids"].(*tensor); ok && ids.len() == 1 {
+	if ids, ok := fields["token_ids"].(*tensor); ok && ids.Len() == 1 {
 		if c.token, err = ids.integer(0); err != nil {
 			return fmt.Errorf("token_ids: %w", err)
 		}
 	}
-	if err := s.budget.charge(costChoice * k); err != nil {
+	if err := s.budget.Charge(costChoice * k); err != nil {
 		return err
 	}
 	choices := make([]choice, k)
@@ -251,6 +251,6 @@ func (s *specmoe) add(c choice, fields dict) error {
 }
 
 func oneRow(t *tensor) bool {
-	n := len(t.shape)
-	return n > 0 && t.len() == int(t.shape[n-1])
+	n := len(t.Shape)
+	return n > 0 && t.Len() == int(t.Shape[n-1])
 }
