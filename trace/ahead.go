@@ -232,6 +232,7 @@ func (d *Document) join(o *Document) {
 	d.Tokens = append(d.Tokens, o.Tokens...)
 	d.Experts = append(d.Experts, o.Experts...)
 	d.Weights = append(d.Weights, o.Weights...)
+	d.Dropped = append(d.Dropped, o.Dropped...)
 	d.RouterLogits = append(d.RouterLogits, o.RouterLogits...)
 	d.RouterInput = append(d.RouterInput, o.RouterInput...)
 }

@@ -16,6 +16,7 @@ const (
 	colToken    = "token"
 	colExperts  = "experts"
 	colWeights  = "weights"
+	colDropped  = "dropped"
 	colLogits   = "router_logits"
 	colInput    = "router_input"
 )
@@ -37,8 +38,8 @@ func (f Float) kind() pq.Kind {
 	return pq.Float32
 }
 
-// specs returns the columns of a trace in file order, without weights, logits
-// and input that the header does not have.
+// specs returns the columns of a trace in file order, without weights, dropped,
+// logits and input that the header does not have.
 func specs(h *Header, float Float, split bool) []pq.Spec {
 	m := &h.Model
 	experts := pq.Spec{Name: colExperts, Kind: pq.Index16, Width: m.Layers * m.TopK, Values: m.Experts}
@@ -55,6 +56,9 @@ func specs(h *Header, float Float, split bool) []pq.Spec {
 	}
 	if !h.NoWeights {
 		list = append(list, pq.Spec{Name: colWeights, Kind: pq.Float32, Width: m.Layers * m.TopK, Split: split})
+	}
+	if h.Dropped {
+		list = append(list, pq.Spec{Name: colDropped, Kind: pq.Bool, Width: m.Layers})
 	}
 	if n := len(h.LogitLayers); n > 0 {
 		list = append(list, pq.Spec{Name: colLogits, Kind: float.kind(), Width: n * m.Experts, Split: split && float == Float32})
@@ -87,11 +91,20 @@ func appendDocument(w *pq.Writer, h *Header, d *Document) error {
 	w.Column(4).AppendInts(d.Tokens)
 	w.Column(5).AppendInts(d.Experts)
 	column := 6
+	if !h.NoWeights {
+		if err := w.Column(column).AppendFloats(d.Weights); err != nil {
+			return err
+		}
+		column++
+	}
+	if h.Dropped {
+		w.Column(column).AppendBools(d.Dropped)
+		column++
+	}
 	for _, f := range []struct {
 		have   bool
 		values []float32
 	}{
-		{!h.NoWeights, d.Weights},
 		{len(h.LogitLayers) > 0, d.RouterLogits},
 		{len(h.InputLayers) > 0, d.RouterInput},
 	} {
@@ -106,8 +119,9 @@ func appendDocument(w *pq.Writer, h *Header, d *Document) error {
 	return nil
 }
 
-// columnsOf finds the columns of a trace in a file by name and sets h.NoWeights.
-// Unknown columns are ignored.
+// columnsOf finds the columns of a trace in a file by name and sets h.NoWeights
+// and h.Dropped. Unknown columns are ignored, among them one of the name of
+// colDropped that is no list of booleans.
 func columnsOf(f *pq.File, h *Header) (map[string]pq.Column, error) {
 	found := map[string]pq.Column{}
 	for _, c := range f.Columns() {
@@ -119,6 +133,7 @@ func columnsOf(f *pq.File, h *Header) (map[string]pq.Column, error) {
 	}
 	_, weights := found[colWeights]
 	h.NoWeights = !weights
+	h.Dropped = found[colDropped].BoolList()
 	for _, s := range specs(h, Float32, false) {
 		c, ok := found[s.Name]
 		if !ok {

@@ -45,12 +45,28 @@ func (d *Document) WeightsAt(m *Model, t, layer int) []float32 {
 	return d.Weights[at : at+m.TopK : at+m.TopK]
 }
 
+// DroppedAt reports whether token t is recorded as dropped at a layer of model m.
+func (d *Document) DroppedAt(m *Model, t, layer int) bool {
+	return d.Dropped != nil && d.Dropped[t*m.Layers+layer]
+}
+
+// Encoded returns the number of tokens of phase Encode, which come first.
+func (d *Document) Encoded() int {
+	n := 0
+	for n < len(d.Phases) && d.Phases[n] == Encode {
+		n++
+	}
+	return n
+}
+
 // Validate checks the document against header h: all arrays have the shapes
 // that Document states; positions are not negative and strictly ascending;
-// phases are known; experts are in 0..E-1 and differ within a token and layer,
-// with NoExpert only after them; their number is at most the layer's top-k;
-// weights, logits and router input are finite and weights not negative. The
-// error names data set, document, token and layer.
+// phases are known, and those of the encoder come first; experts are in 0..E-1
+// and differ within a token and layer, with NoExpert only after them; their
+// number is at most the layer's top-k, and 0 at layers of stacks that do not
+// compute the token ([Model.Routes]), where it is not dropped either; weights,
+// logits and router input are finite and weights not negative. The error names
+// data set, document, token and layer.
 func (d *Document) Validate(h *Header) error { return d.validate(h, false) }
 
 // validate is Validate; sumToOne also requires the weights of each token and
@@ -77,8 +93,14 @@ func (d *Document) check(h *Header, sumToOne bool) error {
 		last = p
 	}
 	for t, p := range d.Phases {
-		if p != Prefill && p != Decode {
+		switch {
+		case p != Prefill && p != Decode && p != Encode:
 			return fmt.Errorf("token %d: phase %q", t, p)
+		case p != Encode:
+		case h.Model.encoder() == 0:
+			return fmt.Errorf("token %d: phase %q in a model without a stack %q", t, p, Encoder)
+		case t > 0 && d.Phases[t-1] != Encode:
+			return fmt.Errorf("token %d: phase %q after %q", t, p, d.Phases[t-1])
 		}
 	}
 	for t, id := range d.Tokens {
@@ -112,11 +134,16 @@ func (d *Document) shapes(h *Header) error {
 	if h.NoWeights {
 		weights = 0
 	}
+	dropped := 0
+	if h.Dropped {
+		dropped = t * m.Layers
+	}
 	for _, err := range []error{
 		check("Positions", len(d.Positions), t, true),
 		check("Phases", len(d.Phases), t, true),
 		check("Experts", len(d.Experts), t*m.Layers*m.TopK, false),
 		check("Weights", len(d.Weights), weights, false),
+		check("Dropped", len(d.Dropped), dropped, false),
 		check("RouterLogits", len(d.RouterLogits), t*len(h.LogitLayers)*m.Experts, false),
 		check("RouterInput", len(d.RouterInput), t*len(h.InputLayers)*m.Hidden, false),
 	} {
@@ -131,10 +158,18 @@ func (d *Document) shapes(h *Header) error {
 func (d *Document) routing(h *Header, sumToOne bool) error {
 	const tolerance = 1e-3 // of the sum, for weights of 16 bits
 	m := &h.Model
-	topK := m.LayerTopK()
+	topK, encoder := m.LayerTopK(), m.encoder()
 	for t := range d.Tokens {
+		encoded := d.Phase(t) == Encode
 		for l := range m.Layers {
 			n, err := distinct(d.ExpertsAt(m, t, l), m.Experts, topK[l])
+			if err == nil && n > 0 && encoded != (l < encoder) {
+				s, _ := m.StackOf(l)
+				err = fmt.Errorf("expert %d of stack %q for a token of phase %q", d.ExpertsAt(m, t, l)[0], s.Name, d.Phase(t))
+			}
+			if err == nil && n == 0 && d.DroppedAt(m, t, l) {
+				err = errors.New("dropped without an expert")
+			}
 			if err != nil {
 				return fmt.Errorf("token %d, layer %d: %w", t, l, err)
 			}

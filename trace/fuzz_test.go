@@ -26,6 +26,17 @@ func FuzzShard(f *testing.F) {
 	b, err := os.ReadFile(filepath.Join(dir, "shard-00000.parquet"))
 	require.NoError(f, err)
 	f.Add(b)
+	h.Model.Stacks, h.Dropped = []Stack{{Name: Encoder, Layers: 1}, {Name: Decoder, Layers: 1}}, true
+	d.Phases, d.Experts = []Phase{Encode, Decode}, []int32{1, 2, 3, -1, -1, -1, -1, -1, -1, 0, 1, NoExpert}
+	d.Weights, d.Dropped = []float32{.5, .3, .2, 0, 0, 0, 0, 0, 0, .5, .5, 0}, []bool{true, false, false, true}
+	two := f.TempDir()
+	w, err = Create(two, h, WriterOptions{})
+	require.NoError(f, err)
+	require.NoError(f, w.Write(d))
+	require.NoError(f, w.Close())
+	b, err = os.ReadFile(filepath.Join(two, "shard-00000.parquet"))
+	require.NoError(f, err)
+	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := newShard(bytes.NewReader(b), int64(len(b)))
 		if err != nil {

@@ -36,6 +36,9 @@ func (m *Model) Validate() error {
 	}
 	layers := 0
 	for i, s := range m.Stacks {
+		if s.Name == Encoder && i > 0 {
+			return fmt.Errorf("model %q: stack %d is %q, which must be the first", m.Name, i, s.Name)
+		}
 		if s.Layers < 1 || s.Layers > m.Layers-layers {
 			return fmt.Errorf("model %q: stack %d (%q) has %d layers; the stacks must add up to %d", m.Name, i, s.Name, s.Layers, m.Layers)
 		}
@@ -72,6 +75,33 @@ func (m *Model) LayerTopK() []int {
 		k = append(k, m.TopK)
 	}
 	return k
+}
+
+// StackOf returns the stack of a layer, and the stack's first layer. A model that
+// lists no stacks is one of [Decoder]. It panics if the layer is not below L.
+func (m *Model) StackOf(layer int) (s Stack, first int) {
+	if layer < 0 || layer >= m.Layers {
+		panic(fmt.Sprintf("trace: layer %d of %d", layer, m.Layers))
+	}
+	for _, s := range m.Stacks {
+		if layer < first+s.Layers {
+			return s, first
+		}
+		first += s.Layers
+	}
+	return Stack{Name: Decoder, Layers: m.Layers}, 0
+}
+
+// Routes reports whether tokens of phase p pass a layer: those of phase Encode
+// the layers of the stack [Encoder], others those of other stacks.
+func (m *Model) Routes(p Phase, layer int) bool { return (p == Encode) == (layer < m.encoder()) }
+
+// encoder returns the number of layers of the stack Encoder, which is the first.
+func (m *Model) encoder() int {
+	if len(m.Stacks) > 0 && m.Stacks[0].Name == Encoder {
+		return m.Stacks[0].Layers
+	}
+	return 0
 }
 
 // ascending checks 0 <= list[0] < list[1] < ... < limit.
@@ -119,8 +149,8 @@ func (m *Model) AllLayers() []int {
 }
 
 // Equal reports whether two headers have the same model, source and recorded
-// layers, and both or neither have routing weights, so that their shards can be
-// read as one trace.
+// layers, and both or neither have routing weights and dropped tokens, so that
+// their shards can be read as one trace.
 func (h *Header) Equal(o *Header) bool { return h.difference(o) == "" }
 
 // difference describes a difference between two headers, or returns "".
@@ -133,6 +163,9 @@ func (h *Header) difference(o *Header) string {
 	}
 	if h.NoWeights != o.NoWeights {
 		return "only one of two shards has routing weights"
+	}
+	if h.Dropped != o.Dropped {
+		return "only one of two shards has dropped tokens"
 	}
 	return ""
 }
@@ -157,7 +190,7 @@ type columnsJSON struct {
 func (h *Header) keys() []keyValue {
 	model := h.Model
 	if len(model.Stacks) == 0 {
-		model.Stacks = []Stack{{Name: "decoder", Layers: model.Layers}}
+		model.Stacks = []Stack{{Name: Decoder, Layers: model.Layers}}
 	}
 	text := func(v any) string {
 		b, err := json.Marshal(v)

@@ -186,8 +186,8 @@ func shardsFS(fsys fs.FS) ([]string, error) {
 	return names, nil
 }
 
-// Header returns what all documents share. Its LogitLayers or InputLayers are
-// nil where Select omits them.
+// Header returns what all documents share. Its LogitLayers, InputLayers and
+// Dropped are zero where Select omits them.
 func (r *Reader) Header() Header {
 	h := r.header
 	if r.filter.NoLogits || r.filter.TokensOnly {
@@ -196,6 +196,7 @@ func (r *Reader) Header() Header {
 	if r.filter.NoInput || r.filter.TokensOnly {
 		h.InputLayers = nil
 	}
+	h.Dropped = h.Dropped && !r.filter.TokensOnly
 	return h
 }
 

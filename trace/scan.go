@@ -37,7 +37,7 @@ type scan struct {
 
 	dataset, document               *pq.Cursor
 	position, phase, token, experts *pq.Cursor
-	weights, logits, input          *pq.Cursor // nil: not read
+	weights, dropped, logits, input *pq.Cursor // nil: not read
 	column                          string     // the last one read, for errors
 }
 
@@ -176,6 +176,7 @@ func (c *scan) open() error {
 		{&c.token, colToken, 1, true},
 		{&c.experts, colExperts, m.Layers * m.TopK, all},
 		{&c.weights, colWeights, m.Layers * m.TopK, all && !h.NoWeights},
+		{&c.dropped, colDropped, m.Layers, all && h.Dropped},
 		{&c.logits, colLogits, len(h.LogitLayers) * m.Experts, all && len(h.LogitLayers) > 0 && !c.filter.NoLogits},
 		{&c.input, colInput, len(h.InputLayers) * m.Hidden, all && len(h.InputLayers) > 0 && !c.filter.NoInput},
 	} {
@@ -273,7 +274,7 @@ func (c *scan) each(f func(*pq.Cursor, int64) error) error {
 		width  int
 	}{
 		{c.position, colPosition, 1}, {c.phase, colPhase, 1}, {c.token, colToken, 1},
-		{c.experts, colExperts, m.Layers * m.TopK}, {c.weights, colWeights, m.Layers * m.TopK},
+		{c.experts, colExperts, m.Layers * m.TopK}, {c.weights, colWeights, m.Layers * m.TopK}, {c.dropped, colDropped, m.Layers},
 		{c.logits, colLogits, len(c.header.LogitLayers) * m.Experts},
 		{c.input, colInput, len(c.header.InputLayers) * m.Hidden},
 	} {

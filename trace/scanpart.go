@@ -33,6 +33,14 @@ func (c *scan) readPart(k, rest int) error {
 	if err := c.readFloats(c.weights, colWeights, &d.Weights, k, rest, choices); err != nil {
 		return err
 	}
+	if c.dropped != nil {
+		c.column = colDropped
+		n := len(d.Dropped)
+		d.Dropped = room(d.Dropped, k, rest, m.Layers)
+		if err := c.dropped.ReadBools(d.Dropped[n:]); err != nil {
+			return err
+		}
+	}
 	if err := c.readFloats(c.logits, colLogits, &d.RouterLogits, k, rest, logits); err != nil {
 		return err
 	}
@@ -46,6 +54,9 @@ func (c *scan) rowBytes() int64 {
 	}
 	m := &c.header.Model
 	n := 8 + 16 + 8*m.Layers*m.TopK
+	if c.header.Dropped {
+		n += m.Layers
+	}
 	if !c.filter.NoLogits {
 		n += 4 * len(c.header.LogitLayers) * m.Experts
 	}

@@ -19,7 +19,8 @@ const schemaVersion = 1
 const NoToken int32 = -1
 
 // NoExpert fills Document.Experts where a token has fewer than K experts at a
-// layer (a stack with a smaller top-k, a dropped token). Its weight is 0.
+// layer (a stack with a smaller top-k), and where it has none: at the layers of a
+// stack that does not compute it. Its weight is 0.
 const NoExpert int32 = -1
 
 // Phase is how a token was computed.
@@ -30,6 +31,15 @@ const (
 	Prefill Phase = "prefill"
 	// Decode marks tokens computed one at a time.
 	Decode Phase = "decode"
+	// Encode marks tokens of an encoder, all computed together, each of which
+	// attends to those after it too. Prefill and Decode are of the decoder then.
+	Encode Phase = "encode"
+)
+
+// Names of stacks.
+const (
+	Encoder = "encoder"
+	Decoder = "decoder"
 )
 
 // Model describes the model that routed.
@@ -43,7 +53,7 @@ type Model struct {
 	Vocabulary int     `json:"vocabulary"` // V; 0: unknown
 }
 
-// Stack is a run of MoE layers of one kind: "decoder", or "encoder" before it.
+// Stack is a run of MoE layers of one kind: [Decoder], or [Encoder] before it.
 type Stack struct {
 	Name   string `json:"name"`
 	Layers int    `json:"layers"`
@@ -73,9 +83,12 @@ type Header struct {
 	// NoWeights is set where the source did not record routing weights. The trace
 	// has no column of them and Document.Weights is nil.
 	NoWeights bool
+	// Dropped is set where Document.Dropped is recorded, in a column of its own.
+	Dropped bool
 }
 
-// Document is the routing of one sequence of T tokens.
+// Document is the routing of one sequence of T tokens: those of the decoder, or
+// of the encoder and then the decoder, with positions that continue.
 type Document struct {
 	Dataset string
 	ID      string
@@ -83,15 +96,19 @@ type Document struct {
 	Tokens []int32
 	// Positions are 0-based and ascending, [T]; nil: 0..T-1.
 	Positions []int32
-	// Phases is [T]; nil: all Prefill.
+	// Phases is [T]; nil: all Prefill. Tokens of phase Encode come first.
 	Phases []Phase
 	// Experts is [T,L,K], row-major, first choice first; see NoExpert.
 	Experts []int32
 	// Weights is [T,L,K], the routing weights of Experts; nil where
 	// Header.NoWeights is set.
 	Weights []float32
-	// RouterLogits is [T,len(LogitLayers),E]; nil: not recorded.
+	// Dropped is [T,L], true where the chosen experts were full and none computed
+	// the token; nil: not recorded. Experts and Weights are the router's choice.
+	Dropped []bool
+	// RouterLogits is [T,len(LogitLayers),E]; nil: not recorded. Those of layers
+	// without experts for the token mean nothing, and are 0 by convention.
 	RouterLogits []float32
-	// RouterInput is [T,len(InputLayers),D]; nil: not recorded.
+	// RouterInput is [T,len(InputLayers),D]; as RouterLogits.
 	RouterInput []float32
 }

@@ -11,7 +11,7 @@ import (
 type ValidateOptions struct {
 	// SumToOne requires that the routing weights of a token at a layer add up to
 	// 1 within 0.001, as they do after a softmax over the selected experts. Other
-	// models normalize over all experts, or not at all.
+	// models, such as Switch Transformer, normalize over all experts, or not at all.
 	SumToOne bool
 	// MaxProblems is the maximum number of ValidationReport.Problems; 0: 100.
 	// All problems are counted.

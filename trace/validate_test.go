@@ -50,7 +50,8 @@ func TestValidateDocument(t *testing.T) {
 func TestStackTopK(t *testing.T) {
 	h := trace.Header{Model: trace.Model{Layers: 3, Experts: 4, TopK: 2, Stacks: []trace.Stack{
 		{Name: "encoder", Layers: 2, TopK: 1}, {Name: "decoder", Layers: 1, Blocks: []int{3}}}}}
-	d := trace.Document{ID: "x", Tokens: []int32{5}, Experts: []int32{3, -1, 0, -1, 1, 2}, Weights: []float32{1, 0, 1, 0, .5, .5}}
+	d := trace.Document{ID: "x", Tokens: []int32{5, 6}, Phases: []trace.Phase{trace.Encode, trace.Prefill},
+		Experts: []int32{3, -1, 0, -1, -1, -1, -1, -1, -1, -1, 1, 2}, Weights: []float32{1, 0, 1, 0, 0, 0, 0, 0, 0, 0, .5, .5}}
 	assert.NoError(t, d.Validate(&h))
 	d.Experts[1] = 2
 	err := d.Validate(&h)

@@ -4,7 +4,8 @@
 // A [Router] takes the place of a model. It has the shape of its Header, of any
 // size, and a rule instead of weights: [Choose] plants experts, [Linear] applies
 // random gates to hidden states, [Random] draws independently. Everything
-// depends on arguments and seeds alone.
+// depends on arguments and seeds alone. A model with a stack [trace.Encoder] has
+// documents of encoded tokens and then decoded ones.
 //
 // Axis letters are those of package trace: T tokens, L layers, E experts, K
 // experts per token, D hidden size, V vocabulary.
@@ -26,14 +27,20 @@ import (
 // Router routes tokens by a rule.
 type Router struct {
 	// Header is the shape of the model. Documents record the router logits of
-	// LogitLayers, the router inputs of InputLayers, and weights unless NoWeights.
+	// LogitLayers, the router inputs of InputLayers, weights unless NoWeights, and
+	// dropped tokens if Dropped.
 	Header trace.Header
 	// Rule makes the decision of one token at one layer. It is called for each
-	// token of a document in turn, layer by layer.
+	// token of a document in turn, layer by layer of the stack that computes it.
 	Rule func(*Step)
 	// Prompt is the number of tokens of a document that are marked as prefill.
-	// Later tokens are marked as decode. 0 marks all tokens as prefill.
+	// Later tokens are marked as decode. 0 marks all tokens as prefill. In a model
+	// with an encoder it is the number of the encoder's tokens, 0 for half of a
+	// document's; later ones are marked as decode.
 	Prompt int
+	// Capacity is the number of tokens of a document that an expert of the encoder
+	// computes at a layer; later ones are dropped. 0 is no limit.
+	Capacity int
 }
 
 // Step is the decision of one token at one layer.
@@ -42,8 +49,9 @@ type Step struct {
 	Token    int32  // its id
 	Position int
 	Layer    int
+	Phase    trace.Phase
 	// Input is the router input, [D]. The rule is called with that of the layer
-	// before; at layer 0 it is zero.
+	// before; at the first layer of a stack it is zero.
 	Input []float32
 	// Logits are the router logits, [E]. The rule is called with zeros.
 	Logits []float32
@@ -91,7 +99,7 @@ func Linear(m trace.Model, seed uint64) (rule func(*Step), gates []float32) {
 	return func(s *Step) {
 		scale := float32(1. / 3)
 		rng := s.rand(seed)
-		if s.Layer == 0 {
+		if _, first := m.StackOf(s.Layer); s.Layer == first {
 			scale = 1
 			rng = rand.New(rand.NewPCG(seed, uint64(s.Token)+2))
 		}
@@ -146,18 +154,18 @@ func (r *Router) Document(dataset, id string, ids []int32) *trace.Document {
 	}
 	m := &r.Header.Model
 	d := &trace.Document{Dataset: dataset, ID: id, Tokens: slices.Clone(ids)}
+	d.Phases = r.phases(len(ids))
+	queues := make([]int, m.Layers*m.Experts) // tokens of an expert
 	for t, token := range ids {
 		input := make([]float32, m.Hidden)
 		for l := range m.Layers {
-			s := &Step{Document: id, Token: token, Position: t, Layer: l, Input: input, Logits: make([]float32, m.Experts)}
-			r.Rule(s)
-			r.record(d, s)
-		}
-		if r.Prompt > 0 && len(ids) > r.Prompt {
-			d.Phases = append(d.Phases, trace.Prefill)
-			if t >= r.Prompt {
-				d.Phases[t] = trace.Decode
+			if !m.Routes(d.Phase(t), l) {
+				r.record(d, &Step{Layer: l, Input: make([]float32, m.Hidden), Logits: make([]float32, m.Experts), Experts: []int32{}}, nil)
+				continue
 			}
+			s := &Step{Document: id, Token: token, Position: t, Layer: l, Phase: d.Phase(t), Input: input, Logits: make([]float32, m.Experts)}
+			r.Rule(s)
+			r.record(d, s, queues[l*m.Experts:(l+1)*m.Experts])
 		}
 	}
 	if err := d.Validate(&r.Header); err != nil {
@@ -166,15 +174,35 @@ func (r *Router) Document(dataset, id string, ids []int32) *trace.Document {
 	return d
 }
 
-// record appends a decision to a document.
-func (r *Router) record(d *trace.Document, s *Step) {
+// phases returns the phases of a document of n tokens; nil: all prefill.
+func (r *Router) phases(n int) []trace.Phase {
+	first, rest := trace.Prefill, r.Prompt
+	switch {
+	case r.Header.Model.Routes(trace.Encode, 0):
+		first = trace.Encode
+		if rest == 0 {
+			rest = (n + 1) / 2
+		}
+	case rest == 0 || rest >= n:
+		return nil
+	}
+	phases := slices.Repeat([]trace.Phase{first}, n)
+	for t := rest; t < n; t++ {
+		phases[t] = trace.Decode
+	}
+	return phases
+}
+
+// record appends a decision to a document. queue, [E], counts the tokens of the
+// layer's experts.
+func (r *Router) record(d *trace.Document, s *Step, queue []int) {
 	m := &r.Header.Model
 	topK := m.LayerTopK()[s.Layer]
 	experts := s.Experts
 	if experts == nil {
 		experts = largest(s.Logits, topK)
 	}
-	weights := softmax(s.Logits, experts)
+	weights := softmax(s.Logits, experts, m.Routes(trace.Encode, 0))
 	for k := range max(m.TopK, len(experts)) {
 		e, w := trace.NoExpert, float32(0)
 		if k < len(experts) {
@@ -185,12 +213,31 @@ func (r *Router) record(d *trace.Document, s *Step) {
 			d.Weights = append(d.Weights, w)
 		}
 	}
+	if r.Header.Dropped {
+		d.Dropped = append(d.Dropped, r.drops(s, experts, queue))
+	}
 	if slices.Contains(r.Header.LogitLayers, s.Layer) {
 		d.RouterLogits = append(d.RouterLogits, s.Logits...)
 	}
 	if slices.Contains(r.Header.InputLayers, s.Layer) {
 		d.RouterInput = append(d.RouterInput, s.Input...)
 	}
+}
+
+// drops counts a token of the encoder in the queues of its experts and reports
+// whether all of them are full.
+func (r *Router) drops(s *Step, experts []int32, queue []int) bool {
+	if s.Phase != trace.Encode || r.Capacity == 0 {
+		return false
+	}
+	full := len(experts) > 0
+	for _, e := range experts {
+		if e >= 0 && int(e) < len(queue) {
+			queue[e]++
+			full = full && queue[e] > r.Capacity
+		}
+	}
+	return full
 }
 
 // largest returns the indexes of the k largest values in order.
@@ -203,13 +250,19 @@ func largest(values []float32, k int) []int32 {
 	return order[:k]
 }
 
-// softmax returns the routing weights of the chosen experts.
-func softmax(logits []float32, experts []int32) []float32 {
+// softmax returns the routing weights of the chosen experts: softmax over them,
+// as Mixtral's, or over all experts, as Switch Transformer's.
+func softmax(logits []float32, experts []int32, all bool) []float32 {
 	weights := make([]float32, len(experts))
 	var sum float64
 	for _, e := range experts {
-		if e >= 0 && int(e) < len(logits) {
+		if e >= 0 && int(e) < len(logits) && !all {
 			sum += math.Exp(float64(logits[e]))
+		}
+	}
+	for _, z := range logits {
+		if all {
+			sum += math.Exp(float64(z))
 		}
 	}
 	for k, e := range experts {

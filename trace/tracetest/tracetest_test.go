@@ -85,6 +85,51 @@ func TestLinear(t *testing.T) {
 	}
 }
 
+// TestStacks expects the rule's choices in the layers of the token's stack, and
+// drops in the encoder beyond the capacity.
+func TestStacks(t *testing.T) {
+	h := header()
+	h.Model.Stacks, h.Model.TopK, h.Dropped = []trace.Stack{{Name: trace.Encoder, Layers: 1}, {Name: trace.Decoder, Layers: 2}}, 1, true
+	linear, _ := tracetest.Linear(h.Model, 3)
+	for prompt, encoded := range map[int]int{0: 5, 2: 2, 9: 9, 12: 9} {
+		r := tracetest.Router{Header: h, Rule: linear, Prompt: prompt, Capacity: 1}
+		d := r.Document("a", "x", []int32{1, 2, 3, 4, 1, 2, 3, 4, 1})
+		assert.Equal(t, encoded, d.Encoded())
+		seen, drops := map[int32]int{}, 0
+		for p := range d.Tokens {
+			for l := range 3 {
+				e, w := d.ExpertsAt(&h.Model, p, l)[0], d.WeightsAt(&h.Model, p, l)[0]
+				assert.Equal(t, (l == 0) == (p < encoded), e != trace.NoExpert)
+				assert.Less(t, w, float32(1), "a full softmax")
+				dropped := l == 0 && p < encoded && seen[e] == 1
+				assert.Equal(t, dropped, d.DroppedAt(&h.Model, p, l))
+				if l == 0 && p < encoded {
+					seen[e] = 1
+				}
+				if dropped {
+					drops++
+				}
+			}
+			assert.Equal(t, p < encoded, d.RouterLogits[p*2*5] != 0, "logits of layer 0")
+			assert.Equal(t, p >= encoded, d.RouterLogits[(p*2+1)*5] != 0, "logits of layer 2")
+			assert.Equal(t, p >= encoded, d.RouterInput[p*7] != 0, "inputs of layer 1")
+		}
+		if encoded >= 5 {
+			assert.Positive(t, drops)
+		}
+		dir := tracetest.Write(t, h, []*trace.Document{d}, trace.WriterOptions{})
+		reader, err := trace.Open(dir)
+		require.NoError(t, err)
+		read, err := reader.ReadAll()
+		require.NoError(t, err)
+		assert.Equal(t, []*trace.Document{d}, read)
+	}
+	// The decoder's first layer starts from the token's embedding.
+	h.InputLayers = []int{0, 1}
+	d := (&tracetest.Router{Header: h, Rule: linear, Prompt: 1}).Document("a", "x", []int32{6, 6})
+	assert.Equal(t, d.RouterInput[:7], d.RouterInput[3*7:])
+}
+
 func TestInvalidChoice(t *testing.T) {
 	for _, choice := range [][]int32{{5}, {-2}, {1, 1}, {0, 1, 2}} {
 		r := tracetest.Router{Header: header(), Rule: tracetest.Choose(func(*tracetest.Step) []int32 { return choice })}

@@ -29,7 +29,7 @@ type ColumnWriter struct {
 	pending  int     // values of the unfinished page
 
 	ints []int32 // unfinished page of Int32, Counter, Index16, Index32
-	raw  []byte  // unfinished page of Float32, Float16
+	raw  []byte  // unfinished page of Float32, Float16, and Bool, a byte each
 
 	strings map[string]uint32
 	order   []string
@@ -73,6 +73,22 @@ func (c *ColumnWriter) AppendInts(values []int32) {
 		c.ints = append(c.ints, values[:n]...)
 		values = values[n:]
 		c.grow(n, 4)
+	}
+}
+
+// AppendBools appends whole rows of booleans.
+func (c *ColumnWriter) AppendBools(values []bool) {
+	for len(values) > 0 {
+		n := min(len(values), c.most*c.width-c.pending)
+		for _, v := range values[:n] {
+			b := byte(0)
+			if v {
+				b = 1
+			}
+			c.raw = append(c.raw, b)
+		}
+		values = values[n:]
+		c.grow(n, 1)
 	}
 }
 

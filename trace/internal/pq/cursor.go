@@ -293,6 +293,11 @@ func (c *Cursor) values(b []byte, e format.Encoding) error {
 		var err error
 		c.delta, err = newDelta(b)
 		return err
+	case format.RLE: // of booleans, with their length before them
+		if c.col.Type == format.Boolean {
+			_, err := c.levelsV1(b, 1, &c.index)
+			return err
+		}
 	}
 	return fmt.Errorf("%w: encoding %v", ErrUnsupported, e)
 }

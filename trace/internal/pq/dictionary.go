@@ -80,6 +80,9 @@ func (c *Cursor) Skip(n int64) error {
 func (c *Cursor) pass(n int) error {
 	switch c.encoding {
 	case format.Plain:
+		if c.col.Type == format.Boolean {
+			return c.hasBits(n)
+		}
 		if c.col.Type != format.ByteArray {
 			if len(c.plain) < n*c.size() {
 				return errPlain
@@ -93,7 +96,7 @@ func (c *Cursor) pass(n int) error {
 				return err
 			}
 		}
-	case format.RLEDictionary:
+	case format.RLEDictionary, format.RLE:
 		return c.index.skip(n)
 	case format.DeltaBinaryPacked:
 		for range n {

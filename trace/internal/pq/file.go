@@ -37,6 +37,9 @@ type Column struct {
 	index   int
 }
 
+// BoolList reports whether the column holds lists of booleans.
+func (c Column) BoolList() bool { return c.MaxRep == 1 && c.Type == format.Boolean }
+
 // Open reads the footer of a file of the given size.
 func Open(r io.ReaderAt, size int64) (*File, error) {
 	const tail = 8

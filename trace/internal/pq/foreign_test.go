@@ -26,6 +26,7 @@ type foreignRow struct {
 	Real  []float32 `parquet:"real,list"`
 	Wide  []float64 `parquet:"wide,list"`
 	Split float32   `parquet:"split,split"`
+	Flags []bool    `parquet:"flags,list"`
 }
 
 func foreignRows(n int) []foreignRow {
@@ -37,6 +38,7 @@ func foreignRows(n int) []foreignRow {
 			rows[i].Real = append(rows[i].Real, float32(i)+float32(k)/8)
 			rows[i].Wide = append(rows[i].Wide, float64(i)-float64(k)/4)
 		}
+		rows[i].Flags = []bool{i%3 == 0, i%5 < 2, i%7 == 6}
 	}
 	return rows
 }
@@ -95,6 +97,7 @@ func readRows(t *testing.T, f *File) []foreignRow {
 			}
 		}
 		counts, big, list := make([]int32, n), make([]int32, n), make([]int32, 5*n)
+		flags := make([]bool, 3*n)
 		reals, wide, split := make([]float32, 5*n), make([]float32, 5*n), make([]float32, n)
 		check(cursor(t, f, g, "count", 1).ReadInts(counts))
 		check(cursor(t, f, g, "big", 1).ReadInts(big))
@@ -102,8 +105,10 @@ func readRows(t *testing.T, f *File) []foreignRow {
 		check(cursor(t, f, g, "real", 5).ReadFloats(reals))
 		check(cursor(t, f, g, "wide", 5).ReadFloats(wide))
 		check(cursor(t, f, g, "split", 1).ReadFloats(split))
+		check(cursor(t, f, g, "flags", 3).ReadBools(flags))
 		for i := range part {
 			r := &part[i]
+			r.Flags = flags[3*i : 3*i+3]
 			r.Count, r.Big, r.Split = counts[i], int64(big[i]), split[i]
 			r.List, r.Real = list[5*i:5*i+5], reals[5*i:5*i+5]
 			for _, v := range wide[5*i : 5*i+5] {
@@ -118,19 +123,23 @@ func readRows(t *testing.T, f *File) []foreignRow {
 // skipRows reads one row here and there.
 func skipRows(t *testing.T, f *File, rows []foreignRow) {
 	t.Helper()
-	list, count := cursor(t, f, 1, "list", 5), cursor(t, f, 1, "count", 1)
+	list, count, flags := cursor(t, f, 1, "list", 5), cursor(t, f, 1, "count", 1), cursor(t, f, 1, "flags", 3)
 	for _, step := range []int{3, 200, 1, 290} {
 		at := step - 1
 		require.NoError(t, list.Skip(int64(at)*5))
 		require.NoError(t, count.Skip(int64(at)))
+		require.NoError(t, flags.Skip(int64(at)*3))
+		var bools [3]bool
 		var got [5]int32
 		var one [1]int32
 		require.NoError(t, list.ReadInts(got[:]))
 		require.NoError(t, count.ReadInts(one[:]))
+		require.NoError(t, flags.ReadBools(bools[:]))
 		rows = rows[at:]
 		want := rows[500]
 		require.Equal(t, want.List, got[:])
 		require.Equal(t, want.Count, one[0])
+		require.Equal(t, want.Flags, bools[:])
 		rows = rows[1:]
 	}
 	assert.Error(t, list.Done(), "values are left")
@@ -177,15 +186,17 @@ func TestWriteForeign(t *testing.T) {
 		List  []int16   `parquet:"list,list"`
 		Real  []float32 `parquet:"real,list"`
 		Half  [][2]byte `parquet:"half,list"`
+		Flags []bool    `parquet:"flags,list"`
 	}
 	var b bytes.Buffer
 	w, err := NewWriter(&b, []Spec{{Name: "name"}, {Name: "count", Kind: Counter}, {Name: "token", Kind: Int32},
 		{Name: "list", Kind: Index16, Width: 3, Values: 9}, {Name: "real", Kind: Float32, Width: 2}, {Name: "half", Kind: Float16, Width: 11},
+		{Name: "flags", Kind: Bool, Width: 3},
 	}, []KeyValue{{"key", "value"}}, "test")
 	require.NoError(t, err)
 	var want []row
 	for i := range 20000 {
-		r := row{fmt.Sprint(i / 777), int32(i % 513), int32(-i), []int16{int16(i % 9), int16(i % 5), -1}, []float32{float32(i), 2}, nil}
+		r := row{fmt.Sprint(i / 777), int32(i % 513), int32(-i), []int16{int16(i % 9), int16(i % 5), -1}, []float32{float32(i), 2}, nil, []bool{i%3 == 0, i%5 < 2, i%7 == 6}}
 		half := make([]float32, 11)
 		for j := range half {
 			half[j] = float32(i%100) + float32(j)/16
@@ -200,6 +211,7 @@ func TestWriteForeign(t *testing.T) {
 		w.Column(2).AppendInts([]int32{r.Token})
 		w.Column(3).AppendInts([]int32{int32(r.List[0]), int32(r.List[1]), int32(r.List[2])})
 		require.NoError(t, errors.Join(w.Column(4).AppendFloats(r.Real), w.Column(5).AppendFloats(half)))
+		w.Column(6).AppendBools(r.Flags)
 		if i%9001 == 9000 {
 			require.NoError(t, w.FlushGroup())
 		}

@@ -17,7 +17,7 @@ import (
 type page struct {
 	n      int // values
 	ints   []int32
-	raw    []byte // little-endian floating-point numbers
+	raw    []byte // little-endian floating-point numbers; of Bool, a byte each
 	absent bool   // ints contains -1
 
 	head, levels, body []byte // what is written, one after the other
@@ -50,6 +50,8 @@ func (c *ColumnWriter) encode(p *page) {
 		body = appendDelta(body, p.ints)
 	case Index16, Index32:
 		body, p.err = c.encodeIndex(body, p)
+	case Bool:
+		body = appendBits(body, p.raw)
 	default:
 		if c.spec.Split {
 			body = appendSplit(body, p.raw, len(p.raw)/p.n)

@@ -17,6 +17,7 @@ const (
 	Index32             // the same, 32 bits
 	Float32             // PLAIN
 	Float16             // PLAIN, logical type FLOAT16; not compressed
+	Bool                // PLAIN, one bit each
 )
 
 // Spec describes a column to write. All columns are required.
@@ -82,6 +83,8 @@ func (s Spec) leaf() format.SchemaElement {
 		integer(16, deprecated.Int16)
 	case Float32:
 		e.Type = thrift.New(format.Float)
+	case Bool:
+		e.Type = thrift.New(format.Boolean)
 	case Float16:
 		e.Type = thrift.New(format.FixedLenByteArray)
 		e.TypeLength = thrift.New[int32](2)
