@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/expertspec/expertspec/mixtral/internal/checkpoint"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/gobackend"
 )
@@ -53,7 +54,7 @@ func checkPlugin(name, config string) error {
 		return fmt.Errorf("backend %q: the plugin's path must be absolute", name)
 	}
 	if _, err := os.Stat(plugin); err != nil {
-		return fmt.Errorf("backend %q: %w", name, withoutPath(err))
+		return fmt.Errorf("backend %q: %w", name, checkpoint.WithoutPath(err))
 	}
 	return nil
 }

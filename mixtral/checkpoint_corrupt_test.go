@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/expertspec/expertspec/mixtral/internal/checkpoint"
 	"github.com/expertspec/expertspec/trace/safetensors"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/stretchr/testify/assert"
@@ -42,9 +43,12 @@ var damaged = []struct {
 	{"architecture", func(f *fake) { f.config["architectures"] = []string{"LlamaForCausalLM"} }, `config.json: architectures: `},
 	{"activation", func(f *fake) { f.config["hidden_act"] = "relu" }, `config.json: hidden_act: "relu"`},
 	{"rope scaling", func(f *fake) { f.config["rope_scaling"] = map[string]any{"type": "dynamic", "factor": 2} }, `config.json: rope_scaling.type: "dynamic"`},
-	{"no weights", func(f *fake) { f.spoil = func(m fstest.MapFS) { delete(m, singleFile) } }, `model.safetensors: file does not exist, nor does model.safetensors.index.json; weights in other formats`},
+	{"no weights", func(f *fake) { f.spoil = func(m fstest.MapFS) { delete(m, checkpoint.SingleFile) } }, `model.safetensors: file does not exist, nor does model.safetensors.index.json; weights in other formats`},
 	{"weights are a folder", func(f *fake) {
-		f.spoil = func(m fstest.MapFS) { delete(m, singleFile); m[singleFile+"/x"] = &fstest.MapFile{} }
+		f.spoil = func(m fstest.MapFS) {
+			delete(m, checkpoint.SingleFile)
+			m[checkpoint.SingleFile+"/x"] = &fstest.MapFile{}
+		}
 	}, `model.safetensors: is a directory`},
 	{"missing expert", func(f *fake) { delete(f.tensors, w2Name) }, `model.safetensors: tensor "` + w2Name + `": is missing`},
 	{"missing norm", func(f *fake) { delete(f.tensors, "model.norm.weight") }, `model.safetensors: tensor "model.norm.weight": is missing`},
@@ -70,22 +74,24 @@ var damaged = []struct {
 	{"tied head differs", func(f *fake) { f.config["tie_word_embeddings"] = true }, `model.safetensors: tensor "lm_head.weight": differs from model.embed_tokens.weight, but tie_word_embeddings is true`},
 	{"tied head's type", func(f *fake) { f.config["tie_word_embeddings"] = true; f.to(headName, safetensors.BF16) }, `model.safetensors: tensor "lm_head.weight": differs in shape or type`},
 	{"truncated", func(f *fake) {
-		f.spoil = func(m fstest.MapFS) { m[singleFile].Data = m[singleFile].Data[:len(m[singleFile].Data)-1] }
+		f.spoil = func(m fstest.MapFS) {
+			m[checkpoint.SingleFile].Data = m[checkpoint.SingleFile].Data[:len(m[checkpoint.SingleFile].Data)-1]
+		}
 	}, `model.safetensors: tensor "model.norm.weight": truncated: `},
-	{"empty file", func(f *fake) { f.spoil = func(m fstest.MapFS) { m[singleFile].Data = nil } }, `model.safetensors: truncated: 0 bytes`},
+	{"empty file", func(f *fake) { f.spoil = func(m fstest.MapFS) { m[checkpoint.SingleFile].Data = nil } }, `model.safetensors: truncated: 0 bytes`},
 	{"header length beyond the file", func(f *fake) {
-		f.spoil = func(m fstest.MapFS) { binary.LittleEndian.PutUint64(m[singleFile].Data, 1<<60) }
+		f.spoil = func(m fstest.MapFS) { binary.LittleEndian.PutUint64(m[checkpoint.SingleFile].Data, 1<<60) }
 	}, `model.safetensors: header length 1152921504606846976 goes beyond the file`},
 	{"overlap", func(f *fake) {
 		f.spoil = func(m fstest.MapFS) {
-			replaceHeader(m, singleFile, `"data_offsets":[528,1056]`, `"data_offsets":[524,1052]`)
+			replaceHeader(m, checkpoint.SingleFile, `"data_offsets":[528,1056]`, `"data_offsets":[524,1052]`)
 		}
 	}, `model.safetensors: tensor "model.embed_tokens.weight": data_offsets [524,1052] overlap those of tensor "lm_head.weight"`},
 	{"header's JSON", func(f *fake) {
-		f.spoil = func(m fstest.MapFS) { replaceHeader(m, singleFile, `"shape":[`, `"shape"=[`) }
+		f.spoil = func(m fstest.MapFS) { replaceHeader(m, checkpoint.SingleFile, `"shape":[`, `"shape"=[`) }
 	}, `model.safetensors: bad JSON`},
 	{"unknown dtype", func(f *fake) {
-		f.spoil = func(m fstest.MapFS) { replaceHeader(m, singleFile, `"F32"`, `"F31"`) }
+		f.spoil = func(m fstest.MapFS) { replaceHeader(m, checkpoint.SingleFile, `"F32"`, `"F31"`) }
 	}, `model.safetensors: tensor "lm_head.weight": unknown dtype "F31"`},
 
 	{"missing shard", func(f *fake) { f.shard(); f.spoil = func(m fstest.MapFS) { delete(m, shard2) } },
@@ -124,20 +130,20 @@ var damaged = []struct {
 	}, `model.safetensors.index.json: tensor "` + kName + `": its file is not a string`},
 	{"index without weight_map", func(f *fake) {
 		f.shard()
-		f.spoil = func(m fstest.MapFS) { m[indexFile].Data = []byte(`{"metadata":{}}`) }
+		f.spoil = func(m fstest.MapFS) { m[checkpoint.IndexFile].Data = []byte(`{"metadata":{}}`) }
 	}, `model.safetensors.index.json: weight_map: is missing`},
 	{"index of nothing", func(f *fake) {
 		f.shard()
-		f.spoil = func(m fstest.MapFS) { m[indexFile].Data = []byte(`{"weight_map":{}}`) }
+		f.spoil = func(m fstest.MapFS) { m[checkpoint.IndexFile].Data = []byte(`{"weight_map":{}}`) }
 	}, `model.safetensors.index.json: weight_map: is empty`},
 	{"index of no JSON", func(f *fake) {
 		f.shard()
-		f.spoil = func(m fstest.MapFS) { m[indexFile].Data = []byte(`{"weight_map":`) }
+		f.spoil = func(m fstest.MapFS) { m[checkpoint.IndexFile].Data = []byte(`{"weight_map":`) }
 	}, `model.safetensors.index.json: bad JSON`},
 	{"index with a tensor twice", func(f *fake) {
 		f.shard()
 		f.spoil = func(m fstest.MapFS) {
-			m[indexFile].Data = []byte(`{"weight_map":{"a":"x.safetensors","a":"y.safetensors"}}`)
+			m[checkpoint.IndexFile].Data = []byte(`{"weight_map":{"a":"x.safetensors","a":"y.safetensors"}}`)
 		}
 	}, `model.safetensors.index.json: weight_map: duplicate field "a"`},
 }
@@ -211,7 +217,7 @@ func TestCheckpointReadErrors(t *testing.T) {
 		var e *safetensors.Error
 		require.ErrorContains(t, err, r.want)
 		require.ErrorAs(t, err, &e, "%s as %s", r.name, r.dtype)
-		assert.Equal(t, singleFile, e.File, "%s as %s", r.name, r.dtype)
+		assert.Equal(t, checkpoint.SingleFile, e.File, "%s as %s", r.name, r.dtype)
 	}
 	_, err = c.Shape("nothing")
 	assert.Error(t, err, "nothing has a shape")
@@ -249,22 +255,22 @@ func TestCheckpointTolerated(t *testing.T) {
 
 func FuzzOpenCheckpoint(f *testing.F) {
 	good := newFake().FS()
-	weights := good[singleFile].Data
+	weights := good[checkpoint.SingleFile].Data
 	headerLen := int(binary.LittleEndian.Uint64(weights))
 	f.Add(good[configFile].Data, weights[8:8+headerLen])
 	for _, s := range damaged {
 		k := newFake()
 		s.spoil(k)
 		files := k.FS()
-		if config, ok := files[configFile]; ok && files[singleFile] != nil && len(files[singleFile].Data) > 8 {
-			end := min(8+headerLen, len(files[singleFile].Data))
-			f.Add(config.Data, files[singleFile].Data[8:end])
+		if config, ok := files[configFile]; ok && files[checkpoint.SingleFile] != nil && len(files[checkpoint.SingleFile].Data) > 8 {
+			end := min(8+headerLen, len(files[checkpoint.SingleFile].Data))
+			f.Add(config.Data, files[checkpoint.SingleFile].Data[8:end])
 		}
 	}
 	f.Fuzz(func(t *testing.T, config, header []byte) {
 		b := binary.LittleEndian.AppendUint64(nil, uint64(len(header)))
 		b = append(append(b, header...), weights[8+headerLen:]...)
-		c, err := OpenCheckpoint(fstest.MapFS{configFile: {Data: config}, singleFile: {Data: b}})
+		c, err := OpenCheckpoint(fstest.MapFS{configFile: {Data: config}, checkpoint.SingleFile: {Data: b}})
 		if err != nil {
 			require.Regexp(t, "^(config.json|model.safetensors): ", err.Error())
 			return

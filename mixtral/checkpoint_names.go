@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/expertspec/expertspec/mixtral/internal/checkpoint"
 	"github.com/expertspec/expertspec/trace/safetensors"
 )
 
@@ -83,12 +84,12 @@ var (
 )
 
 // resolve finds the tensor of one of the hub's names.
-func (c *Checkpoint) resolve(name string) (part, error) {
+func (c *Checkpoint) resolve(name string) (checkpoint.Part, error) {
 	m := layerPattern.FindStringSubmatch(name)
 	if m == nil {
 		shape := c.config.denseShape(name, false)
 		if shape == nil {
-			return part{}, c.noTensor(name)
+			return checkpoint.Part{}, c.files.Without(name)
 		}
 		if name == headName && c.config.TieEmbeddings {
 			name = embedName
@@ -97,18 +98,18 @@ func (c *Checkpoint) resolve(name string) (part, error) {
 	}
 	layer, _ := strconv.Atoi(m[1])
 	if layer >= c.config.Layers {
-		return part{}, c.noTensor(name)
+		return checkpoint.Part{}, c.files.Without(name)
 	}
 	if e := expertPattern.FindStringSubmatch(m[2]); e != nil {
 		expert, _ := strconv.Atoi(e[1])
 		if expert >= c.config.Experts {
-			return part{}, c.noTensor(name)
+			return checkpoint.Part{}, c.files.Without(name)
 		}
 		return c.expert(layer, expert, e[2])
 	}
 	shape := c.config.denseShape(m[2], true)
 	if shape == nil {
-		return part{}, c.noTensor(name)
+		return checkpoint.Part{}, c.files.Without(name)
 	}
 	if m[2] == hubRouter {
 		if fused := layerPrefix(layer) + fusedRouter; c.has(fused) {
@@ -119,7 +120,7 @@ func (c *Checkpoint) resolve(name string) (part, error) {
 }
 
 // expert finds one matrix of one expert.
-func (c *Checkpoint) expert(layer, expert int, matrix string) (part, error) {
+func (c *Checkpoint) expert(layer, expert int, matrix string) (checkpoint.Part, error) {
 	f, d := c.config.IntermediateSize, c.config.HiddenSize
 	fused, stack, row := fusedGateUp, []int{c.config.Experts, 2 * f, d}, 2*f*expert
 	shape := []int{f, d}
@@ -133,51 +134,31 @@ func (c *Checkpoint) expert(layer, expert int, matrix string) (part, error) {
 	if name := layerPrefix(layer) + fused; c.has(name) {
 		p, err := c.whole(name, stack)
 		if err != nil {
-			return part{}, err
+			return checkpoint.Part{}, err
 		}
-		p.offset = int64(row) * int64(shape[1]) * int64(p.info.DType.Size())
-		p.shape = shape
+		p.Offset = int64(row) * int64(shape[1]) * int64(p.Info.DType.Size())
+		p.Shape = shape
 		return p, nil
 	}
 	return c.whole(expertName(layer, expert, matrix), shape)
 }
 
 // whole finds a stored tensor and checks its shape and type.
-func (c *Checkpoint) whole(name string, shape []int) (part, error) {
-	t, ok := c.tensors[name]
-	if !ok {
-		return part{}, &safetensors.Error{File: c.files(), Tensor: name, Err: errors.New("is missing")}
+func (c *Checkpoint) whole(name string, shape []int) (checkpoint.Part, error) {
+	p, err := c.files.Whole(name, shape)
+	if err != nil {
+		return checkpoint.Part{}, err
 	}
-	if !slices.Equal(t.info.Shape, shape) {
-		return part{}, &safetensors.Error{File: t.file.Name(), Tensor: name,
-			Err: fmt.Errorf("has shape %v, expected %v as in %s", t.info.Shape, shape, configFile)}
+	if p.Info.DType == safetensors.I8 && linearPattern.MatchString(name) {
+		return p, c.checkInt8(name, p.Stored)
 	}
-	if t.info.DType == safetensors.I8 && linearPattern.MatchString(name) {
-		return part{stored: t, shape: shape}, c.checkInt8(name, t)
+	if err := p.CheckFloat(); err != nil {
+		return checkpoint.Part{}, err
 	}
-	if _, ok := computeTypes[t.info.DType]; !ok {
-		return part{}, &safetensors.Error{File: t.file.Name(), Tensor: name,
-			Err: fmt.Errorf("is %s, expected F32, F16 or BF16", t.info.DType)}
-	}
-	return part{stored: t, shape: shape}, nil
+	return p, nil
 }
 
-func (c *Checkpoint) has(name string) bool {
-	_, ok := c.tensors[name]
-	return ok
-}
-
-// files returns a name of all files, for errors about what is in none of them.
-func (c *Checkpoint) files() string {
-	if len(c.shards) == 1 {
-		return c.shards[0].Name()
-	}
-	return indexFile
-}
-
-func (c *Checkpoint) noTensor(name string) error {
-	return &safetensors.Error{File: c.files(), Tensor: name, Err: errors.New("no tensor of this model has this name")}
-}
+func (c *Checkpoint) has(name string) bool { return c.files.Has(name) }
 
 // check returns an error unless there are all tensors that the model needs, and no
 // others. It stops at the first that is missing, so that its work is bounded by
@@ -187,9 +168,9 @@ func (c *Checkpoint) check() error {
 	need := func(name string) error {
 		p, err := c.resolve(name)
 		if err == nil {
-			used[p.info.Name] = true
-			if p.info.DType == safetensors.I8 {
-				base := strings.TrimSuffix(p.info.Name, weightSuffix)
+			used[p.Info.Name] = true
+			if p.Info.DType == safetensors.I8 {
+				base := strings.TrimSuffix(p.Info.Name, weightSuffix)
 				used[base+scaleSuffix], used[base+formatSuffix] = true, true
 			}
 		}
@@ -230,8 +211,8 @@ func (c *Checkpoint) checkExperts(layer int, need func(string) error) error {
 }
 
 func (c *Checkpoint) checkSurplus(used map[string]bool) error {
-	for _, name := range sortedKeys(c.tensors) {
-		t := c.tensors[name]
+	for _, name := range checkpoint.SortedKeys(c.files.Tensors) {
+		t := c.files.Tensors[name]
 		switch {
 		case used[name] || bufferPattern.MatchString(name):
 		case name == headName && c.config.TieEmbeddings:
@@ -239,7 +220,7 @@ func (c *Checkpoint) checkSurplus(used map[string]bool) error {
 				return err
 			}
 		default:
-			return &safetensors.Error{File: t.file.Name(), Tensor: name,
+			return &safetensors.Error{File: t.File.Name(), Tensor: name,
 				Err: errors.New("is surplus: the model has no such tensor, or it also exists under its other name")}
 		}
 	}
@@ -248,26 +229,26 @@ func (c *Checkpoint) checkSurplus(used map[string]bool) error {
 
 // checkTied returns an error if a stored head differs from the embedding in spite
 // of tie_word_embeddings: one of the two is then not the trained model's.
-func (c *Checkpoint) checkTied(head stored) error {
+func (c *Checkpoint) checkTied(head checkpoint.Stored) error {
 	embed, err := c.resolve(embedName)
 	if err != nil {
 		return err
 	}
-	if !slices.Equal(head.info.Shape, embed.info.Shape) || head.info.DType != embed.info.DType {
-		return &safetensors.Error{File: head.file.Name(), Tensor: headName, Err: fmt.Errorf(
+	if !slices.Equal(head.Info.Shape, embed.Info.Shape) || head.Info.DType != embed.Info.DType {
+		return &safetensors.Error{File: head.File.Name(), Tensor: headName, Err: fmt.Errorf(
 			"differs in shape or type from %s, but tie_word_embeddings is true", embedName)}
 	}
-	a, b := make([]byte, chunkSize), make([]byte, chunkSize)
-	for offset := int64(0); offset < head.info.Size; offset += chunkSize {
-		n := min(chunkSize, head.info.Size-offset)
-		if err := head.file.ReadAt(headName, a[:n], offset); err != nil {
+	a, b := make([]byte, checkpoint.ChunkSize), make([]byte, checkpoint.ChunkSize)
+	for offset := int64(0); offset < head.Info.Size; offset += checkpoint.ChunkSize {
+		n := min(checkpoint.ChunkSize, head.Info.Size-offset)
+		if err := head.File.ReadAt(headName, a[:n], offset); err != nil {
 			return err
 		}
-		if err := embed.file.ReadAt(embedName, b[:n], offset); err != nil {
+		if err := embed.File.ReadAt(embedName, b[:n], offset); err != nil {
 			return err
 		}
 		if string(a[:n]) != string(b[:n]) {
-			return &safetensors.Error{File: head.file.Name(), Tensor: headName, Err: fmt.Errorf(
+			return &safetensors.Error{File: head.File.Name(), Tensor: headName, Err: fmt.Errorf(
 				"differs from %s, but tie_word_embeddings is true", embedName)}
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/expertspec/expertspec/mixtral/internal/checkpoint"
 	"github.com/expertspec/expertspec/trace/safetensors"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/stretchr/testify/assert"
@@ -101,7 +102,7 @@ func TestCheckpointLayouts(t *testing.T) {
 		"sharded":       func(f *fake) { f.shard() },
 		"fused sharded": func(f *fake) { f.fuse(); f.shard() },
 		"both files": func(f *fake) { // the single file wins, as in transformers
-			f.spoil = func(m fstest.MapFS) { m[indexFile] = &fstest.MapFile{Data: []byte("{}")} }
+			f.spoil = func(m fstest.MapFS) { m[checkpoint.IndexFile] = &fstest.MapFile{Data: []byte("{}")} }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -119,7 +120,7 @@ func TestCheckpointLayouts(t *testing.T) {
 // Each pair of types converts as the format's own converter does over the whole
 // tensor at once, across the borders of chunks.
 func TestCheckpointReadConverts(t *testing.T) {
-	const vocabulary = 3 * chunkSize / 4 / 12
+	const vocabulary = 3 * checkpoint.ChunkSize / 4 / 12
 	for _, stored := range []safetensors.DType{safetensors.F32, safetensors.F16, safetensors.BF16} {
 		f := newFake()
 		f.config["vocab_size"] = vocabulary + 1
@@ -132,7 +133,7 @@ func TestCheckpointReadConverts(t *testing.T) {
 		c, err := OpenCheckpoint(f.FS())
 		require.NoError(t, err)
 		raw := f.tensors[embedName].Data
-		for dtype, to := range storedTypes {
+		for dtype, to := range checkpoint.StoredTypes {
 			want := make([]byte, len(raw)/stored.Size()*to.Size())
 			require.NoError(t, safetensors.Convert(want, to, raw, stored))
 			got := make([]byte, len(want))
@@ -141,7 +142,7 @@ func TestCheckpointReadConverts(t *testing.T) {
 		}
 		got, err := c.DType(embedName)
 		require.NoError(t, err)
-		assert.Equal(t, stored, storedTypes[got])
+		assert.Equal(t, stored, checkpoint.StoredTypes[got])
 	}
 }
 
@@ -185,7 +186,7 @@ func TestCheckpointLazy(t *testing.T) {
 	require.NoError(t, c.Read(headName, dtypes.Float32, dst))
 	runtime.ReadMemStats(&after)
 	assert.Equal(t, int64(4096*96*2), read.Load())
-	assert.LessOrEqual(t, after.TotalAlloc-before.TotalAlloc, uint64(2*chunkSize))
+	assert.LessOrEqual(t, after.TotalAlloc-before.TotalAlloc, uint64(2*checkpoint.ChunkSize))
 }
 
 // Several goroutines may read at once.
@@ -244,19 +245,19 @@ func TestCheckpointHash(t *testing.T) {
 func TestCheckpointHashSampled(t *testing.T) {
 	hash := func(element int) string {
 		f := newFake()
-		const vocabulary = 4 * hashSample / 4 / 12
+		const vocabulary = 4 * checkpoint.HashSample / 4 / 12
 		f.config["vocab_size"] = vocabulary
 		f.add(embedName, vocabulary, 12)
 		f.add(headName, vocabulary, 12)
 		f.set(headName, element, 5)
 		c, err := OpenCheckpoint(f.FS())
 		require.NoError(t, err)
-		h, err := c.hash(hashSample)
+		h, err := c.hash(checkpoint.HashSample)
 		require.NoError(t, err)
 		require.True(t, strings.HasPrefix(h, "sha256-sampled:"), h)
 		return h
 	}
-	const last = 4*hashSample/4/12*12 - 1
+	const last = 4*checkpoint.HashSample/4/12*12 - 1
 	assert.NotEqual(t, hash(last), hash(0))
 	assert.NotEqual(t, hash(last/2), hash(0))
 	assert.Equal(t, hash(last*3/10+1), hash(last*3/10))

@@ -1,12 +1,10 @@
 package mixtral
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
-	"strconv"
+
+	"github.com/expertspec/expertspec/mixtral/internal/checkpoint"
 )
 
 // Config is the shape of a Mixtral model: its config.json, with the defaults of
@@ -37,7 +35,7 @@ type Config struct {
 }
 
 // configFile is the file that errors about a Config name.
-const configFile = "config.json"
+const configFile = checkpoint.ConfigFile
 
 // maxSize bounds every size of a Config: products of any two fit into 63 bits.
 const maxSize = math.MaxInt32
@@ -90,10 +88,16 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// fieldErrorf returns an error about one field of config.json, a nested one as
-// "rope_parameters.rope_type".
 func fieldErrorf(field, format string, args ...any) error {
-	return fmt.Errorf("%s: %s: %w", configFile, field, fmt.Errorf(format, args...))
+	return checkpoint.FieldError(configFile, field, format, args...)
+}
+
+// fields are config.json, or an object in it.
+type fields struct{ *checkpoint.Fields }
+
+func parseFields(text []byte) (fields, error) {
+	f, err := checkpoint.ParseFields(configFile, text)
+	return fields{f}, err
 }
 
 // parseConfig reads the text of a config.json. Fields that change what the model
@@ -108,189 +112,51 @@ func parseConfig(text []byte) (Config, error) {
 	f.refuseUnimplemented()
 	// The defaults are those of transformers 5.23, configuration_mixtral.py.
 	c := Config{
-		VocabSize:        f.int("vocab_size", 32000),
-		HiddenSize:       f.int("hidden_size", 4096),
-		IntermediateSize: f.int("intermediate_size", 14336),
-		Layers:           f.int("num_hidden_layers", 32),
-		Heads:            f.int("num_attention_heads", 32),
-		Experts:          f.int("num_local_experts", f.int("num_experts", 8)),
-		TopK:             f.int("num_experts_per_tok", 2),
-		RMSNormEps:       f.float("rms_norm_eps", 1e-5),
-		MaxPositions:     f.int("max_position_embeddings", 4096*32),
-		TieEmbeddings:    f.bool("tie_word_embeddings", false),
-		DType:            f.string("dtype", f.string("torch_dtype", "")),
+		VocabSize:        f.Int("vocab_size", 32000),
+		HiddenSize:       f.Int("hidden_size", 4096),
+		IntermediateSize: f.Int("intermediate_size", 14336),
+		Layers:           f.Int("num_hidden_layers", 32),
+		Heads:            f.Int("num_attention_heads", 32),
+		Experts:          f.Int("num_local_experts", f.Int("num_experts", 8)),
+		TopK:             f.Int("num_experts_per_tok", 2),
+		RMSNormEps:       f.Float("rms_norm_eps", 1e-5),
+		MaxPositions:     f.Int("max_position_embeddings", 4096*32),
+		TieEmbeddings:    f.Bool("tie_word_embeddings", false),
+		DType:            f.String("dtype", f.String("torch_dtype", "")),
 		BOS:              1,
 		EOS:              []int{2},
 	}
-	if n := f.int("num_experts", c.Experts); n != c.Experts {
-		f.fail("num_experts", "%d is not num_local_experts, %d", n, c.Experts)
+	if n := f.Int("num_experts", c.Experts); n != c.Experts {
+		f.Fail("num_experts", "%d is not num_local_experts, %d", n, c.Experts)
 	}
-	if f.null("num_key_value_heads") {
+	if f.Null("num_key_value_heads") {
 		c.KVHeads = c.Heads
 	} else {
-		c.KVHeads = f.int("num_key_value_heads", 8)
+		c.KVHeads = f.Int("num_key_value_heads", 8)
 	}
-	if f.absent("head_dim") || f.null("head_dim") {
+	if f.Absent("head_dim") || f.Null("head_dim") {
 		// As transformers: the quotient, rounded down.
 		c.HeadDim = c.HiddenSize / max(c.Heads, 1)
 	} else {
-		c.HeadDim = f.int("head_dim", 0)
+		c.HeadDim = f.Int("head_dim", 0)
 	}
-	if !f.absent("sliding_window") && !f.null("sliding_window") {
-		if c.SlidingWindow = f.int("sliding_window", 0); c.SlidingWindow <= 0 {
-			f.fail("sliding_window", "%d is neither null nor positive", c.SlidingWindow)
+	if !f.Absent("sliding_window") && !f.Null("sliding_window") {
+		if c.SlidingWindow = f.Int("sliding_window", 0); c.SlidingWindow <= 0 {
+			f.Fail("sliding_window", "%d is neither null nor positive", c.SlidingWindow)
 		}
 	}
-	if f.null("bos_token_id") {
+	if f.Null("bos_token_id") {
 		c.BOS = -1
-	} else if c.BOS = f.int("bos_token_id", 1); c.BOS < 0 {
-		f.fail("bos_token_id", "%d is negative", c.BOS)
+	} else if c.BOS = f.Int("bos_token_id", 1); c.BOS < 0 {
+		f.Fail("bos_token_id", "%d is negative", c.BOS)
 	}
-	c.EOS = f.ints("eos_token_id", c.EOS)
+	c.EOS = f.Ints("eos_token_id", c.EOS)
 	c.RopeTheta = f.ropeTheta()
-	if f.err != nil {
-		return Config{}, f.err
+	if f.Err != nil {
+		return Config{}, f.Err
 	}
 	if err := c.Validate(); err != nil {
 		return Config{}, err
 	}
 	return c, nil
-}
-
-// fields is a JSON object whose fields are read one by one. The first error is
-// kept in err; after it fields have their defaults.
-type fields struct {
-	prefix string // of the names in errors
-	values map[string]json.RawMessage
-	err    error
-}
-
-// parseFields reads an object. Duplicate names are an error and names are
-// case-sensitive, unlike in encoding/json.
-func parseFields(text []byte) (*fields, error) {
-	var object json.RawMessage
-	if err := json.Unmarshal(text, &object); err != nil {
-		return nil, fmt.Errorf("bad JSON: %w", err)
-	}
-	dec := json.NewDecoder(bytes.NewReader(object))
-	if tok, err := dec.Token(); err != nil || tok != json.Delim('{') {
-		return nil, errors.New("bad JSON: not an object")
-	}
-	f := &fields{values: map[string]json.RawMessage{}}
-	for dec.More() {
-		tok, err := dec.Token()
-		if err != nil {
-			return nil, fmt.Errorf("bad JSON: %w", err)
-		}
-		name, _ := tok.(string)
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return nil, fmt.Errorf("bad JSON: %w", err)
-		}
-		if _, twice := f.values[name]; twice {
-			return nil, fmt.Errorf("duplicate field %q", name)
-		}
-		f.values[name] = value
-	}
-	return f, nil
-}
-
-func (f *fields) fail(name, format string, args ...any) {
-	if f.err == nil {
-		f.err = fieldErrorf(f.prefix+name, format, args...)
-	}
-}
-
-func (f *fields) absent(name string) bool {
-	_, ok := f.values[name]
-	return !ok
-}
-
-func (f *fields) null(name string) bool { return string(f.values[name]) == "null" }
-
-func (f *fields) int(name string, def int) int {
-	value, ok := f.values[name]
-	if !ok {
-		return def
-	}
-	n, err := strconv.ParseInt(string(value), 10, strconv.IntSize)
-	if err != nil {
-		f.fail(name, "%s is not an integer", clip(value))
-		return def
-	}
-	return int(n)
-}
-
-// ints reads an integer, a list of them, or null for none.
-func (f *fields) ints(name string, def []int) []int {
-	value, ok := f.values[name]
-	if !ok {
-		return def
-	}
-	if f.null(name) {
-		return nil
-	}
-	var list []json.RawMessage
-	if json.Unmarshal(value, &list) != nil {
-		list = []json.RawMessage{value}
-	}
-	numbers := make([]int, len(list))
-	for i, v := range list {
-		n, err := strconv.ParseInt(string(v), 10, strconv.IntSize)
-		if err != nil {
-			f.fail(name, "%s is neither an integer nor a list of integers", clip(value))
-			return def
-		}
-		numbers[i] = int(n)
-	}
-	return numbers
-}
-
-func (f *fields) float(name string, def float64) float64 {
-	value, ok := f.values[name]
-	if !ok {
-		return def
-	}
-	var x *float64
-	if err := json.Unmarshal(value, &x); err != nil || x == nil {
-		f.fail(name, "%s is not a number", clip(value))
-		return def
-	}
-	return *x
-}
-
-func (f *fields) bool(name string, def bool) bool {
-	value, ok := f.values[name]
-	if !ok {
-		return def
-	}
-	var b *bool
-	if err := json.Unmarshal(value, &b); err != nil || b == nil {
-		f.fail(name, "%s is neither true nor false", clip(value))
-		return def
-	}
-	return *b
-}
-
-// string reads a string; null is as absent.
-func (f *fields) string(name string, def string) string {
-	value, ok := f.values[name]
-	if !ok || f.null(name) {
-		return def
-	}
-	var s string
-	if err := json.Unmarshal(value, &s); err != nil {
-		f.fail(name, "%s is not a string", clip(value))
-		return def
-	}
-	return s
-}
-
-// clip shortens a part of a file for an error.
-func clip(b []byte) string {
-	const limit = 60
-	if len(b) <= limit {
-		return string(b)
-	}
-	return string(b[:limit]) + "..."
 }

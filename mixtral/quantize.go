@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/expertspec/expertspec/mixtral/internal/checkpoint"
 	"github.com/expertspec/expertspec/trace/safetensors"
 	"github.com/gomlx/compute/dtypes"
 )
@@ -73,27 +74,27 @@ var linearPattern = regexp.MustCompile(
 	`(^lm_head|\.self_attn\.[qkvo]_proj|\.block_sparse_moe\.gate|\.block_sparse_moe\.experts\.\d+\.w[123])\.weight$`)
 
 // checkInt8 returns an error if a stored I8 tensor has no valid SCB or format.
-func (c *Checkpoint) checkInt8(name string, t stored) error {
-	fail := func(t stored, format string, args ...any) error {
-		return &safetensors.Error{File: t.file.Name(), Tensor: t.info.Name, Err: fmt.Errorf(format, args...)}
+func (c *Checkpoint) checkInt8(name string, t checkpoint.Stored) error {
+	fail := func(t checkpoint.Stored, format string, args ...any) error {
+		return &safetensors.Error{File: t.File.Name(), Tensor: t.Info.Name, Err: fmt.Errorf(format, args...)}
 	}
 	base := strings.TrimSuffix(name, weightSuffix)
-	scale, ok := c.tensors[base+scaleSuffix]
+	scale, ok := c.files.Tensors[base+scaleSuffix]
 	if !ok {
 		return fail(t, "is I8, but its scales, %s, are missing", base+scaleSuffix)
 	}
-	if scale.info.DType != safetensors.F32 || len(scale.info.Shape) != 1 || scale.info.Shape[0] != t.info.Shape[0] {
-		return fail(scale, "is %s of shape %v, expected F32 of %v", scale.info.DType, scale.info.Shape, t.info.Shape[:1])
+	if scale.Info.DType != safetensors.F32 || len(scale.Info.Shape) != 1 || scale.Info.Shape[0] != t.Info.Shape[0] {
+		return fail(scale, "is %s of shape %v, expected F32 of %v", scale.Info.DType, scale.Info.Shape, t.Info.Shape[:1])
 	}
-	format, ok := c.tensors[base+formatSuffix]
+	format, ok := c.files.Tensors[base+formatSuffix]
 	if !ok {
 		return nil
 	}
-	if format.info.DType != safetensors.U8 || format.info.Len() != 1 {
-		return fail(format, "is %s of shape %v, expected one U8", format.info.DType, format.info.Shape)
+	if format.Info.DType != safetensors.U8 || format.Info.Len() != 1 {
+		return fail(format, "is %s of shape %v, expected one U8", format.Info.DType, format.Info.Shape)
 	}
 	var code [1]byte
-	if err := format.file.ReadAt(format.info.Name, code[:], 0); err != nil {
+	if err := format.File.ReadAt(format.Info.Name, code[:], 0); err != nil {
 		return err
 	}
 	if code[0] != 0 {
@@ -105,8 +106,8 @@ func (c *Checkpoint) checkInt8(name string, t stored) error {
 // int8Class reports which matrices of the checkpoint are stored in 8 bits, any of
 // the attention's and any of the experts'.
 func (c *Checkpoint) int8Class() (attention, experts bool) {
-	for name, t := range c.tensors {
-		if t.info.DType == safetensors.I8 {
+	for name, t := range c.files.Tensors {
+		if t.Info.DType == safetensors.I8 {
 			attention = attention || strings.Contains(name, ".self_attn.")
 			experts = experts || strings.Contains(name, ".experts.")
 		}
@@ -116,18 +117,18 @@ func (c *Checkpoint) int8Class() (attention, experts bool) {
 
 // readScales returns the factors by which rows of a tensor stored in 8 bits are
 // multiplied, [O].
-func (c *Checkpoint) readScales(p part) ([]float32, error) {
-	name := strings.TrimSuffix(p.info.Name, weightSuffix) + scaleSuffix
-	t := c.tensors[name]
-	raw := make([]byte, t.info.Size)
-	if err := t.file.ReadAt(name, raw, 0); err != nil {
+func (c *Checkpoint) readScales(p checkpoint.Part) ([]float32, error) {
+	name := strings.TrimSuffix(p.Info.Name, weightSuffix) + scaleSuffix
+	t := c.files.Tensors[name]
+	raw := make([]byte, t.Info.Size)
+	if err := t.File.ReadAt(name, raw, 0); err != nil {
 		return nil, err
 	}
 	scales := make([]float32, len(raw)/4)
 	for i := range scales {
 		v := math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
 		if !(v >= 0 && v <= math.MaxFloat32) {
-			return nil, &safetensors.Error{File: t.file.Name(), Tensor: name, Err: fmt.Errorf("element %d is %v", i, v)}
+			return nil, &safetensors.Error{File: t.File.Name(), Tensor: name, Err: fmt.Errorf("element %d is %v", i, v)}
 		}
 		scales[i] = v * perStep
 	}
@@ -136,15 +137,15 @@ func (c *Checkpoint) readScales(p part) ([]float32, error) {
 
 // readDequantized fills dst with a tensor stored in 8 bits as floating-point
 // numbers.
-func (c *Checkpoint) readDequantized(p part, name string, dtype safetensors.DType, dst []byte) error {
+func (c *Checkpoint) readDequantized(p checkpoint.Part, name string, dtype safetensors.DType, dst []byte) error {
 	scales, err := c.readScales(p)
 	if err != nil {
 		return err
 	}
-	columns := p.shape[1]
+	columns := p.Shape[1]
 	raw, row := make([]byte, columns), make([]byte, 4*columns)
 	for i, scale := range scales {
-		if err := p.file.ReadAt(p.info.Name, raw, int64(i*columns)); err != nil {
+		if err := p.File.ReadAt(p.Info.Name, raw, int64(i*columns)); err != nil {
 			return err
 		}
 		for j, b := range raw {
@@ -152,10 +153,10 @@ func (c *Checkpoint) readDequantized(p part, name string, dtype safetensors.DTyp
 		}
 		out := dst[i*columns*dtype.Size():][:columns*dtype.Size()]
 		if err := safetensors.Convert(out, dtype, row, safetensors.F32); err != nil {
-			return p.errorf(name, "%w", err)
+			return p.Errorf(name, "%w", err)
 		}
 		if j := safetensors.FirstNonFinite(out, dtype); j >= 0 {
-			return p.errorf(name, "element %d is too large for %s", i*columns+j, dtype)
+			return p.Errorf(name, "element %d is too large for %s", i*columns+j, dtype)
 		}
 	}
 	return nil
@@ -168,19 +169,19 @@ func (c *Checkpoint) readInt8(name string, dst []byte, scales []float32, space f
 	if err != nil {
 		return err
 	}
-	if p.info.DType == safetensors.I8 {
+	if p.Info.DType == safetensors.I8 {
 		stored, err := c.readScales(p)
 		if err != nil {
 			return err
 		}
 		copy(scales, stored)
-		return p.file.ReadAt(p.info.Name, dst, 0)
+		return p.File.ReadAt(p.Info.Name, dst, 0)
 	}
-	wide := space(4 * p.elements())
+	wide := space(4 * p.Elements())
 	if err := c.Read(name, dtypes.Float32, wide); err != nil {
 		return err
 	}
-	largest := quantizeRows(dst, words[float32](wide), p.shape[1])
+	largest := quantizeRows(dst, words[float32](wide), p.Shape[1])
 	for i, v := range largest {
 		scales[i] = v * perStep
 	}
@@ -223,28 +224,28 @@ func roundEven(x float32) int32 {
 
 // checkQuantization reports a quantization_config that this package does not
 // implement. Which tensors have 8 bits is up to them.
-func (f *fields) checkQuantization() {
+func (f fields) checkQuantization() {
 	const name = "quantization_config"
-	if f.absent(name) || f.null(name) {
+	if f.Absent(name) || f.Null(name) {
 		return
 	}
-	q, err := parseFields(f.values[name])
+	q, err := parseFields(f.Values[name])
 	if err != nil {
-		f.fail(name, "%v", err)
+		f.Fail(name, "%v", err)
 		return
 	}
-	q.prefix = name + "."
-	if method := q.string("quant_method", "bitsandbytes"); method != "bitsandbytes" {
-		q.fail("quant_method", `%q is not implemented; must be "bitsandbytes"`, method)
+	q.Prefix = name + "."
+	if method := q.String("quant_method", "bitsandbytes"); method != "bitsandbytes" {
+		q.Fail("quant_method", `%q is not implemented; must be "bitsandbytes"`, method)
 	}
-	if !q.bool("load_in_8bit", q.bool("_load_in_8bit", false)) {
-		q.fail("load_in_8bit", "is not true; other quantizations are not implemented")
+	if !q.Bool("load_in_8bit", q.Bool("_load_in_8bit", false)) {
+		q.Fail("load_in_8bit", "is not true; other quantizations are not implemented")
 	}
-	if q.bool("llm_int8_has_fp16_weight", false) {
-		q.fail("llm_int8_has_fp16_weight", "true is not implemented")
+	if q.Bool("llm_int8_has_fp16_weight", false) {
+		q.Fail("llm_int8_has_fp16_weight", "true is not implemented")
 	}
-	if f.err == nil {
-		f.err = q.err
+	if f.Err == nil {
+		f.Err = q.Err
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/expertspec/expertspec/mixtral/internal/checkpoint"
 	"github.com/expertspec/expertspec/trace/safetensors"
 	"github.com/gomlx/compute/dtypes"
 )
@@ -42,7 +43,7 @@ func WriteInt8(ctx context.Context, fsys fs.FS, dir string, progress func(shards
 	if attention, experts := c.int8Class(); attention || experts {
 		return errors.New("the checkpoint is quantized already")
 	}
-	config, err := quantizedConfig(c.text)
+	config, err := quantizedConfig(c.files.Text)
 	if err != nil {
 		return fmt.Errorf("%s: %w", configFile, err)
 	}
@@ -123,7 +124,7 @@ func (w *int8Writer) plan() error {
 			s.tensors = append(s.tensors, tensors...)
 		}
 		for _, t := range s.tensors {
-			size += int64(elements(t.Shape) * t.DType.Size())
+			size += int64(checkpoint.ElementsOf(t.Shape) * t.DType.Size())
 			w.index[t.Name] = s.file
 		}
 		w.size += size
@@ -150,12 +151,12 @@ func (c *Checkpoint) int8Tensors(name string) ([]safetensors.Tensor, error) {
 		return nil, err
 	}
 	if !quantizedName(name) {
-		return []safetensors.Tensor{{Name: name, DType: p.info.DType, Shape: p.shape}}, nil
+		return []safetensors.Tensor{{Name: name, DType: p.Info.DType, Shape: p.Shape}}, nil
 	}
 	base := strings.TrimSuffix(name, weightSuffix)
 	return []safetensors.Tensor{
-		{Name: name, DType: safetensors.I8, Shape: p.shape},
-		{Name: base + scaleSuffix, DType: safetensors.F32, Shape: p.shape[:1]},
+		{Name: name, DType: safetensors.I8, Shape: p.Shape},
+		{Name: base + scaleSuffix, DType: safetensors.F32, Shape: p.Shape[:1]},
 		{Name: base + formatSuffix, DType: safetensors.U8},
 	}, nil
 }
@@ -210,10 +211,10 @@ func (w *int8Writer) write(i int) error {
 
 // tensor reads a tensor and what belongs to it.
 func (w *int8Writer) tensor(t safetensors.Tensor) ([]safetensors.Tensor, error) {
-	n := elements(t.Shape)
+	n := checkpoint.ElementsOf(t.Shape)
 	if t.DType != safetensors.I8 {
 		data := make([]byte, n*t.DType.Size())
-		err := w.c.Read(t.Name, computeTypes[t.DType], data)
+		err := w.c.Read(t.Name, checkpoint.ComputeTypes[t.DType], data)
 		return []safetensors.Tensor{safetensors.Bytes(t.Name, t.DType, t.Shape, data)}, err
 	}
 	wide := grow(&w.wide, 4*n)
@@ -249,7 +250,7 @@ func (w *int8Writer) finish(fsys fs.FS, config []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := w.small(indexFile, index); err != nil {
+	if err := w.small(checkpoint.IndexFile, index); err != nil {
 		return err
 	}
 	return w.small(configFile, config)
