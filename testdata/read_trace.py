@@ -106,6 +106,33 @@ def planted(trace, rtol):
     print("planted routing is where it belongs:", trace)
 
 
+def stacks(trace):
+    """Checks a trace of an encoder and a decoder with dropped tokens, as
+    trace/stacks_test.go makes it."""
+    df, e, head = show(trace)
+    layers, encoder = 5, 2
+    assert [s["name"] for s in head["model"]["stacks"]] == ["encoder", "decoder"]
+    doc = np.array([ord(x) - ord("a") for x in df.document])
+    t = df.groupby("document").cumcount().to_numpy()
+    assert (df.position == t).all() and (df.token == (doc + 7 * t) % 99).all()
+    encoded = t < 3 + doc
+    assert (df.phase == np.where(encoded, "encode", "decode")).all()
+    layer = np.arange(layers)[None, :]
+    routes = encoded[:, None] == (layer < encoder)
+    want = np.where(routes, (doc[:, None] + 3 * t[:, None] + 5 * layer) % 7, -1)
+    assert (e[:, :, 0] == want).all()
+    weights = np.stack(df.weights).reshape(-1, layers)
+    assert (weights == np.where(routes, (1 + (t[:, None] + layer) % 4) / 8, 0)).all()
+    dropped = np.stack(df.dropped).reshape(-1, layers)
+    assert dropped.dtype == bool
+    assert (dropped == (routes & ((doc[:, None] + t[:, None] + 2 * layer) % 3 == 0))).all()
+    p = pl.read_parquet(trace + "/*.parquet")
+    assert p["dropped"].to_list() == dropped.tolist()
+    rows = duckdb.sql(f"SELECT dropped FROM '{trace}/*.parquet' ORDER BY document, position").fetchall()
+    assert [r[0] for r in rows] == dropped.tolist()
+    print("stacks and drops are where they belong:", trace)
+
+
 def rewrite(trace, to):
     """Writes the trace anew with each library, for Go to read:
     go test ./trace -run TestReadRewritten -rewritten TO"""
@@ -136,6 +163,8 @@ def main():
     planted(os.path.join(args.trace, "float16"), 0)
     planted(os.path.join(args.trace, "split"), 0)
     rewrite(os.path.join(args.trace, "float32"), os.path.join(args.trace, "rewritten"))
+    stacks(os.path.join(args.trace, "stacks"))
+    rewrite(os.path.join(args.trace, "stacks"), os.path.join(args.trace, "rewritten-stacks"))
 
 
 if __name__ == "__main__":

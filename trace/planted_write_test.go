@@ -21,4 +21,5 @@ func TestWritePlanted(t *testing.T) {
 	writePlanted(t, *plantedDir+"/float32", 23, h, trace.WriterOptions{GroupTokens: 100, ShardBytes: 5000})
 	writePlanted(t, *plantedDir+"/float16", 23, h, trace.WriterOptions{GroupTokens: 100, Float: trace.Float16})
 	writePlanted(t, *plantedDir+"/split", 23, h, trace.WriterOptions{Split: true})
+	writeStacks(t, *plantedDir+"/stacks", trace.WriterOptions{GroupTokens: 40})
 }

@@ -1,6 +1,7 @@
 package trace_test
 
 import (
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -48,6 +49,44 @@ func stacksDocument(doc, encoded, decoded int) *trace.Document {
 	return d
 }
 
+// writeStacks writes nine documents and returns them.
+func writeStacks(t *testing.T, dir string, opts trace.WriterOptions) []*trace.Document {
+	t.Helper()
+	w, err := trace.Create(dir, stacksHeader(), opts)
+	require.NoError(t, err)
+	var docs []*trace.Document
+	for i := range 9 {
+		docs = append(docs, stacksDocument(i, 3+i, 1+i%4))
+		require.NoError(t, w.Write(docs[i]))
+	}
+	require.NoError(t, w.Close())
+	return docs
+}
+
+// TestStacksRewritten reads the trace of writeStacks as pyarrow, polars and DuckDB
+// wrote it anew (testdata/read_trace.py): booleans in other encodings.
+func TestStacksRewritten(t *testing.T) {
+	paths, err := filepath.Glob("../testdata/traces/rewritten-stacks/*.parquet")
+	require.NoError(t, err)
+	require.Len(t, paths, 4)
+	for _, path := range paths {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			r, err := trace.Open(path)
+			require.NoError(t, err)
+			assert.Equal(t, stacksHeader(), r.Header())
+			all, err := r.ReadAll()
+			require.NoError(t, err)
+			require.Len(t, all, 9)
+			for i, d := range all {
+				assert.Equal(t, stacksDocument(i, 3+i, 1+i%4), d)
+			}
+			some, err := r.Select(trace.Filter{Documents: []string{"h"}}).ReadAll()
+			require.NoError(t, err)
+			assert.Equal(t, all[7:8], some)
+		})
+	}
+}
+
 // TestStacksRoundTrip writes a document of two stacks with drops and reads it
 // back, whole row groups and documents in parts.
 func TestStacksRoundTrip(t *testing.T) {
@@ -55,14 +94,7 @@ func TestStacksRoundTrip(t *testing.T) {
 	for name, opts := range map[string]trace.WriterOptions{"one": {}, "small groups": {GroupTokens: 9}, "float16": {Float: trace.Float16}} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			w, err := trace.Create(dir, h, opts)
-			require.NoError(t, err)
-			var want []*trace.Document
-			for i := range 9 {
-				want = append(want, stacksDocument(i, 3+i, 1+i%4))
-				require.NoError(t, w.Write(want[i]))
-			}
-			require.NoError(t, w.Close())
+			want := writeStacks(t, dir, opts)
 			r, err := trace.Open(dir)
 			require.NoError(t, err)
 			assert.Equal(t, h, r.Header())
@@ -144,4 +176,68 @@ func TestStackOf(t *testing.T) {
 	assert.True(t, (&trace.Model{Layers: 3}).Routes(trace.Prefill, 0))
 	slices.Reverse(m.Stacks)
 	assert.ErrorContains(t, m.Validate(), `stack 1 is "encoder", which must be the first`)
+}
+
+// TestStacksStatistics compares the figures of a layer with those of the layer's
+// stack alone, in a model of one stack.
+func TestStacksStatistics(t *testing.T) {
+	h := stacksHeader()
+	o := trace.StatisticsOptions{Segments: []int{2, 3}, CacheSizes: []int{1, 2}}
+	both, err := trace.NewStatistics(h, o)
+	require.NoError(t, err)
+	alone := make([]*trace.Statistics, 2) // by stack
+	for i := range alone {
+		one := trace.Header{Model: trace.Model{Layers: 2 + i, Experts: 7, TopK: 1}, Dropped: true, LogitLayers: []int{1 - i}}
+		alone[i], err = trace.NewStatistics(one, o)
+		require.NoError(t, err)
+	}
+	for i := range 9 {
+		encoded, n := 3+i, 4+i+i%4
+		d := stacksDocument(i, encoded, n-encoded)
+		for j := range d.RouterLogits { // of other layers too, which must not count
+			d.RouterLogits[j] += float32(j%11) / 4
+		}
+		require.NoError(t, both.Add(d))
+		for s, r := range [][3]int{{0, encoded, 0}, {encoded, n, 2}} {
+			part := &trace.Document{Dataset: d.Dataset, ID: d.ID, Tokens: d.Tokens[r[0]:r[1]]}
+			for tok := r[0]; tok < r[1]; tok++ {
+				part.Positions = append(part.Positions, int32(tok))
+				for l := r[2]; l < r[2]+2+s; l++ {
+					part.Experts = append(part.Experts, d.ExpertsAt(&h.Model, tok, l)...)
+					part.Weights = append(part.Weights, d.WeightsAt(&h.Model, tok, l)...)
+					part.Dropped = append(part.Dropped, d.DroppedAt(&h.Model, tok, l))
+				}
+				part.RouterLogits = append(part.RouterLogits, d.RouterLogits[(tok*2+s)*7:][:7]...)
+			}
+			require.NoError(t, alone[s].Add(part))
+		}
+	}
+	got, encoder, decoder := both.Summary(), alone[0].Summary(), alone[1].Summary()
+	for i := range decoder.Overall.Layers {
+		decoder.Overall.Layers[i].Layer += 2
+	}
+	for i := range decoder.Transitions {
+		decoder.Transitions[i].From += 2
+	}
+	assert.Equal(t, slices.Concat(encoder.Overall.Layers, decoder.Overall.Layers), got.Overall.Layers)
+	assert.Equal(t, slices.Concat(encoder.Transitions, decoder.Transitions), got.Transitions)
+	assert.Equal(t, slices.Concat(encoder.Coactivation, decoder.Coactivation), got.Coactivation)
+	assert.Equal(t, encoder.Tokens+decoder.Tokens, got.Tokens)
+	assert.Len(t, got.Transitions, 3)
+	for _, l := range got.Overall.Layers {
+		require.NotNil(t, l.Dropped)
+		assert.InDelta(t, 1./3, *l.Dropped, .12)
+		assert.Equal(t, l.Layer == 1 || l.Layer == 2, l.RouterEntropy != nil)
+		assert.Positive(t, l.Local[0].Windows)
+	}
+	// Without recorded drops, and with experts in the other stack.
+	h.Dropped = false
+	s, err := trace.NewStatistics(h, o)
+	require.NoError(t, err)
+	d := stacksDocument(0, 4, 3)
+	d.Dropped = nil
+	require.NoError(t, s.Add(d))
+	assert.Nil(t, s.Summary().Overall.Layers[0].Dropped)
+	d.Experts[3] = 1
+	assert.ErrorContains(t, s.Add(d), `token 0, layer 3: experts for a token of phase "encode"`)
 }

@@ -72,6 +72,7 @@ type layerSums struct {
 	pairs, repeatFirst, repeatAny int64   // of consecutive tokens
 	weights                       []float64
 	weighted                      int64
+	dropped                       int64
 	entropy                       float64 // of the router, summed over tokens
 	entropies                     int64
 	local                         []*locality
@@ -137,6 +138,9 @@ func (s *Statistics) newGroup() *group {
 // Add adds a document. A document without the header's shapes, or with experts
 // out of range, is an error and not added. Router logits may be nil. Add does
 // not retain d.
+//
+// In a model of an encoder and a decoder, figures of a layer are over the tokens
+// that pass it.
 func (s *Statistics) Add(d *Document) error {
 	if err := s.check(d); err != nil {
 		return fmt.Errorf("statistics: document %q of data set %q: %w", d.ID, d.Dataset, err)
@@ -153,9 +157,14 @@ func (s *Statistics) Add(d *Document) error {
 		s.token(d, t, g)
 	}
 	m := &s.header.Model
+	encoded := d.Encoded()
 	for l := range m.Layers {
+		from, to := 0, encoded // the tokens that pass the layer
+		if !m.Routes(Encode, l) {
+			from, to = encoded, d.Len()
+		}
 		for _, local := range g.layers[l].local {
-			local.add(d.Len(), func(t int) []int32 { return d.ExpertsAt(m, t, l) })
+			local.add(to-from, func(t int) []int32 { return d.ExpertsAt(m, from+t, l) })
 		}
 	}
 	s.routerEntropy(d, g)
@@ -175,7 +184,11 @@ func (s *Statistics) check(d *Document) error {
 	}
 	for t := range d.Len() {
 		for l, k := range s.topK {
-			if _, err := distinct(d.ExpertsAt(&h.Model, t, l), h.Model.Experts, k); err != nil {
+			n, err := distinct(d.ExpertsAt(&h.Model, t, l), h.Model.Experts, k)
+			if err == nil && n > 0 && !h.Model.Routes(d.Phase(t), l) {
+				err = fmt.Errorf("experts for a token of phase %q", d.Phase(t))
+			}
+			if err != nil {
 				return fmt.Errorf("token %d, layer %d: %w", t, l, err)
 			}
 		}
@@ -218,6 +231,9 @@ func (s *Statistics) token(d *Document, t int, g *group) {
 				sums.weights[k] += float64(v)
 			}
 			sums.weighted++
+		}
+		if d.DroppedAt(m, t, l) {
+			sums.dropped++
 		}
 		if follows {
 			s.repeat(d.ExpertsAt(m, t-1, l), choices, sums, b)
@@ -283,6 +299,9 @@ func (s *Statistics) routerEntropy(d *Document, g *group) {
 	n, layers := s.header.Model.Experts, s.header.LogitLayers
 	for i := range len(d.RouterLogits) / n {
 		t, l := i/len(layers), layers[i%len(layers)]
+		if !s.header.Model.Routes(d.Phase(t), l) {
+			continue // its logits are of no router
+		}
 		h := softmaxEntropy(d.RouterLogits[i*n : (i+1)*n])
 		if math.IsNaN(h) {
 			continue

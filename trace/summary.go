@@ -14,7 +14,8 @@ type Summary struct {
 	// Overall is over all data sets, Datasets by data set, sorted by name.
 	Overall  GroupSummary   `json:"overall"`
 	Datasets []GroupSummary `json:"datasets"`
-	// Transitions lead from each layer to the next, [L-1].
+	// Transitions lead from each layer to the next of its stack, [L-1] in a model
+	// of one stack.
 	Transitions []TransitionSummary `json:"transitions,omitempty"`
 	// Coactivation counts the tokens that chose both of two experts, [L][E][E],
 	// symmetric with a diagonal of 0.
@@ -59,8 +60,11 @@ type LayerSummary struct {
 	MeanWeights []float64 `json:"mean_weights,omitempty"`
 	// RouterEntropy is the mean entropy of softmax(router logits) over tokens,
 	// in bits; nil if the layer's logits are not recorded.
-	RouterEntropy *float64          `json:"router_entropy_bits,omitempty"`
-	Local         []LocalitySummary `json:"local,omitempty"`
+	RouterEntropy *float64 `json:"router_entropy_bits,omitempty"`
+	// Dropped is the share of the tokens routed at the layer that were dropped;
+	// nil if the trace does not record it.
+	Dropped *float64          `json:"dropped,omitempty"`
+	Local   []LocalitySummary `json:"local,omitempty"`
 }
 
 // Usage describes how evenly counts fall on the experts.
@@ -152,7 +156,7 @@ func (s *Statistics) Summary() *Summary {
 	if s.together != nil {
 		for l := range s.header.Model.Layers {
 			r.Coactivation = append(r.Coactivation, matrix(s.together, l, n))
-			if l == 0 {
+			if _, first := s.header.Model.StackOf(l); l == first {
 				continue
 			}
 			at, to := (l-1)*n*n, l*n*n
@@ -199,6 +203,7 @@ func (g *group) merge(o *group) {
 			a.weights[k] += v
 		}
 		a.weighted += b.weighted
+		a.dropped += b.dropped
 		a.entropy += b.entropy
 		a.entropies += b.entropies
 		for i, local := range b.local {
@@ -236,6 +241,14 @@ func (s *Statistics) layer(l int, sums *layerSums) LayerSummary {
 	}
 	for e, c := range sums.counts {
 		r.Share[e] = ratio(c, total)
+	}
+	if s.header.Dropped {
+		var tokens int64
+		for _, c := range sums.first {
+			tokens += c
+		}
+		share := ratio(sums.dropped, tokens)
+		r.Dropped = &share
 	}
 	if sums.weighted > 0 {
 		r.MeanWeights = make([]float64, len(sums.weights))

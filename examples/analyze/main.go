@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
@@ -55,8 +56,8 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.against, "against", "", "`folder` of a second trace to compare with; may be the first again")
 	f.StringVar(&o.datasets, "datasets", "", "`names` of the first trace's data sets to read, separated by commas (default all)")
 	f.StringVar(&o.againstDatasets, "against-datasets", "", "`names` of the second trace's data sets to read, separated by commas (default all)")
-	f.StringVar(&o.phase, "phase", "", "tokens of the first trace to read: prefill or decode (default both)")
-	f.StringVar(&o.againstPhase, "against-phase", "", "tokens of the second trace to read: prefill or decode (default both)")
+	f.StringVar(&o.phase, "phase", "", "tokens of the first trace to read: prefill, decode or encode (default all)")
+	f.StringVar(&o.againstPhase, "against-phase", "", "tokens of the second trace to read: prefill, decode or encode (default all)")
 	f.StringVar(&o.part, "part", "", "documents of the first trace to read: `i/n`, the i-th (from 1) of every n, for example 1/2 (default all)")
 	f.StringVar(&o.againstPart, "against-part", "", "documents of the second trace to read: `i/n` (default all)")
 	f.StringVar(&o.name, "name", "", "`name` of the first trace in the report (default its model)")
@@ -74,14 +75,16 @@ func (o *options) flags(f *flag.FlagSet) {
 }
 
 func (o *options) check(*flag.FlagSet) error {
-	phase := func(s string) bool { return s == "" || s == string(trace.Prefill) || s == string(trace.Decode) }
+	phase := func(s string) bool {
+		return s == "" || slices.Contains([]trace.Phase{trace.Prefill, trace.Decode, trace.Encode}, trace.Phase(s))
+	}
 	switch {
 	case o.trace == "":
 		return errors.New("-trace is required")
 	case o.out == "" && o.json == "":
 		return errors.New("-out or -json is required")
 	case !phase(o.phase) || !phase(o.againstPhase):
-		return errors.New("a phase is prefill or decode")
+		return errors.New("a phase is prefill, decode or encode")
 	case !validPart(o.part) || !validPart(o.againstPart):
 		return errors.New("a part is i/n with 1 <= i <= n, for example 1/2")
 	case o.baselines < 0:

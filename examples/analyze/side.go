@@ -143,6 +143,9 @@ func part(d *trace.Document, h *trace.Header, phase trace.Phase) *trace.Document
 		if d.Weights != nil {
 			out.Weights = append(out.Weights, d.Weights[t*each:(t+1)*each]...)
 		}
+		if l := h.Model.Layers; d.Dropped != nil {
+			out.Dropped = append(out.Dropped, d.Dropped[t*l:(t+1)*l]...)
+		}
 		if d.RouterLogits != nil {
 			out.RouterLogits = append(out.RouterLogits, d.RouterLogits[t*logits:(t+1)*logits]...)
 		}

@@ -84,15 +84,16 @@ type format struct {
 	about string
 	open  func(ctx context.Context, path string, o Options) (*source, error)
 	write func(ctx context.Context, r *trace.Reader, out string) (*Report, error)
+	gaps  bool // what is written may have tokens without experts at a layer
 }
 
 var formats = map[string]format{
-	"vllm":         {"experts [T,L,K] of vLLM or SGLang: .npy, .safetensors, or a folder of these", openVLLM, writeVLLM},
-	"allenai":      {"JSON lines of OLMoE's analysis: input_ids [T], exp_ids [T,K,L]", openAllenAI, writeAllenAI},
-	"bigmoe":       {"route CSV of BigMoeOnEdge", openBigMoE, writeBigMoE},
-	"esft":         {"folder of expert_weights_N.txt of DeepSeek's ESFT", openESFT, writeESFT},
-	"transformers": {"router logits of transformers: L tensors [B*T,E] and attention_mask [B,T] in safetensors", openTransformers, writeTransformers},
-	"specmoe":      {"pickle of MixtralGatingDataPoint of specMoE; read only", openSpecMoE, nil},
+	"vllm":         {"experts [T,L,K] of vLLM or SGLang: .npy, .safetensors, or a folder of these", openVLLM, writeVLLM, true},
+	"allenai":      {"JSON lines of OLMoE's analysis: input_ids [T], exp_ids [T,K,L]", openAllenAI, writeAllenAI, false},
+	"bigmoe":       {"route CSV of BigMoeOnEdge", openBigMoE, writeBigMoE, true},
+	"esft":         {"folder of expert_weights_N.txt of DeepSeek's ESFT", openESFT, writeESFT, false},
+	"transformers": {"router logits of transformers: L tensors [B*T,E] and attention_mask [B,T] in safetensors", openTransformers, writeTransformers, false},
+	"specmoe":      {"pickle of MixtralGatingDataPoint of specMoE; read only", openSpecMoE, nil, false},
 }
 
 // Formats returns the sorted names of the formats, and a description of each.
@@ -225,10 +226,21 @@ func Write(ctx context.Context, to, dir, out string) (report *Report, err error)
 	if err != nil {
 		return nil, err
 	}
+	h := r.Header()
+	encoder := h.Model.Routes(trace.Encode, 0)
+	if encoder && !f.gaps {
+		return nil, fmt.Errorf("%s: format %q cannot hold a model of an encoder and a decoder, whose tokens have no experts in the other's layers", dir, to)
+	}
 	err = aside(out, func(temp string) error {
 		report, err = f.write(ctx, r, temp)
 		return err
 	})
+	if report != nil && encoder {
+		report.Notes = append(report.Notes, "not kept: which layers and tokens are the encoder's")
+	}
+	if report != nil && h.Dropped {
+		report.Notes = append(report.Notes, "not kept: dropped tokens")
+	}
 	return report, err
 }
 
