@@ -80,7 +80,7 @@ func TestHostilePickle(t *testing.T) {
 	far := bytes.ReplaceAll(honest, []byte("K\x01K\x03\x86"), []byte("K\x01K\xc8\x86"))
 	require.NotEqual(t, honest, far)
 	_, err = readPickle(t, string(far))
-	assert.ErrorContains(t, err, "outside its storage")
+	assert.ErrorContains(t, err, "more elements than its storage")
 	// Documents with an expert that does not exist are omitted.
 	wrong := bytes.ReplaceAll(honest, []byte{10, 0, 0, 0, 0, 0, 0, 0}, []byte{11, 0, 0, 0, 0, 0, 0, 0})
 	report, err := readPickle(t, string(wrong))

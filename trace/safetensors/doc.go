@@ -15,5 +15,7 @@
 // temporary file, syncs and renames it, so that a file appears whole or not at
 // all.
 //
+// [OpenTorch] reads files of PyTorch's torch.save as if they were of this format.
+//
 // The format is described at https://github.com/huggingface/safetensors.
 package safetensors

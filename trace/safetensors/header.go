@@ -45,7 +45,8 @@ type Info struct {
 	DType DType
 	// Shape is row-major; empty: a scalar.
 	Shape []int
-	// Offset is where the data begins, in bytes from the file's beginning.
+	// Offset is where the data begins, in bytes from the file's beginning. In a file
+	// of torch.save the data may be strided; ReadAt returns it row-major.
 	Offset int64
 	// Size is the length of the data in bytes.
 	Size int64

@@ -21,7 +21,9 @@ type Reader struct {
 	data   int64 // where the tensors' bytes begin
 	header *header
 	index  map[string]int // into header.tensors
-	close  func() error
+	// strides of the tensors that are not row-major in the file, in elements.
+	strides map[string][]int64
+	close   func() error
 }
 
 // newReader reads the header of a file of size bytes. Errors are of type *Error
@@ -31,22 +33,31 @@ func newReader(r io.ReaderAt, size int64, name string) (*Reader, error) {
 	if err := f.readHeader(); err != nil {
 		return nil, f.error(err)
 	}
+	f.makeIndex()
+	return f, nil
+}
+
+func (f *Reader) makeIndex() {
 	f.index = make(map[string]int, len(f.header.tensors))
 	for i, t := range f.header.tensors {
 		f.index[t.Name] = i
 	}
-	return f, nil
 }
 
 // Open opens a file of a file system. A file without ReadAt is read by Seek, and
 // one with neither by reading forward or again from its beginning, which is slow
 // out of order. The caller must close the Reader after use.
 func Open(fsys fs.FS, name string) (*Reader, error) {
+	return openFile(fsys, name, newReader)
+}
+
+// openFile opens a file and makes the Reader of its bytes.
+func openFile(fsys fs.FS, name string, read func(r io.ReaderAt, size int64, name string) (*Reader, error)) (*Reader, error) {
 	r, size, closer, err := openReaderAt(fsys, name)
 	if err != nil {
 		return nil, &Error{File: name, Err: cause(err)}
 	}
-	f, err := newReader(r, size, name)
+	f, err := read(r, size, name)
 	if err != nil {
 		return nil, errors.Join(err, closer())
 	}
@@ -111,7 +122,8 @@ func (f *Reader) Name() string { return f.name }
 func (f *Reader) Size() int64 { return f.size }
 
 // DataOffset returns the length of the header with its prefix in bytes, which is
-// where the tensors' data begin.
+// where the tensors' data begin. In a file of torch.save it is where the first
+// tensor's storage begins; PyTorch writes names, types and shapes before it.
 func (f *Reader) DataOffset() int64 { return f.data }
 
 // File returns the bytes of the whole file, header included.
@@ -125,8 +137,8 @@ func (f *Reader) Close() error {
 	return f.close()
 }
 
-// Tensors returns descriptions of all tensors, in the order of their data. The
-// caller must not change the shapes.
+// Tensors returns descriptions of all tensors, in the order of their data, which
+// only those of torch.save may share. The caller must not change the shapes.
 func (f *Reader) Tensors() []Info { return slices.Clone(f.header.tensors) }
 
 // Names returns the tensors' names, sorted.
@@ -175,6 +187,9 @@ func (f *Reader) ReadAt(name string, dst []byte, offset int64) error {
 	}
 	if offset < 0 || offset > t.Size || int64(len(dst)) > t.Size-offset {
 		return f.tensorError(name, "%d bytes at offset %d exceed its %d", len(dst), offset, t.Size)
+	}
+	if strides := f.strides[name]; strides != nil {
+		return f.readStrided(t, strides, dst, offset)
 	}
 	if err := readFull(f.r, dst, t.Offset+offset); err != nil {
 		return f.tensorError(name, "reading %d bytes at %d of the file: %w", len(dst), t.Offset+offset, err)

@@ -399,6 +399,9 @@ func (d *Decoder) line() string {
 			return s
 		}
 	}
+	if len(d.b)-d.at < longest {
+		d.fail(ErrEnd)
+	}
 	d.fail(fmt.Errorf("name does not end within %d bytes", longest))
 	return ""
 }

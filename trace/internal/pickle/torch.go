@@ -3,6 +3,8 @@ package pickle
 import (
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 )
 
 // StorageTypes are the types of PyTorch's storages, as safetensors spells them, by
@@ -45,14 +47,18 @@ type View struct {
 	Shape, Strides []int64
 }
 
-// maxAxes bounds the axes of a tensor.
-const maxAxes = 8
+// MaxAxes bounds the axes of a tensor.
+const MaxAxes = 8
 
-// NewView takes what PyTorch's _rebuild_tensor_v2 takes after the storage, and
-// checks that the view lies in a storage of so many elements.
+// NewView takes what PyTorch's _rebuild_tensor_v2 takes after the storage: offset,
+// shape, strides. It checks that the view lies in a storage of so many elements,
+// and that it has no more elements than the storage.
 func NewView(args []any, storage int64) (View, error) {
 	if len(args) < 3 {
 		return View{}, errors.New("tensor of too few arguments")
+	}
+	if shape, ok := args[1].([]any); ok && len(shape) > MaxAxes {
+		return View{}, fmt.Errorf("tensor of more than %d axes", MaxAxes)
 	}
 	var v View
 	var ok [3]bool
@@ -66,25 +72,36 @@ func NewView(args []any, storage int64) (View, error) {
 }
 
 func (v View) check(have int64) error {
-	outside := fmt.Errorf("tensor of shape %v and strides %v at %d is outside its storage of %d elements", v.Shape, v.Strides, v.Offset, have)
-	if v.Offset < 0 || v.Offset > have {
-		return outside
+	outside := func() error {
+		return fmt.Errorf("tensor of shape %v and strides %v at %d is outside its storage of %d elements", v.Shape, v.Strides, v.Offset, have)
 	}
-	last, n := v.Offset, int64(1)
-	for i, axis := range v.Shape { // no product can overflow: each factor is checked first
-		if axis < 0 || axis > have || n*max(axis, 1) > have {
-			return outside
+	if v.Offset < 0 || v.Offset > have {
+		return outside()
+	}
+	if slices.Contains(v.Shape, 0) {
+		if slices.Min(v.Shape) < 0 || slices.Max(v.Shape) > math.MaxInt {
+			return outside()
+		}
+		return nil // no elements
+	}
+	if v.Offset == have {
+		return outside()
+	}
+	last, n := v.Offset, int64(1) // last is below have, and no sum or product overflows
+	for i, axis := range v.Shape {
+		if axis < 0 || axis > math.MaxInt {
+			return outside()
+		}
+		if axis > have/n {
+			return fmt.Errorf("tensor of shape %v has more elements than its storage of %d elements", v.Shape, have)
 		}
 		n *= axis
 		if axis > 1 {
-			if v.Strides[i] < 0 || v.Strides[i] > have/(axis-1) {
-				return outside
+			if v.Strides[i] < 0 || v.Strides[i] > have/(axis-1) || (axis-1)*v.Strides[i] >= have-last {
+				return outside()
 			}
 			last += (axis - 1) * v.Strides[i]
 		}
-	}
-	if n > 0 && last >= have {
-		return outside
 	}
 	return nil
 }
@@ -101,7 +118,7 @@ func (v View) Len() int {
 // integers returns those of a tuple.
 func integers(v any) ([]int64, bool) {
 	tuple, ok := v.([]any)
-	if !ok || len(tuple) > maxAxes {
+	if !ok || len(tuple) > MaxAxes {
 		return nil, false
 	}
 	out := make([]int64, len(tuple))
