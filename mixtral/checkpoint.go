@@ -20,8 +20,10 @@ type Checkpoint struct {
 
 // OpenCheckpoint opens the checkpoint at the root of a file system: config.json
 // beside model.safetensors, or beside model.safetensors.index.json and the
-// shards that it names. If both exist, model.safetensors is read, as in
-// transformers. Tensors are F32, F16 or BF16, also mixed in one model, and have
+// shards that it names, or, with neither of them, PyTorch's pytorch_model.bin or
+// pytorch_model.bin.index.json and its shards. Of several, the first in this order is
+// read, as in transformers. PyTorch's files are read by safetensors.OpenTorch, which
+// executes nothing. Tensors are F32, F16 or BF16, also mixed in one model, and have
 // either the hub's names (block_sparse_moe.experts.N.w1) or those of
 // transformers 5 (mlp.experts.gate_up_proj). Linear weights may also be stored in
 // 8 bits as bitsandbytes does: weight I8 [O,I] beside SCB F32 [O].

@@ -43,7 +43,7 @@ var damaged = []struct {
 	{"architecture", func(f *fake) { f.config["architectures"] = []string{"LlamaForCausalLM"} }, `config.json: architectures: `},
 	{"activation", func(f *fake) { f.config["hidden_act"] = "relu" }, `config.json: hidden_act: "relu"`},
 	{"rope scaling", func(f *fake) { f.config["rope_scaling"] = map[string]any{"type": "dynamic", "factor": 2} }, `config.json: rope_scaling.type: "dynamic"`},
-	{"no weights", func(f *fake) { f.spoil = func(m fstest.MapFS) { delete(m, checkpoint.SingleFile) } }, `model.safetensors: file does not exist, nor does model.safetensors.index.json; weights in other formats`},
+	{"no weights", func(f *fake) { f.spoil = func(m fstest.MapFS) { delete(m, checkpoint.SingleFile) } }, `model.safetensors: file does not exist, nor do model.safetensors.index.json, pytorch_model.bin and pytorch_model.bin.index.json; weights in other formats`},
 	{"weights are a folder", func(f *fake) {
 		f.spoil = func(m fstest.MapFS) {
 			delete(m, checkpoint.SingleFile)

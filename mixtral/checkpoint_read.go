@@ -32,7 +32,8 @@ func (c *Checkpoint) Read(name string, dtype dtypes.DType, dst []byte) error {
 // is the hexadecimal SHA-256 of config.json and then of each weight file in order
 // of name: its name, length, header and data. If the files are larger than 64 MiB
 // together, the data are sampled: the first, the middle and the last 4 KiB of each
-// tensor. The prefix is "sha256:" or "sha256-sampled:". A sampled hash
+// tensor. The header of PyTorch's files is what precedes the first storage, which
+// is their pickle. Equal weights in files of another format have another hash. The prefix is "sha256:" or "sha256-sampled:". A sampled hash
 // distinguishes checkpoints (in a fine-tuned model every tensor differs), but does
 // not protect against forgery.
 func (c *Checkpoint) Hash() (string, error) { return c.files.Hash() }

@@ -291,7 +291,7 @@ func TestModelFolderErrors(t *testing.T) {
 		{missing, "no such file or directory", true},
 		{file, "not a directory", false},
 		{empty, "config.json: file does not exist: this is not the folder of a model, which contains config.json and model.safetensors", true},
-		{half, "model.safetensors: file does not exist, nor does model.safetensors.index.json; weights in other formats are not read", true},
+		{half, "model.safetensors: file does not exist, nor do model.safetensors.index.json, pytorch_model.bin and pytorch_model.bin.index.json; weights in other formats are not read", true},
 	} {
 		_, err := LoadDir(t.Context(), c.dir, Options{Backend: b})
 		assert.EqualError(t, err, "model folder "+c.dir+": "+c.want)

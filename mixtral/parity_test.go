@@ -110,6 +110,16 @@ func load(t testing.TB, fsys fs.FS, o mixtral.Options) *mixtral.Model {
 	return m
 }
 
+// TestParityTorch runs a checkpoint of PyTorch's shards.
+func TestParityTorch(t *testing.T) {
+	backends(t, func(name string, b compute.Backend) {
+		m := load(t, os.DirFS(filepath.Join("..", "testdata", "variants", "b-torch")), mixtral.Options{Backend: b})
+		for id, c := range references(t, "variants/b") {
+			testParity(t, m, id, c)
+		}
+	})
+}
+
 // TestParity compares every model, executor and backend with transformers.
 func TestParity(t *testing.T) {
 	backends(t, func(name string, b compute.Backend) {

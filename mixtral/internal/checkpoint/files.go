@@ -21,6 +21,8 @@ const (
 	ConfigFile = "config.json"
 	SingleFile = "model.safetensors"
 	IndexFile  = "model.safetensors.index.json"
+	TorchFile  = "pytorch_model.bin"
+	TorchIndex = "pytorch_model.bin.index.json"
 )
 
 // MaxJSON is the maximum size of config.json and of an index, in bytes: an index
@@ -33,6 +35,9 @@ type Files struct {
 	Text    []byte                // config.json
 	Shards  []*safetensors.Reader // by name
 	Tensors map[string]Stored     // by the file's names
+
+	index string // the name of the index, if there is one
+	read  func(fsys fs.FS, name string) (*safetensors.Reader, error)
 }
 
 // Stored is a tensor in a file.
@@ -72,7 +77,8 @@ func ReadConfig(fsys fs.FS) ([]byte, error) {
 	return text, err
 }
 
-// Open opens the weights beside a config.json of text.
+// Open opens the weights beside a config.json of text: the first that exists of
+// SingleFile, IndexFile, TorchFile and TorchIndex, which is transformers' order.
 func Open(fsys fs.FS, text []byte) (*Files, error) {
 	c := &Files{Text: text, Tensors: map[string]Stored{}}
 	if err := c.open(fsys); err != nil {
@@ -104,25 +110,31 @@ func WithoutPath(err error) error {
 }
 
 func (c *Files) open(fsys fs.FS) error {
-	_, err := fs.Stat(fsys, SingleFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, e := fs.Stat(fsys, IndexFile); e == nil {
-			err = c.openShards(fsys)
-		} else if errors.Is(e, fs.ErrNotExist) {
-			return &safetensors.Error{File: SingleFile, Err: fmt.Errorf(
-				"%w, nor does %s; weights in other formats are not read", fs.ErrNotExist, IndexFile)}
-		} else {
-			err = e
+	for _, name := range []string{SingleFile, IndexFile, TorchFile, TorchIndex} {
+		_, err := fs.Stat(fsys, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
-	} else if err == nil {
-		err = c.openShard(fsys, SingleFile)
+		if err != nil {
+			return err
+		}
+		c.read = safetensors.Open
+		if name == TorchFile || name == TorchIndex {
+			c.read = safetensors.OpenTorch
+		}
+		if name == IndexFile || name == TorchIndex {
+			c.index = name
+			return c.openShards(fsys)
+		}
+		return c.openShard(fsys, name)
 	}
-	return err
+	return &safetensors.Error{File: SingleFile, Err: fmt.Errorf(
+		"%w, nor do %s, %s and %s; weights in other formats are not read", fs.ErrNotExist, IndexFile, TorchFile, TorchIndex)}
 }
 
 // openShard opens one file and adds its tensors.
 func (c *Files) openShard(fsys fs.FS, name string) error {
-	file, err := safetensors.Open(fsys, name)
+	file, err := c.read(fsys, name)
 	if err != nil {
 		return err
 	}
@@ -140,11 +152,11 @@ func (c *Files) openShard(fsys fs.FS, name string) error {
 // openShards opens the files that the index names, and checks that they contain
 // the index's tensors and no others.
 func (c *Files) openShards(fsys fs.FS) error {
-	text, err := ReadSmall(fsys, IndexFile)
+	text, err := ReadSmall(fsys, c.index)
 	if err != nil {
 		return err
 	}
-	index, err := parseIndex(text)
+	index, err := parseIndex(c.index, text)
 	if err != nil {
 		return err
 	}
@@ -156,11 +168,11 @@ func (c *Files) openShards(fsys fs.FS) error {
 		}
 		opened[name] = true
 		if !fs.ValidPath(name) || name == "." {
-			return &safetensors.Error{File: IndexFile, Tensor: tensor,
+			return &safetensors.Error{File: c.index, Tensor: tensor,
 				Err: fmt.Errorf("shard %q is not a file of this folder", name)}
 		}
 		if _, err := fs.Stat(fsys, name); errors.Is(err, fs.ErrNotExist) {
-			return &safetensors.Error{File: IndexFile, Tensor: tensor, Err: fmt.Errorf("shard %s is missing", name)}
+			return &safetensors.Error{File: c.index, Tensor: tensor, Err: fmt.Errorf("shard %s is missing", name)}
 		}
 		if err := c.openShard(fsys, name); err != nil {
 			return err
@@ -172,34 +184,34 @@ func (c *Files) openShards(fsys fs.FS) error {
 		switch {
 		case !ok:
 			return &safetensors.Error{File: index[tensor], Tensor: tensor,
-				Err: fmt.Errorf("is missing, but %s names this file", IndexFile)}
+				Err: fmt.Errorf("is missing, but %s names this file", c.index)}
 		case have.File.Name() != index[tensor]:
 			return &safetensors.Error{File: have.File.Name(), Tensor: tensor,
-				Err: fmt.Errorf("is here, but %s says it is in %s", IndexFile, index[tensor])}
+				Err: fmt.Errorf("is here, but %s says it is in %s", c.index, index[tensor])}
 		}
 	}
 	for _, tensor := range SortedKeys(c.Tensors) {
 		if _, ok := index[tensor]; !ok {
 			return &safetensors.Error{File: c.Tensors[tensor].File.Name(), Tensor: tensor,
-				Err: fmt.Errorf("is not in %s", IndexFile)}
+				Err: fmt.Errorf("is not in %s", c.index)}
 		}
 	}
 	return nil
 }
 
 // parseIndex returns the index's weight_map: each tensor's file.
-func parseIndex(text []byte) (map[string]string, error) {
+func parseIndex(file string, text []byte) (map[string]string, error) {
 	fail := func(field string, err error) error {
-		return fmt.Errorf("%s: %s: %w", IndexFile, field, err)
+		return fmt.Errorf("%s: %s: %w", file, field, err)
 	}
-	top, err := ParseFields(IndexFile, text)
+	top, err := ParseFields(file, text)
 	if err != nil {
-		return nil, &safetensors.Error{File: IndexFile, Err: err}
+		return nil, &safetensors.Error{File: file, Err: err}
 	}
 	if top.Absent("weight_map") {
 		return nil, fail("weight_map", errors.New("is missing"))
 	}
-	entries, err := ParseFields(IndexFile, top.Values["weight_map"])
+	entries, err := ParseFields(file, top.Values["weight_map"])
 	if err != nil {
 		return nil, fail("weight_map", err)
 	}
@@ -208,11 +220,11 @@ func parseIndex(text []byte) (map[string]string, error) {
 	}
 	index := make(map[string]string, len(entries.Values))
 	for tensor := range entries.Values {
-		file := entries.String(tensor, "")
-		if file == "" {
-			return nil, &safetensors.Error{File: IndexFile, Tensor: tensor, Err: errors.New("its file is not a string")}
+		shard := entries.String(tensor, "")
+		if shard == "" {
+			return nil, &safetensors.Error{File: file, Tensor: tensor, Err: errors.New("its file is not a string")}
 		}
-		index[tensor] = file
+		index[tensor] = shard
 	}
 	return index, nil
 }
@@ -257,7 +269,7 @@ func (c *Files) Name() string {
 	if len(c.Shards) == 1 {
 		return c.Shards[0].Name()
 	}
-	return IndexFile
+	return c.index
 }
 
 // Has reports whether a tensor is stored.
