@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/expertspec/expertspec/mixtral/internal/checkpoint"
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/gobackend"
 )
@@ -61,7 +61,7 @@ func checkPlugin(name, config string) error {
 
 // openBackend turns the panics and typed nils of constructors into errors.
 func openBackend(name string, open func() (compute.Backend, error)) (b compute.Backend, err error) {
-	err = catch(func() error {
+	err = xla.Catch(func() error {
 		var err error
 		b, err = open()
 		return err
@@ -70,22 +70,4 @@ func openBackend(name string, open func() (compute.Backend, error)) (b compute.B
 		return nil, fmt.Errorf("backend %q: %w", name, err)
 	}
 	return b, nil
-}
-
-// catch returns f's error, or the error with which GoMLX panics while a graph is
-// built or run. All other panics, including runtime errors, are defects of this
-// package and continue.
-func catch(f func() error) (err error) {
-	defer func() {
-		switch p := recover().(type) {
-		case nil:
-		case runtime.Error:
-			panic(p)
-		case error:
-			err = p
-		default:
-			panic(p)
-		}
-	}()
-	return f()
 }

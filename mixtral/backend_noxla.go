@@ -11,5 +11,3 @@ import (
 func openXLA(string) (compute.Backend, error) {
 	return nil, errors.New("the program was built without XLA: build it on Linux or macOS with a C compiler and CGO_ENABLED=1")
 }
-
-func gpuBackend(compute.Backend) bool { return false }

@@ -29,9 +29,3 @@ func openXLA(config string) (compute.Backend, error) {
 	}
 	return nil, err
 }
-
-// gpuBackend reports whether b computes on a CUDA device.
-func gpuBackend(b compute.Backend) bool {
-	x, ok := b.(*xla.Backend)
-	return ok && x.IsCUDA()
-}

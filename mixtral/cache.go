@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -44,7 +45,7 @@ func (m *Model) split(b int) []*cachePart {
 	for i := range all {
 		all[i] = i
 	}
-	if !m.d.shared {
+	if !m.d.Shared {
 		return []*cachePart{{docs: all}}
 	}
 	parts := make([]*cachePart, b)
@@ -66,9 +67,9 @@ func (c *Cache) Close() {
 }
 
 func (p *cachePart) free() {
-	free(p.k...)
-	free(p.v...)
-	free(p.recent.kv)
+	xla.Free(p.k...)
+	xla.Free(p.v...)
+	xla.Free(p.recent.kv)
 	p.k, p.v, p.c, p.recent = nil, nil, 0, recent{}
 	p.hostK, p.hostV = nil, nil
 }
@@ -96,12 +97,12 @@ func (p *cachePart) reserve(m *Model, n int) error {
 			}
 			b, err := m.grow(old, len(p.docs), p.c, size)
 			if err != nil {
-				free(grown...)
+				xla.Free(grown...)
 				return err
 			}
 			grown[l] = b
 		}
-		free(*s...)
+		xla.Free(*s...)
 		*s = grown
 	}
 	p.c = size
@@ -118,8 +119,8 @@ func (m *Model) runs() (n, bytes int) {
 // tokens that begins with old, of capacity c, if not nil.
 func (m *Model) grow(old compute.Buffer, b, c, size int) (compute.Buffer, error) {
 	dims := []int{b, m.cfg.KVHeads, size, m.cfg.HeadDim}
-	if m.d.shared {
-		grown, flat, err := m.d.backend.NewSharedBuffer(0, shapes.Make(m.dtype, dims...))
+	if m.d.Shared {
+		grown, flat, err := m.d.Backend.NewSharedBuffer(0, shapes.Make(m.dtype, dims...))
 		if err != nil {
 			return nil, err
 		}
@@ -139,9 +140,9 @@ func (m *Model) grow(old compute.Buffer, b, c, size int) (compute.Buffer, error)
 		return grown, nil
 	}
 	if old == nil {
-		return m.d.zeros(m.dtype, dims...)
+		return m.d.Zeros(m.dtype, dims...)
 	}
-	return one(m.run(programKey{"grow", b, c, size, 0}, func(in []*Node) []*Node {
+	return xla.One(m.run(programKey{"grow", b, c, size, 0}, func(in []*Node) []*Node {
 		zero := ScalarZero(in[0].Graph(), m.dtype)
 		return []*Node{Pad(in[0], zero, compute.PadAxis{}, compute.PadAxis{}, compute.PadAxis{End: size - c})}
 	}, old))

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -62,8 +63,8 @@ func (d *deviceSlots) add() (*ExpertSlot, error) {
 	d.mu.Unlock()
 	for _, p := range s.parts {
 		var err error
-		if d.m.d.shared {
-			*p.buffer, _, err = d.m.d.backend.NewSharedBuffer(0, p.shape)
+		if d.m.d.Shared {
+			*p.buffer, _, err = d.m.d.Backend.NewSharedBuffer(0, p.shape)
 		} else {
 			*p.buffer, err = d.m.blank(p.shape)
 		}
@@ -77,7 +78,7 @@ func (d *deviceSlots) add() (*ExpertSlot, error) {
 // memory returns page-locked memory for an expert.
 func (d *deviceSlots) memory() ([]byte, error) {
 	b := d.form.hostMemory()
-	if err := cudaLock(b); err != nil {
+	if err := xla.Lock(b); err != nil {
 		return nil, err
 	}
 	d.mu.Lock()
@@ -91,10 +92,10 @@ func (d *deviceSlots) free() {
 		return
 	}
 	for _, s := range d.slots {
-		free(slices.Concat(s.w13.all(), s.w2.all())...)
+		xla.Free(slices.Concat(s.w13.all(), s.w2.all())...)
 	}
 	for _, b := range d.locked {
-		cudaUnlock(b)
+		xla.Unlock(b)
 	}
 	runtime.KeepAlive(d.locked)
 }
@@ -104,12 +105,12 @@ func (m matrix) all() []compute.Buffer { return []compute.Buffer{m.w, m.scale} }
 
 // blank returns a buffer of zeros, which the device makes.
 func (m *Model) blank(shape shapes.Shape) (compute.Buffer, error) {
-	zero, err := m.d.zeros(shape.DType, 1)
+	zero, err := m.d.Zeros(shape.DType, 1)
 	if err != nil {
 		return nil, err
 	}
-	defer free(zero)
-	return one(m.run(programKey{kind: fmt.Sprintf("blank %v", shape)}, func(in []*Node) []*Node {
+	defer xla.Free(zero)
+	return xla.One(m.run(programKey{kind: fmt.Sprintf("blank %v", shape)}, func(in []*Node) []*Node {
 		return []*Node{BroadcastToDims(Reshape(in[0]), shape.Dimensions...)}
 	}, zero))
 }
@@ -118,7 +119,7 @@ func (m *Model) blank(shape shapes.Shape) (compute.Buffer, error) {
 // the host or the CUDA driver writes, it makes others.
 func (s *deviceSlot) write(expert []byte, urgent bool) error {
 	switch {
-	case s.d.shared:
+	case s.d.Shared:
 		for _, p := range s.parts {
 			flat, err := (*p.buffer).Data()
 			if err != nil {
@@ -127,15 +128,15 @@ func (s *deviceSlot) write(expert []byte, urgent bool) error {
 			copy(dtypes.UnsafeByteSliceFromAny(flat), expert[p.from:p.to])
 		}
 		return nil
-	case s.d.gpu && cudaOpened():
+	case s.d.GPU && xla.CUDA():
 		return cudaBus.copy(s.copies(expert, urgent), urgent)
 	}
 	for _, p := range s.parts {
-		b, err := s.d.backend.BufferFromFlatData(0, flatOf(p.shape.DType, expert[p.from:p.to]), p.shape)
+		b, err := s.d.Backend.BufferFromFlatData(0, xla.Flat(p.shape.DType, expert[p.from:p.to]), p.shape)
 		if err != nil {
 			return err
 		}
-		free(*p.buffer)
+		xla.Free(*p.buffer)
 		*p.buffer = b
 	}
 	return nil
@@ -147,8 +148,8 @@ const busBytes = 32 << 20
 
 // copies returns the copies that write an expert, to be made together; those that are
 // not urgent in pieces.
-func (s *deviceSlot) copies(expert []byte, urgent bool) (all [][]cudaCopy) {
-	var some []cudaCopy
+func (s *deviceSlot) copies(expert []byte, urgent bool) (all [][]xla.Copy) {
+	var some []xla.Copy
 	n := 0
 	for _, p := range s.parts {
 		for from := p.from; from < p.to; {
@@ -156,7 +157,7 @@ func (s *deviceSlot) copies(expert []byte, urgent bool) (all [][]cudaCopy) {
 			if !urgent {
 				to = min(to, from+busBytes-n)
 			}
-			some = append(some, cudaCopy{*p.buffer, from - p.from, expert[from:to]})
+			some = append(some, xla.Copy{To: *p.buffer, Offset: from - p.from, From: expert[from:to]})
 			n, from = n+to-from, to
 			if !urgent && n == busBytes {
 				all, some, n = append(all, some), nil, 0
@@ -175,13 +176,13 @@ type bus struct {
 	changed *sync.Cond // nil until there was a copy
 	busy    bool
 	urgent  int // copies that wait or run
-	write   func([]cudaCopy) error
+	write   func([]xla.Copy) error
 }
 
-var cudaBus = bus{write: cudaWrite}
+var cudaBus = bus{write: xla.Write}
 
 // copy makes copies. Urgent ones precede what remains of others.
-func (b *bus) copy(all [][]cudaCopy, urgent bool) error {
+func (b *bus) copy(all [][]xla.Copy, urgent bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.changed == nil {
@@ -206,11 +207,4 @@ func (b *bus) copy(all [][]cudaCopy, urgent bool) error {
 		}
 	}
 	return nil
-}
-
-// cudaCopy is bytes for an offset in bytes of a buffer of a CUDA device.
-type cudaCopy struct {
-	to     compute.Buffer
-	offset int
-	from   []byte
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -14,14 +15,14 @@ func TestBus(t *testing.T) {
 	var order []byte // guarded by the bus, which makes one copy at a time
 	started, done := make(chan struct{}), make(chan error)
 	b := &bus{}
-	of := func(name byte, n int) (all [][]cudaCopy) {
+	of := func(name byte, n int) (all [][]xla.Copy) {
 		for range n {
-			all = append(all, []cudaCopy{{from: []byte{name}}})
+			all = append(all, []xla.Copy{{From: []byte{name}}})
 		}
 		return all
 	}
-	b.write = func(some []cudaCopy) error {
-		order = append(order, some[0].from[0])
+	b.write = func(some []xla.Copy) error {
+		order = append(order, some[0].From[0])
 		if len(order) > 1 {
 			return nil
 		}
@@ -41,7 +42,7 @@ func TestBus(t *testing.T) {
 	require.NoError(t, <-done)
 	assert.Equal(t, "auuaa", string(order))
 	boom := errors.New("boom")
-	b.write = func([]cudaCopy) error { return boom }
+	b.write = func([]xla.Copy) error { return boom }
 	assert.ErrorIs(t, b.copy(of('u', 2), true), boom)
 	assert.Zero(t, b.urgent)
 	assert.False(t, b.busy)
@@ -60,13 +61,13 @@ func TestSlotCopies(t *testing.T) {
 		for _, some := range all {
 			n := 0
 			for _, c := range some {
-				require.Same(t, &expert[at], &c.from[0])
+				require.Same(t, &expert[at], &c.From[0])
 				offset := at
 				if at >= end13 {
 					offset -= end13
 				}
-				require.Equal(t, offset, c.offset)
-				at, n = at+len(c.from), n+len(c.from)
+				require.Equal(t, offset, c.Offset)
+				at, n = at+len(c.From), n+len(c.From)
 			}
 			assert.True(t, urgent || n <= busBytes)
 		}

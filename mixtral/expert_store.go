@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/expertspec/expertspec/mixtral/internal/kernel"
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 )
@@ -140,7 +141,7 @@ func (m *Model) expertSource(ck *Checkpoint, x expertForm) ExpertSource {
 	if m.host == nil {
 		m.slots = &deviceSlots{m: m, form: x}
 		src.NewSlot = m.slots.add
-		if m.d.gpu && cudaOpened() {
+		if m.d.GPU && xla.CUDA() {
 			src.NewMemory = m.slots.memory
 		}
 	}

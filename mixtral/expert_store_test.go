@@ -10,6 +10,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/expertspec/expertspec/mixtral/mixtraltest"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -111,7 +112,7 @@ func storeBackends(t *testing.T) map[string]Options {
 		require.NoError(t, err)
 		all["xla"] = Options{Backend: x}
 		all["xla stepped"] = Options{Backend: x, Executor: Stepped}
-		if !gpuBackend(x) {
+		if !xla.IsGPU(x) {
 			all["remote"] = Options{Backend: ownMemory{x}, Executor: Stepped}
 		}
 	}

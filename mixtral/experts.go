@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -84,7 +85,7 @@ func (m *Model) sliceExpert(stacked weight, e *Node) weight {
 // sliceFirst returns x[e] of x [E,...].
 func (m *Model) sliceFirst(x, e *Node) *Node {
 	one := slices.Clone(x.Shape().Dimensions)
-	if m.d.isGo { // which has no DynamicSlice
+	if m.d.IsGo { // which has no DynamicSlice
 		return Reshape(Gather(x, Reshape(e, 1, 1)), one[1:]...)
 	}
 	from := []*Node{e}
@@ -135,7 +136,7 @@ func cut(groups []chosen, size int) []chosen {
 
 // floatBuffer returns an uninitialized float32 buffer and its memory.
 func (m *Model) floatBuffer(dims ...int) (compute.Buffer, []float32, error) {
-	b, flat, err := m.d.backend.NewSharedBuffer(0, shapes.Make(dtypes.Float32, dims...))
+	b, flat, err := m.d.Backend.NewSharedBuffer(0, shapes.Make(dtypes.Float32, dims...))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -144,11 +145,11 @@ func (m *Model) floatBuffer(dims ...int) (compute.Buffer, []float32, error) {
 
 // hostSlots adds the outputs of experts in HostSlots to x, and returns the others.
 func (m *Model) hostSlots(groups []chosen, slots []*ExpertSlot, x, h compute.Buffer) ([]chosen, []*ExpertSlot, error) {
-	xs, err := m.d.floats(x)
+	xs, err := m.d.Floats(x)
 	if err != nil {
 		return nil, nil, err
 	}
-	hs, err := m.d.floats(h)
+	hs, err := m.d.Floats(h)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -160,11 +161,11 @@ func (m *Model) hostSlots(groups []chosen, slots []*ExpertSlot, x, h compute.Buf
 // host's: the host gathers and combines rows, experts run concurrently. (XLA's
 // scatter on CPU is a loop over rows, slower than the experts.)
 func (m *Model) expertsOnHost(lanes int, x, h compute.Buffer, groups []chosen, weights func(e int) (w13, w2 matrix)) error {
-	xs, err := m.d.floats(x)
+	xs, err := m.d.Floats(x)
 	if err != nil {
 		return err
 	}
-	hs, err := m.d.floats(h)
+	hs, err := m.d.Floats(h)
 	if err != nil {
 		return err
 	}
@@ -172,7 +173,7 @@ func (m *Model) expertsOnHost(lanes int, x, h compute.Buffer, groups []chosen, w
 		groups = cut(groups, maxRows)
 	}
 	outs := make([]compute.Buffer, len(groups))
-	defer func() { free(outs...) }()
+	defer func() { xla.Free(outs...) }()
 	var g errgroup.Group
 	g.SetLimit(lanes)
 	for j, group := range groups {
@@ -187,7 +188,7 @@ func (m *Model) expertsOnHost(lanes int, x, h compute.Buffer, groups []chosen, w
 	}
 	dim := m.cfg.HiddenSize
 	for j, group := range groups { // in this order: sums do not depend on timing
-		y, err := m.d.floats(outs[j])
+		y, err := m.d.Floats(outs[j])
 		if err != nil {
 			return err
 		}
@@ -209,13 +210,13 @@ func (m *Model) expertRows(h []float32, g chosen, w13, w2 matrix) (compute.Buffe
 	if err != nil {
 		return nil, err
 	}
-	defer free(in)
+	defer xla.Free(in)
 	for k, row := range g.rows {
 		copy(rows[k*dim:(k+1)*dim], h[int(row)*dim:])
 	}
 	clear(rows[len(g.rows)*dim:])
 	args := append(append([]compute.Buffer{in}, w13.buffers()...), w2.buffers()...)
-	return one(m.run(programKey{"rows", size, 0, 0, 0}, func(in []*Node) []*Node {
+	return xla.One(m.run(programKey{"rows", size, 0, 0, 0}, func(in []*Node) []*Node {
 		x, in := in[0], in[1:]
 		w13, w2 := takeWeight(&in), takeWeight(&in)
 		return []*Node{m.d.swiglu(x, w13, w2)} // [M,D]

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/expertspec/expertspec/trace"
 	"github.com/gomlx/compute"
 	"golang.org/x/sync/errgroup"
@@ -183,7 +184,7 @@ func (r *run) parts() []*cachePart {
 	if r.req.Cache != nil {
 		return r.req.Cache.parts
 	}
-	if r.m.d.shared {
+	if r.m.d.Shared {
 		return r.m.split(len(r.req.Tokens))
 	}
 	var parts []*cachePart
@@ -216,14 +217,14 @@ func (r *run) group(ctx context.Context, p *cachePart) error {
 		switch {
 		case r.m.host != nil:
 			err = r.runHost(ctx, s)
-		case !r.m.d.shared:
+		case !r.m.d.Shared:
 			err = r.runRemote(ctx, s)
 		case r.m.whole(s.t, r.req.Intervene != nil):
 			err = r.runWhole(ctx, s)
 		default:
 			err = r.runStepped(ctx, s)
 		}
-		free(s.starts)
+		xla.Free(s.starts)
 		if err != nil {
 			return err
 		}
@@ -273,19 +274,19 @@ func (r *run) step(p *cachePart, from, longest int) (*step, error) {
 	}
 	if last := from+m.chunk >= longest; r.req.Cache == nil && last && !s.past {
 		s.part = nil // no later step attends to this one
-	} else if s.need = need; m.d.shared {
+	} else if s.need = need; m.d.Shared {
 		if err := p.reserve(m, need); err != nil {
 			return nil, err
 		}
 	}
-	if !m.d.shared {
+	if !m.d.Shared {
 		return s, nil // see runRemote
 	}
 	if m.host != nil {
 		return s, nil
 	}
 	var err error
-	s.starts, err = upload(m.d, starts, s.b)
+	s.starts, err = xla.Upload(m.d.Device, starts, s.b)
 	return s, err
 }
 

@@ -48,7 +48,7 @@ func (m *Model) hostWeights(w *weights) (*hostWeights, error) {
 		return v
 	}
 	vector := func(b compute.Buffer) []float32 {
-		flat, err := m.d.floats(b)
+		flat, err := m.d.Floats(b)
 		if err != nil && failed == nil {
 			failed = err
 		}

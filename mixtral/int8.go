@@ -2,6 +2,7 @@ package mixtral
 
 import (
 	"errors"
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -59,10 +60,10 @@ func (l *loader) quantized(dims []int, names []string, order func(row int) int) 
 		return nil
 	})
 	if err == nil {
-		m.scale, err = upload(l.d, scales, dims[:len(dims)-1]...)
+		m.scale, err = xla.Upload(l.d.Device, scales, dims[:len(dims)-1]...)
 	}
 	if err != nil {
-		free(m.w)
+		xla.Free(m.w)
 		return matrix{}, err
 	}
 	return m, nil
@@ -74,7 +75,7 @@ func (l *loader) readInt8s(names []string, dst []byte, scales []float32, columns
 	var g errgroup.Group
 	g.SetLimit(1)
 	space := l.wideSpace
-	if !l.d.shared {
+	if !l.d.Shared {
 		g.SetLimit(4)
 		space = func(size int) []byte { return make([]byte, size) }
 	}

@@ -88,7 +88,7 @@ func (d *device) swiglu(x *Node, w13, w2 weight) *Node {
 // takes .7 us an element after AVX-512 code; its softmax has an exponential of its
 // own, and sigmoid(x) is the first of softmax(x, 0).
 func (d *device) silu(x *Node) *Node {
-	if !d.isGo {
+	if !d.IsGo {
 		return Mul(x, Sigmoid(x))
 	}
 	pair := Softmax(Stack([]*Node{x, ZerosLike(x)}, -1), -1)
@@ -202,7 +202,7 @@ func (d *device) attendRuns(q *Node, runs []keyRun, g, keys int) *Node {
 // softmaxRuns returns the softmax over all runs of scores, before its division
 // by sum [B,KV,G*r,1]: who divides the output divides fewer numbers.
 func (d *device) softmaxRuns(scores []*Node) (probs []*Node, sum *Node) {
-	if d.isGo { // whose Exp is slow, see silu
+	if d.IsGo { // whose Exp is slow, see silu
 		p := Softmax(Concatenate(scores, -1), -1)
 		at := 0
 		for _, x := range scores {

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/expertspec/expertspec/mixtral/internal/kernel"
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 )
@@ -120,7 +121,7 @@ type Model struct {
 	ck        *Checkpoint  // from which elsewhere reads; nil without
 	closing   error        // of closing elsewhere and ck
 	work      sync.Pool    // of *hostWork
-	programs  programs
+	programs  xla.Programs[programKey]
 	capacities
 	state   sync.Mutex
 	running int           // calls in progress
@@ -156,7 +157,7 @@ func load(ctx context.Context, ck *Checkpoint, o Options) (*Model, error) {
 	if m.chunk == 0 {
 		m.chunk = 512
 	}
-	if m.d.shared {
+	if m.d.Shared {
 		m.lanes = runtime.GOMAXPROCS(0)
 	}
 	switch {
@@ -176,7 +177,7 @@ func load(ctx context.Context, ck *Checkpoint, o Options) (*Model, error) {
 		l.attentionInt8, l.expertsInt8 = true, true
 	}
 	m.int8 = l.attentionInt8 || l.expertsInt8
-	err = catch(func() (err error) {
+	err = xla.Catch(func() (err error) {
 		if m.w, err = l.weights(); err != nil || !m.onHost() {
 			return err
 		}
@@ -189,7 +190,7 @@ func load(ctx context.Context, ck *Checkpoint, o Options) (*Model, error) {
 		if err = o.Experts.Open(m.expertSource(ck, expertForm{m.dtype, l.expertsInt8, m.cfg.IntermediateSize, m.cfg.HiddenSize})); err != nil {
 			m.w.free()
 			m.slots.free()
-			m.programs.close()
+			m.programs.Close()
 		}
 		m.elsewhere, m.ck = o.Experts, ck
 	}
@@ -265,7 +266,7 @@ func (m *Model) end() {
 }
 
 func (m *Model) free() {
-	m.programs.close()
+	m.programs.Close()
 	m.w.free()
 	if m.elsewhere != nil {
 		m.closing = errors.Join(m.elsewhere.Close(), m.ck.Close())
@@ -278,16 +279,16 @@ func (m *Model) free() {
 func (m *Model) onHost() bool {
 	switch m.executor {
 	case Stepped:
-		return m.d.isGo
+		return m.d.IsGo
 	case Auto:
-		return m.d.isGo || m.d.shared && kernel.Fast()
+		return m.d.IsGo || m.d.Shared && kernel.Fast()
 	}
 	return false
 }
 
 // stacked reports whether a layer's experts are one buffer.
 func (m *Model) stacked() bool {
-	return m.executor == Whole || m.executor == Auto && !m.d.shared
+	return m.executor == Whole || m.executor == Auto && !m.d.Shared
 }
 
 // whole reports whether a step of t tokens a document runs as one graph.
@@ -296,7 +297,7 @@ func (m *Model) whole(t int, intervene bool) bool {
 	case Whole:
 		return true
 	case Auto:
-		return !m.d.shared && t == 1 && !intervene
+		return !m.d.Shared && t == 1 && !intervene
 	}
 	return false
 }

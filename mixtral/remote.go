@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -49,7 +50,7 @@ func (r *run) runRemote(ctx context.Context, s *step) error {
 		starts[b] = int32(s.first[b])
 	}
 	var err error
-	if s.starts, err = upload(m.d, starts, s.b); err != nil {
+	if s.starts, err = xla.Upload(m.d.Device, starts, s.b); err != nil {
 		return err
 	}
 	if m.stacked() && r.req.Intervene == nil {
@@ -105,7 +106,7 @@ func (p *cachePart) prepare(m *Model, s *step) error {
 		return err
 	}
 	c := &m.cfg
-	kv, err := m.d.zeros(m.dtype, c.Layers, 2, s.b, c.KVHeads, recentSize, c.HeadDim)
+	kv, err := m.d.Zeros(m.dtype, c.Layers, 2, s.b, c.KVHeads, recentSize, c.HeadDim)
 	p.recent = recent{kv: kv, first: s.first}
 	return err
 }
@@ -124,11 +125,11 @@ func (p *cachePart) flush(m *Model) error {
 	if err := p.reserve(m, need); err != nil {
 		return err
 	}
-	at, err := upload(m.d, starts, len(starts))
+	at, err := xla.Upload(m.d.Device, starts, len(starts))
 	if err != nil {
 		return err
 	}
-	defer free(at)
+	defer xla.Free(at)
 	args := append([]compute.Buffer{at, p.recent.kv}, append(p.k, p.v...)...)
 	out, err := m.run(programKey{"flush", len(p.docs), p.c, 0, 0}, func(in []*Node) []*Node {
 		at, recent, kv := in[0], in[1], in[2:]
@@ -140,8 +141,8 @@ func (p *cachePart) flush(m *Model) error {
 	if err != nil {
 		return err
 	}
-	free(append(p.k, p.v...)...)
-	free(p.recent.kv)
+	xla.Free(append(p.k, p.v...)...)
+	xla.Free(p.recent.kv)
 	p.k, p.v = out[:m.cfg.Layers:m.cfg.Layers], out[m.cfg.Layers:]
 	p.recent = recent{}
 	return nil

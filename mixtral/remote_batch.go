@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:revive // graph code reads as mathematics
@@ -18,7 +19,7 @@ func (r *run) batched(ctx context.Context, s *step) error {
 		return err
 	}
 	x, cos, sin := out[0], out[1], out[2]
-	defer func() { free(x, cos, sin) }()
+	defer func() { xla.Free(x, cos, sin) }()
 	for i := range m.w.layers {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -38,11 +39,11 @@ func (m *Model) start(s *step) ([]compute.Buffer, error) {
 	for row := range n {
 		ints = append(ints, int32(s.first[row/s.t]+row%s.t))
 	}
-	args, err := upload(m.d, ints, 2*n)
+	args, err := xla.Upload(m.d.Device, ints, 2*n)
 	if err != nil {
 		return nil, err
 	}
-	defer free(args)
+	defer xla.Free(args)
 	return m.run(programKey{"start", n, 0, 0, 0}, func(in []*Node) []*Node {
 		ints := in[0]
 		x := embedding(takeInts(&ints, n), in[1])
@@ -56,14 +57,14 @@ func (m *Model) start(s *step) ([]compute.Buffer, error) {
 func (r *run) batchedLayer(ctx context.Context, s *step, i int, x, cos, sin compute.Buffer, rt *Routing) (compute.Buffer, error) {
 	m, p := r.m, s.part
 	out, err := m.batchedAttention(s, i, x, cos, sin, r.req.RouterInput)
-	free(x)
+	xla.Free(x)
 	if err != nil {
 		return nil, err
 	}
 	x, h, logits := out[0], out[1], out[2]
-	defer free(x, h, logits)
+	defer xla.Free(x, h, logits)
 	if p != nil {
-		free(p.k[i], p.v[i])
+		xla.Free(p.k[i], p.v[i])
 		p.k[i], p.v[i] = out[3], out[4]
 	}
 	if rt == nil {
@@ -129,7 +130,7 @@ func (m *Model) attentionNodes(x, cos, sin, starts *Node, in *[]*Node, l batched
 		old = &split{k: (*in)[0], v: (*in)[1]}
 		*in = (*in)[2:]
 	}
-	if old == nil && m.d.gpu && m.dtype == dtypes.BFloat16 && c.SlidingWindow == 0 && c.HeadDim%8 == 0 {
+	if old == nil && m.d.GPU && m.dtype == dtypes.BFloat16 && c.SlidingWindow == 0 && c.HeadDim%8 == 0 {
 		y = flash(now)
 	} else {
 		y = m.d.attend(now, old, newGraphMask(c, starts, l.b, l.past, wholeBlock))
@@ -234,11 +235,11 @@ func (m *Model) batchedExperts(s *step, i int, x, h compute.Buffer, rt *Routing)
 	n, k := s.rowsTotal(), m.cfg.TopK
 	b := m.newBatch(s, rt)
 	ints := append(append(b.rows, b.back...), bits(b.weights)...)
-	index, err := upload(m.d, ints, len(ints))
+	index, err := xla.Upload(m.d.Device, ints, len(ints))
 	if err != nil {
 		return nil, err
 	}
-	defer free(index)
+	defer xla.Free(index)
 	slots := m.cfg.Experts
 	w13, w2 := m.expertWeights(i, 0)
 	args := append(append([]compute.Buffer{x, h, index}, w13.buffers()...), w2.buffers()...)
@@ -246,7 +247,7 @@ func (m *Model) batchedExperts(s *step, i int, x, h compute.Buffer, rt *Routing)
 	if err != nil {
 		return nil, err
 	}
-	return one(m.run(programKey{"batched experts", n, b.size, slots, shape.DType.Size()}, func(in []*Node) []*Node {
+	return xla.One(m.run(programKey{"batched experts", n, b.size, slots, shape.DType.Size()}, func(in []*Node) []*Node {
 		x, h, ints := in[0], ConvertDType(in[1], m.dtype), in[2]
 		in = in[3:]
 		rows, back := takeInts(&ints, slots*b.size, 1), takeInts(&ints, n*k, 1)

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -193,11 +194,11 @@ func (r *run) fewWhole(ctx context.Context, s *step) error {
 	m, p, n := r.m, s.part, s.b
 	observe := r.req.Observe != nil
 	asInput, head := observe && r.req.RouterInput, r.req.Logits != NoLogits
-	ints, err := upload(m.d, fewInts(s), 3*n+1)
+	ints, err := xla.Upload(m.d.Device, fewInts(s), 3*n+1)
 	if err != nil {
 		return err
 	}
-	defer free(ints)
+	defer xla.Free(ints)
 	args := []compute.Buffer{ints, m.w.embed, p.recent.kv}
 	for i := range m.w.layers {
 		w := &m.w.layers[i]
@@ -215,14 +216,14 @@ func (r *run) fewWhole(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	free(p.recent.kv)
+	xla.Free(p.recent.kv)
 	p.recent.kv = out[0]
 	p.recent.n++
 	if len(out) == 1 {
 		return nil
 	}
-	defer free(out[1])
-	floats, err := m.d.floats(out[1])
+	defer xla.Free(out[1])
+	floats, err := m.d.Floats(out[1])
 	if err != nil {
 		return err
 	}
@@ -310,14 +311,14 @@ func (r *run) observe(ctx context.Context, s *step, floats []float32, asInput bo
 // its choice only where a hook changed it.
 func (r *run) fewStepped(ctx context.Context, s *step) error {
 	m, layers := r.m, r.m.cfg.Layers
-	ints, err := upload(m.d, fewInts(s), 3*s.b+1)
+	ints, err := xla.Upload(m.d.Device, fewInts(s), 3*s.b+1)
 	if err != nil {
 		return err
 	}
-	defer free(ints)
+	defer xla.Free(ints)
 	now := make([]compute.Buffer, layers)
 	state := &fewState{}
-	defer func() { state.free(); free(now...) }()
+	defer func() { state.free(); xla.Free(now...) }()
 	for i := range layers {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -329,7 +330,7 @@ func (r *run) fewStepped(ctx context.Context, s *step) error {
 		state.free()
 		now[i] = out[0]
 		*state = fewState{floats: out[1], choice: out[2]}
-		floats, err := m.d.floats(state.floats)
+		floats, err := m.d.Floats(state.floats)
 		if err != nil {
 			return err
 		}
@@ -347,19 +348,19 @@ func (r *run) fewStepped(ctx context.Context, s *step) error {
 		}
 	}
 	if r.req.Logits != NoLogits {
-		out, err := one(r.fewNext(ctx, s, layers, ints, state))
+		out, err := xla.One(r.fewNext(ctx, s, layers, ints, state))
 		if err != nil {
 			return err
 		}
-		logits, err := m.d.floats(out)
-		free(out)
+		logits, err := m.d.Floats(out)
+		xla.Free(out)
 		if err != nil {
 			return err
 		}
 		r.setLogits(s, logits)
 	}
 	p := s.part
-	kv, err := one(m.run(programKey{"remember", s.b, 0, 0, 0}, func(in []*Node) []*Node {
+	kv, err := xla.One(m.run(programKey{"remember", s.b, 0, 0, 0}, func(in []*Node) []*Node {
 		ints := in[0]
 		takeInts(&ints, 3*s.b)
 		return []*Node{m.remember(in[1], Stack(in[2:], 0), Reshape(ints))}
@@ -367,7 +368,7 @@ func (r *run) fewStepped(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	free(p.recent.kv)
+	xla.Free(p.recent.kv)
 	p.recent.kv = kv
 	p.recent.n++
 	return nil
@@ -382,7 +383,7 @@ type fewState struct {
 	rt     *Routing
 }
 
-func (f *fewState) free() { free(f.floats, f.choice, f.added) }
+func (f *fewState) free() { xla.Free(f.floats, f.choice, f.added) }
 
 // fewChoice is experts [N,K], the number of the layer that follows, and the bits of
 // weights, [N,K].
@@ -403,9 +404,9 @@ func (f *fewState) choose(m *Model, rt *Routing) error {
 
 // weigh makes the experts' weights others.
 func (f *fewState) weigh(m *Model, weights []float32) (err error) {
-	free(f.choice)
+	xla.Free(f.choice)
 	choice := fewChoice(f.rt.Layer, f.rt.Experts, weights)
-	f.choice, err = upload(m.d, choice, len(choice))
+	f.choice, err = xla.Upload(m.d.Device, choice, len(choice))
 	return err
 }
 
@@ -457,7 +458,7 @@ func (f *fewState) onHost(m *Model, groups []chosen, slots []*ExpertSlot) ([]cho
 		return rest, on, nil
 	}
 	var err error
-	f.added, err = upload(m.d, added, len(f.h)/m.cfg.HiddenSize, m.cfg.HiddenSize)
+	f.added, err = xla.Upload(m.d.Device, added, len(f.h)/m.cfg.HiddenSize, m.cfg.HiddenSize)
 	return rest, on, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -72,8 +73,8 @@ func (l *routedGroup) free() {
 	if l.done != nil {
 		<-l.done
 	}
-	free(l.in, l.x, l.logits, l.h)
-	free(l.kv...)
+	xla.Free(l.in, l.x, l.logits, l.h)
+	xla.Free(l.kv...)
 }
 
 // routed computes one step, some layers a program. The device routes, and the host
@@ -88,7 +89,7 @@ func (r *run) routed(ctx context.Context, s *step) error {
 	x, cos, sin := start[0], start[1], start[2]
 	var last, next *routedGroup
 	defer func() {
-		free(cos, sin)
+		xla.Free(cos, sin)
 		for _, l := range []*routedGroup{last, next} {
 			if l != nil {
 				l.free()
@@ -99,15 +100,15 @@ func (r *run) routed(ctx context.Context, s *step) error {
 	for _, row := range s.rows {
 		valid[row] = 1
 	}
-	rows, err := upload(m.d, valid, len(valid))
+	rows, err := xla.Upload(m.d.Device, valid, len(valid))
 	if err != nil {
-		free(x)
+		xla.Free(x)
 		return err
 	}
-	defer free(rows)
+	defer xla.Free(rows)
 	for i := 0; i < m.cfg.Layers; i += maxGroup {
 		if err = ctx.Err(); err != nil {
-			free(x)
+			xla.Free(x)
 			return err
 		}
 		if next, err = r.routedGroup(s, i, x, cos, sin, rows); err != nil {
@@ -133,12 +134,12 @@ func (r *run) routed(ctx context.Context, s *step) error {
 	}
 	again, err := r.settle(ctx, s, last, cos, sin)
 	last = nil
-	defer func() { free(x) }()
+	defer func() { xla.Free(x) }()
 	if err != nil {
 		return err
 	}
 	if again != nil {
-		free(x)
+		xla.Free(x)
 		x = again
 	}
 	return r.logits(s, x)
@@ -167,7 +168,7 @@ func (r *run) settle(ctx context.Context, s *step, l *routedGroup, cos, sin comp
 	}
 	if s.part != nil {
 		for i := range l.layers {
-			free(s.part.k[l.first+i], s.part.v[l.first+i])
+			xla.Free(s.part.k[l.first+i], s.part.v[l.first+i])
 			s.part.k[l.first+i], s.part.v[l.first+i] = l.kv[2*i], l.kv[2*i+1]
 		}
 		l.kv = nil
@@ -213,7 +214,7 @@ func (r *run) routedGroup(s *step, first int, x, cos, sin, valid compute.Buffer)
 		return append(outs, kv...)
 	}, args...)
 	if err != nil {
-		free(x)
+		xla.Free(x)
 		return nil, err
 	}
 	l := &routedGroup{first: first, layers: layers, size: size, in: x, x: out[0], logits: out[1]}
@@ -237,13 +238,13 @@ func (l *routedGroup) read(ctx context.Context, r *run, s *step) {
 
 func (l *routedGroup) route(ctx context.Context, r *run, s *step) error {
 	c, n := &r.m.cfg, s.rowsTotal()
-	logits, err := r.m.d.floats(l.logits)
+	logits, err := r.m.d.Floats(l.logits)
 	if err != nil {
 		return err
 	}
 	var inputs []float32
 	if l.h != nil {
-		if inputs, err = r.m.d.floats(l.h); err != nil {
+		if inputs, err = r.m.d.Floats(l.h); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package mixtral
 import (
 	"context"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:revive // graph code reads as mathematics
@@ -13,14 +14,14 @@ import (
 // that holds all experts runs the same programs: results do not depend on where
 // experts are.
 func (m *Model) separateExperts(ctx context.Context, s *step, i int, x, h compute.Buffer, rt *Routing) (compute.Buffer, error) {
-	sum, err := one(m.run(programKey{"copy", s.rowsTotal(), 0, 0, 0}, func(in []*Node) []*Node { return []*Node{Identity(in[0])} }, x))
+	sum, err := xla.One(m.run(programKey{"copy", s.rowsTotal(), 0, 0, 0}, func(in []*Node) []*Node { return []*Node{Identity(in[0])} }, x))
 	if err != nil {
 		return nil, err
 	}
 	add := func(g chosen, w13, w2 matrix) error {
 		next, err := m.addExpert(sum, h, g, w13, w2)
 		if err == nil {
-			free(sum)
+			xla.Free(sum)
 			sum = next
 		}
 		return err
@@ -45,7 +46,7 @@ func (m *Model) separateExperts(ctx context.Context, s *step, i int, x, h comput
 		})
 	}
 	if err != nil {
-		free(sum)
+		xla.Free(sum)
 		return nil, err
 	}
 	return sum, nil
@@ -64,13 +65,13 @@ func (m *Model) addExpert(sum, h compute.Buffer, g chosen, w13, w2 matrix) (comp
 		back[row], weights[row] = int32(i), g.weights[i]
 	}
 	ints := append(append(rows, back...), bits(weights)...)
-	index, err := upload(m.d, ints, len(ints))
+	index, err := xla.Upload(m.d.Device, ints, len(ints))
 	if err != nil {
 		return nil, err
 	}
-	defer free(index)
+	defer xla.Free(index)
 	args := append(append([]compute.Buffer{sum, h, index}, w13.buffers()...), w2.buffers()...)
-	return one(m.run(programKey{"add expert", n, size, shape.DType.Size(), 0}, func(in []*Node) []*Node {
+	return xla.One(m.run(programKey{"add expert", n, size, shape.DType.Size(), 0}, func(in []*Node) []*Node {
 		sum, h, ints := in[0], in[1], in[2]
 		in = in[3:]
 		rows, back := takeInts(&ints, size, 1), takeInts(&ints, n, 1)

@@ -3,6 +3,7 @@ package mixtral
 import (
 	"context"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:revive // graph code reads as mathematics
 )
@@ -14,12 +15,12 @@ func (r *run) runStepped(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	defer func() { free(x) }()
+	defer func() { xla.Free(x) }()
 	rope, err := m.uploadRope(s)
 	if err != nil {
 		return err
 	}
-	defer free(rope...)
+	defer xla.Free(rope...)
 	for i := range m.w.layers {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -35,16 +36,16 @@ func (r *run) runStepped(ctx context.Context, s *step) error {
 func (r *run) layer(ctx context.Context, s *step, i int, x compute.Buffer, rope []compute.Buffer) (compute.Buffer, error) {
 	m := r.m
 	out, err := m.attention(s, i, x, rope)
-	free(x)
+	xla.Free(x)
 	if err != nil {
 		return nil, err
 	}
 	x, h, logits, k, v := out[0], out[1], out[2], out[3], out[4]
-	defer free(h, logits)
+	defer xla.Free(h, logits)
 	if s.part != nil {
 		err = m.store(s, i, k, v)
 	}
-	free(k, v)
+	xla.Free(k, v)
 	var rt *Routing
 	if err == nil {
 		rt, err = r.route(ctx, s, i, h, logits)
@@ -53,7 +54,7 @@ func (r *run) layer(ctx context.Context, s *step, i int, x compute.Buffer, rope 
 		err = m.experts(ctx, s, i, x, h, rt)
 	}
 	if err != nil {
-		free(x)
+		xla.Free(x)
 		return nil, err
 	}
 	return x, nil
@@ -61,13 +62,13 @@ func (r *run) layer(ctx context.Context, s *step, i int, x compute.Buffer, rope 
 
 // route chooses the experts of layer i on the host, and calls the hooks.
 func (r *run) route(ctx context.Context, s *step, i int, h, logits compute.Buffer) (*Routing, error) {
-	values, err := r.m.d.floats(logits)
+	values, err := r.m.d.Floats(logits)
 	if err != nil {
 		return nil, err
 	}
 	var input []float32
 	if r.req.RouterInput {
-		if input, err = r.m.d.floats(h); err != nil {
+		if input, err = r.m.d.Floats(h); err != nil {
 			return nil, err
 		}
 	}
@@ -78,12 +79,12 @@ func (r *run) route(ctx context.Context, s *step, i int, h, logits compute.Buffe
 // embed returns the tokens' embeddings, [N,D] float32.
 func (m *Model) embed(s *step) (compute.Buffer, error) {
 	n := s.rowsTotal()
-	tokens, err := upload(m.d, s.tokens, n)
+	tokens, err := xla.Upload(m.d.Device, s.tokens, n)
 	if err != nil {
 		return nil, err
 	}
-	defer free(tokens)
-	return one(m.run(programKey{"embed", n, 0, 0, 0}, func(in []*Node) []*Node {
+	defer xla.Free(tokens)
+	return xla.One(m.run(programKey{"embed", n, 0, 0, 0}, func(in []*Node) []*Node {
 		return []*Node{embedding(in[0], in[1])}
 	}, tokens, m.w.embed))
 }
@@ -96,13 +97,13 @@ func (m *Model) uploadRope(s *step) ([]compute.Buffer, error) {
 		positions[row] = int32(s.first[row/s.t] + row%s.t)
 	}
 	cosines, sines := ropeTables(&m.cfg, positions)
-	cos, err := upload(m.d, cosines, n, len(cosines)/n)
+	cos, err := xla.Upload(m.d.Device, cosines, n, len(cosines)/n)
 	if err != nil {
 		return nil, err
 	}
-	sin, err := upload(m.d, sines, n, len(sines)/n)
+	sin, err := xla.Upload(m.d.Device, sines, n, len(sines)/n)
 	if err != nil {
-		free(cos)
+		xla.Free(cos)
 		return nil, err
 	}
 	return []compute.Buffer{cos, sin}, nil
@@ -150,21 +151,21 @@ func (r *run) logits(s *step, x compute.Buffer) error {
 	if err != nil {
 		return err
 	}
-	defer free(index)
-	out, err := one(m.run(programKey{"head", s.rowsTotal(), size, 0, 0}, func(in []*Node) []*Node {
+	defer xla.Free(index)
+	out, err := xla.One(m.run(programKey{"head", s.rowsTotal(), size, 0, 0}, func(in []*Node) []*Node {
 		return []*Node{m.head(in[0], in[1], in[2], in[3])}
 	}, x, index, m.w.norm, m.w.head))
 	if err != nil {
 		return err
 	}
-	defer free(out)
+	defer xla.Free(out)
 	return r.readLogits(out, docs)
 }
 
 // uploadRows uploads rows, padded by row 0 to a size that it returns.
 func (m *Model) uploadRows(rows []int32) (compute.Buffer, int, error) {
 	size := m.bucket(len(rows))
-	index, err := upload(m.d, append(rows, make([]int32, size-len(rows))...), size)
+	index, err := xla.Upload(m.d.Device, append(rows, make([]int32, size-len(rows))...), size)
 	return index, size, err
 }
 
@@ -191,7 +192,7 @@ func (r *run) headRows(s *step) (rows []int32, docs []int) {
 
 // readLogits is takeLogits of logits on the device.
 func (r *run) readLogits(b compute.Buffer, docs []int) error {
-	logits, err := r.m.d.floats(b)
+	logits, err := r.m.d.Floats(b)
 	if err == nil {
 		r.takeLogits(logits, docs)
 	}

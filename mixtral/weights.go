@@ -7,9 +7,9 @@ import (
 	"sync"
 	"unsafe"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -78,28 +78,7 @@ func (l *loader) load(dtype dtypes.DType, dims []int, fill func(dst []byte) erro
 	if err := l.ctx.Err(); err != nil {
 		return nil, err
 	}
-	shape := shapes.Make(dtype, dims...)
-	if l.d.shared {
-		b, flat, err := l.d.backend.NewSharedBuffer(0, shape)
-		if err != nil {
-			return nil, err
-		}
-		if err := fill(dtypes.UnsafeByteSliceFromAny(flat)); err != nil {
-			free(b)
-			return nil, err
-		}
-		return b, nil
-	}
-	bytes := l.space(int(shape.ByteSize()))
-	if err := fill(bytes); err != nil {
-		return nil, err
-	}
-	return l.d.backend.BufferFromFlatData(0, flatOf(dtype, bytes), shape)
-}
-
-// flatOf returns bytes as numbers.
-func flatOf(dtype dtypes.DType, bytes []byte) any {
-	return dtypes.UnsafeAnySliceFromBytes(unsafe.Pointer(unsafe.SliceData(bytes)), dtype, len(bytes)/dtype.Size())
+	return l.d.Load(dtype, dims, l.space, fill)
 }
 
 // tensor loads one tensor of the checkpoint.
@@ -136,7 +115,7 @@ func (l *loader) weights() (w *weights, err error) {
 func (l *loader) allLayers(layers []layerWeights) error {
 	g, ctx := errgroup.WithContext(l.ctx)
 	workers := 1
-	if !l.d.shared {
+	if !l.d.Shared {
 		workers = 4
 	}
 	var mu sync.Mutex
@@ -153,7 +132,7 @@ func (l *loader) allLayers(layers []layerWeights) error {
 				if i >= len(layers) {
 					return nil
 				}
-				if err := catch(func() error { return one.layer(i, &layers[i]) }); err != nil {
+				if err := xla.Catch(func() error { return one.layer(i, &layers[i]) }); err != nil {
 					return err
 				}
 				mu.Lock()
@@ -326,14 +305,14 @@ func (l *loader) stack(w *layerWeights, c Config, one13, one2 int, read13, read2
 }
 
 func (w *weights) free() {
-	free(w.embed, w.norm)
+	xla.Free(w.embed, w.norm)
 	if w.head != w.embed {
-		free(w.head)
+		xla.Free(w.head)
 	}
 	for _, l := range w.layers {
-		free(l.dense()...)
+		xla.Free(l.dense()...)
 		for _, m := range append(l.w13, l.w2...) {
-			free(m.w, m.scale)
+			xla.Free(m.w, m.scale)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package mixtral
 import (
 	"context"
 
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -40,7 +41,7 @@ func (r *run) runWhole(ctx context.Context, s *step) error {
 		return nil // there is nothing to return
 	}
 	args, own, err := m.wholeArgs(s, shape, rows)
-	defer free(own...)
+	defer xla.Free(own...)
 	if err != nil {
 		return err
 	}
@@ -48,12 +49,12 @@ func (r *run) runWhole(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	defer func() { free(out...) }()
+	defer func() { xla.Free(out...) }()
 	if shape.headRows > 0 {
 		if err := r.readLogits(out[0], docs); err != nil {
 			return err
 		}
-		free(out[0])
+		xla.Free(out[0])
 		out = out[1:]
 	}
 	if shape.observe {
@@ -75,13 +76,13 @@ func (r *run) runWhole(ctx context.Context, s *step) error {
 // observed calls the hooks of all layers, after the step.
 func (r *run) observed(ctx context.Context, s *step, shape wholeShape, out []compute.Buffer) error {
 	c, n := &r.m.cfg, s.rowsTotal()
-	logits, err := r.m.d.floats(out[0]) // [L,N,E]
+	logits, err := r.m.d.Floats(out[0]) // [L,N,E]
 	if err != nil {
 		return err
 	}
 	var inputs []float32 // [L,N,D]
 	if shape.asInput {
-		if inputs, err = r.m.d.floats(out[1]); err != nil {
+		if inputs, err = r.m.d.Floats(out[1]); err != nil {
 			return err
 		}
 	}
@@ -101,7 +102,7 @@ func (r *run) observed(ctx context.Context, s *step, shape wholeShape, out []com
 // wholeArgs returns the program's arguments, in the order in which wholeGraph
 // takes them, and those of them to free afterwards.
 func (m *Model) wholeArgs(s *step, shape wholeShape, rows []int32) (args, own []compute.Buffer, err error) {
-	tokens, err := upload(m.d, s.tokens, s.rowsTotal())
+	tokens, err := xla.Upload(m.d.Device, s.tokens, s.rowsTotal())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,6 +1,6 @@
 //go:build cgo && linux
 
-package mixtral
+package xla
 
 /*
 #cgo LDFLAGS: -ldl
@@ -86,12 +86,15 @@ import (
 	"github.com/gomlx/compute"
 )
 
-var cudaOpened = sync.OnceValue(func() bool { return C.cuda_open() == 0 })
+var opened = sync.OnceValue(func() bool { return C.cuda_open() == 0 })
+
+// CUDA reports whether the CUDA driver can be used.
+func CUDA() bool { return opened() }
 
 // cudaRead copies a buffer of a CUDA device, whose computation is complete, and
 // reports whether it did. PJRT's copy takes 100 us, waiting for other threads.
 func cudaRead(dst []float32, b compute.Buffer) bool {
-	if len(dst) == 0 || !cudaOpened() {
+	if len(dst) == 0 || !CUDA() {
 		return false
 	}
 	flat, err := b.Data() // an address on the device
@@ -102,17 +105,17 @@ func cudaRead(dst []float32, b compute.Buffer) bool {
 	return C.cuda_read(unsafe.Pointer(unsafe.SliceData(dst)), C.ulonglong(address), C.size_t(4*len(dst))) == 0
 }
 
-// cudaWrite copies to buffers that no program is using, beside programs that run, on a
-// stream of its own. From page-locked memory (cudaLock) the bus is the limit: 48-53
+// Write copies to buffers that no program is using, beside programs that run, on a
+// stream of its own. From page-locked memory (see Lock) the bus is the limit: 48-53
 // GB/s on an H100, where PJRT's uploads have 1-20.
-func cudaWrite(copies []cudaCopy) error {
+func Write(copies []Copy) error {
 	var failed error
 	for _, c := range copies {
-		flat, err := c.to.Data() // an address on the device
+		flat, err := c.To.Data() // an address on the device
 		if err == nil {
-			address := reflect.ValueOf(flat).Pointer() + uintptr(c.offset)
-			code := C.cuda_write(C.ulonglong(address), unsafe.Pointer(unsafe.SliceData(c.from)), C.size_t(len(c.from)))
-			err = cudaError(code, "copying %d bytes to the device", len(c.from))
+			address := reflect.ValueOf(flat).Pointer() + uintptr(c.Offset)
+			code := C.cuda_write(C.ulonglong(address), unsafe.Pointer(unsafe.SliceData(c.From)), C.size_t(len(c.From)))
+			err = cudaError(code, "copying %d bytes to the device", len(c.From))
 		}
 		if err != nil {
 			failed = err
@@ -131,12 +134,13 @@ func cudaError(code C.int, format string, args ...any) error {
 	return fmt.Errorf(format+": CUDA error %d", append(args, code)...)
 }
 
-// cudaLock page-locks memory.
-func cudaLock(b []byte) error {
-	if !cudaOpened() {
+// Lock page-locks memory.
+func Lock(b []byte) error {
+	if !CUDA() {
 		return errors.New("libcuda.so.1 cannot be used")
 	}
 	return cudaError(C.cuda_lock(unsafe.Pointer(unsafe.SliceData(b)), C.size_t(len(b))), "page-locking %d bytes of host memory", len(b))
 }
 
-func cudaUnlock(b []byte) { C.cuda_unlock(unsafe.Pointer(unsafe.SliceData(b))) }
+// Unlock undoes Lock.
+func Unlock(b []byte) { C.cuda_unlock(unsafe.Pointer(unsafe.SliceData(b))) }

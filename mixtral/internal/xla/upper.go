@@ -1,5 +1,5 @@
 //go:build !goexperiment.simd || !amd64
 
-package mixtral
+package xla
 
-func clearUpper() {}
+func ClearUpper() {}
