@@ -3,6 +3,7 @@ module github.com/expertspec/expertspec
 go 1.26.5
 
 require (
+	github.com/clipperhouse/uax29/v2 v2.7.0
 	github.com/gofrs/flock v0.13.0
 	github.com/gomlx/compute v0.1.3
 	github.com/gomlx/go-huggingface v0.4.1

@@ -21,7 +21,7 @@ type addedToken struct {
 // vocabulary, or else the next free one, whatever the file states. A file that states
 // another id is refused: its text would become ids that it does not name.
 func (t *Tokenizer) parseAdded(j value) {
-	t.tokens, t.known = slices.Clone(t.model.tokens), slices.Clone(t.model.known)
+	t.tokens, t.known = slices.Clone(t.vocab.tokens), slices.Clone(t.vocab.known)
 	t.ids = map[string]int32{}
 	var added []addedToken
 	if !j.null() {
@@ -43,6 +43,9 @@ func (t *Tokenizer) parseAdded(j value) {
 				t.raw.add(tok, tok.content)
 				continue
 			}
+			if t.align && t.precompiled() {
+				j.list()[i].member("normalized").fail("true is not implemented with prepend_scheme first behind a Precompiled normalizer")
+			}
 			content := t.normalize(alignedText{text: tok.content}).text
 			if content == "" {
 				j.list()[i].fail("%q is normalized to nothing", tok.content)
@@ -56,7 +59,6 @@ func (t *Tokenizer) parseAdded(j value) {
 			})
 		}
 	}
-	t.align = t.metaspace != nil && t.metaspace.scheme == "first" && len(t.normalizer) > 0
 }
 
 func parseAddedToken(j value) addedToken {
@@ -82,9 +84,9 @@ func (t *Tokenizer) addID(j value, tok addedToken, earlier []addedToken) {
 	if _, ok := t.ids[tok.content]; ok {
 		j.member("content").fail("%q was added before", tok.content)
 	}
-	id, inVocabulary := t.model.ids[tok.content]
+	id, inVocabulary := t.vocab.ids[tok.content]
 	if !inVocabulary {
-		id = int32(len(t.model.ids))
+		id = int32(len(t.vocab.ids))
 		for _, a := range earlier {
 			id = max(id, a.id+1)
 		}

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,7 +13,10 @@ import (
 )
 
 // prose is the English of the corpus's validation documents, repeated to a megabyte.
-func prose(t testing.TB) string {
+func prose(t testing.TB) string { return domains(t, "fiction", "drama", "speeches", "technical") }
+
+// domains are the validation documents of some domains, repeated to a megabyte.
+func domains(t testing.TB, names ...string) string {
 	t.Helper()
 	f, err := os.Open("../../testdata/corpus/valid.jsonl.zst")
 	require.NoError(t, err)
@@ -25,8 +29,7 @@ func prose(t testing.TB) string {
 	for dec.More() {
 		var d struct{ Domain, Text string }
 		require.NoError(t, dec.Decode(&d))
-		switch d.Domain {
-		case "fiction", "drama", "speeches", "technical":
+		if slices.Contains(names, d.Domain) {
 			b.WriteString(d.Text)
 			b.WriteString("\n")
 		}
@@ -35,11 +38,10 @@ func prose(t testing.TB) string {
 	for len(text) < 1<<20 {
 		text += text
 	}
-	return text[:1<<20]
+	return strings.ToValidUTF8(text[:1<<20], "")
 }
 
-func benchmarkEncode(b *testing.B, text string) {
-	tk := mistral(b)
+func benchmarkEncode(b *testing.B, tk *Tokenizer, text string) {
 	n := len(tk.Encode(text, false))
 	b.SetBytes(int64(len(text)))
 	b.ReportAllocs()
@@ -49,7 +51,7 @@ func benchmarkEncode(b *testing.B, text string) {
 	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
 }
 
-func BenchmarkTokenizerProse(b *testing.B) { benchmarkEncode(b, prose(b)) }
+func BenchmarkTokenizerProse(b *testing.B) { benchmarkEncode(b, mistral(b), prose(b)) }
 
 // Every word is new to the cache.
 func BenchmarkTokenizerProseCold(b *testing.B) {
@@ -57,7 +59,7 @@ func BenchmarkTokenizerProseCold(b *testing.B) {
 	text := prose(b)
 	n := len(tk.Encode(text, false))
 	for b.Loop() {
-		tk.model.cache = newWordCache()
+		tk.model.(*bpeModel).cache = newWordCache()
 		tk.Encode(text, false)
 	}
 	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
@@ -66,7 +68,7 @@ func BenchmarkTokenizerProseCold(b *testing.B) {
 // As with a vocabulary whose tokens span words: the whole text is one piece.
 func BenchmarkTokenizerProseUncut(b *testing.B) {
 	tk := *mistral(b)
-	m := *tk.model
+	m := *tk.model.(*bpeModel)
 	m.cut = false
 	tk.model = &m
 	text := prose(b)
@@ -86,8 +88,27 @@ var adversarial = []struct{ name, unit string }{
 func BenchmarkTokenizerAdversarial(b *testing.B) {
 	for _, c := range adversarial {
 		b.Run(c.name, func(b *testing.B) {
-			benchmarkEncode(b, strings.Repeat(c.unit, 100_000/len(c.unit)))
+			benchmarkEncode(b, mistral(b), strings.Repeat(c.unit, 100_000/len(c.unit)))
 		})
+	}
+}
+
+func BenchmarkUnigram(b *testing.B) {
+	for _, name := range []string{"technical", "legal-de", "poetry-zh", "code"} {
+		b.Run(name, func(b *testing.B) { benchmarkEncode(b, t5(b), domains(b, name)) })
+	}
+	b.Run("prose", func(b *testing.B) { benchmarkEncode(b, t5(b), prose(b)) })
+}
+
+// Every word is new to the cache.
+func BenchmarkUnigramCold(b *testing.B) {
+	text, tk := prose(b), *t5(b)
+	m := *tk.model.(*unigramModel)
+	tk.model = &m
+	b.SetBytes(int64(len(text)))
+	for b.Loop() {
+		m.cache = newWordCache()
+		tk.Encode(text, false)
 	}
 }
 

@@ -5,19 +5,12 @@ import (
 	"fmt"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
 	sugarme "github.com/sugarme/tokenizer"
 )
-
-// bpePiece is one token of a piece of normalized text: its id and the number of
-// bytes of that text that it represents. A fused unknown token covers several
-// characters, a byte-fallback token one byte of a character.
-type bpePiece struct {
-	id   int32
-	size int32
-}
 
 // bpeMerge is one entry of a merge list: the tokens that are joined.
 type bpeMerge struct {
@@ -43,9 +36,7 @@ type bpeConfig struct {
 // A bpeModel does not change after newBPE, except a cache that is safe for concurrent
 // use.
 type bpeModel struct {
-	ids    map[string]int32
-	tokens []string // by id; "" where no token has that id
-	known  []bool   // by id
+	vocabulary
 
 	chars   charTable
 	byteIDs [256]int32 // -1: no such token, or no byte fallback
@@ -61,14 +52,20 @@ type bpeModel struct {
 	cache *wordCache
 }
 
-var _ sugarme.Model = (*bpeModel)(nil)
+var _ subwordModel = (*bpeModel)(nil)
 
 // newBPE builds the model. Its errors begin with the name of the invalid field,
 // relative to the "model" object.
 func newBPE(c bpeConfig) (*bpeModel, error) {
-	m := &bpeModel{ids: c.Vocab, unk: -1, fuse: c.FuseUnk, whole: c.IgnoreMerges, mark: c.Mark, cache: newWordCache()}
-	if err := m.setVocab(c.Vocab); err != nil {
+	m := &bpeModel{unk: -1, fuse: c.FuseUnk, whole: c.IgnoreMerges, mark: c.Mark, cache: newWordCache()}
+	var err error
+	if m.vocabulary, err = newVocabulary(c.Vocab); err != nil {
 		return nil, err
+	}
+	for tok, id := range m.ids {
+		if r, n := utf8.DecodeRuneInString(tok); n == len(tok) && n > 0 {
+			m.chars.set(r, id)
+		}
 	}
 	if c.UnkToken != nil {
 		id, ok := m.ids[*c.UnkToken]
@@ -80,48 +77,17 @@ func newBPE(c bpeConfig) (*bpeModel, error) {
 		}
 		m.unk = id
 	}
-	allBytes := c.ByteFallback
 	for b := range m.byteIDs {
-		id, ok := m.ids[fmt.Sprintf("<0x%02X>", b)]
-		if !ok || !c.ByteFallback {
-			id, allBytes = -1, false
-		}
-		m.byteIDs[b] = id
+		m.byteIDs[b] = -1
+	}
+	if c.ByteFallback {
+		m.byteIDs = m.byteTokens()
 	}
 	if err := m.setMerges(c.Merges); err != nil {
 		return nil, err
 	}
-	m.cut = m.mayCut(c, allBytes)
+	m.cut = m.mayCut(c)
 	return m, nil
-}
-
-func (m *bpeModel) setVocab(vocab map[string]int32) error {
-	if len(vocab) == 0 {
-		return errors.New("vocab: is empty")
-	}
-	// Ids index rows of the embedding. Unused ids are allowed, as by the Hugging Face
-	// tokenizers, but one wrong id must not make the table by id large.
-	limit := int32(min(1<<30, 16*len(vocab)+4096))
-	top := int32(-1)
-	for tok, id := range vocab {
-		if id < 0 || id >= limit {
-			return fmt.Errorf("vocab: id %d of token %q is out of range [0, %d) for %d tokens", id, tok, limit, len(vocab))
-		}
-		top = max(top, id)
-	}
-	m.tokens = make([]string, top+1)
-	m.known = make([]bool, top+1)
-	for tok, id := range vocab {
-		if m.known[id] {
-			a, b := min(tok, m.tokens[id]), max(tok, m.tokens[id])
-			return fmt.Errorf("vocab: tokens %q and %q have the same id %d", a, b, id)
-		}
-		m.tokens[id], m.known[id] = tok, true
-		if r, n := utf8.DecodeRuneInString(tok); n == len(tok) && n > 0 {
-			m.chars.set(r, id)
-		}
-	}
-	return nil
 }
 
 func (m *bpeModel) setMerges(merges []bpeMerge) error {
@@ -155,11 +121,11 @@ func (m *bpeModel) setMerges(merges []bpeMerge) error {
 // symbol ever spans the place, and merges on one side do not depend on the other: the
 // order by rank and position is the same within each side. A dropped character would
 // let its neighbours meet across the place, so characters must not be dropped either.
-func (m *bpeModel) mayCut(c bpeConfig, allBytes bool) bool {
+func (m *bpeModel) mayCut(c bpeConfig) bool {
 	if _, ok := m.ids[m.mark]; !ok || utf8.RuneCountInString(m.mark) != 1 || m.mark == ">" {
 		return false
 	}
-	if m.unk < 0 && !allBytes {
+	if m.unk < 0 && slices.Contains(m.byteIDs[:], -1) {
 		return false
 	}
 	if c.UnkToken != nil && strings.HasSuffix(*c.UnkToken, m.mark) {
@@ -180,46 +146,7 @@ func (m *bpeModel) Tokenize(sequence string) ([]sugarme.Token, error) {
 	if id, ok := m.wholePiece(sequence); ok && sequence != "" {
 		return []sugarme.Token{sugarme.NewToken(int(id), sequence, []int{0, len(sequence)})}, nil
 	}
-	pieces := m.appendPieces(nil, sequence)
-	out := make([]sugarme.Token, len(pieces))
-	pos := 0
-	for i, p := range pieces {
-		out[i] = sugarme.NewToken(int(p.id), m.tokens[p.id], []int{pos, pos + int(p.size)})
-		pos += int(p.size)
-	}
-	return out, nil
-}
-
-// TokenToId returns the id of a token.
-func (m *bpeModel) TokenToId(token string) (int, bool) {
-	id, ok := m.ids[token]
-	return int(id), ok
-}
-
-// IdToToken returns the token of an id.
-func (m *bpeModel) IdToToken(id int) (string, bool) {
-	if id < 0 || id >= len(m.tokens) || !m.known[id] {
-		return "", false
-	}
-	return m.tokens[id], true
-}
-
-// GetVocab returns a copy of the vocabulary.
-func (m *bpeModel) GetVocab() map[string]int {
-	out := make(map[string]int, len(m.ids))
-	for tok, id := range m.ids {
-		out[tok] = int(id)
-	}
-	return out
-}
-
-// GetVocabSize returns the number of tokens.
-func (m *bpeModel) GetVocabSize() int { return len(m.ids) }
-
-// Save is part of sugarme's interface, and returns an error: this package does not
-// write tokenizers.
-func (m *bpeModel) Save(string, ...string) error {
-	return fmt.Errorf("tokenizer: saving a BPE model: %w", errors.ErrUnsupported)
+	return m.inSugarme(m.appendPieces(nil, sequence)), nil
 }
 
 // pairTable maps pairs of ids to ranks, by open addressing with linear probing, at most

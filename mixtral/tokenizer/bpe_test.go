@@ -15,7 +15,7 @@ import (
 )
 
 // mergeByDefinition joins the pair of lowest rank, leftmost first, until no pair has one.
-func mergeByDefinition(m *bpeModel, word string) []bpePiece {
+func mergeByDefinition(m *bpeModel, word string) []piece {
 	s := m.appendSymbols(nil, word)
 	for {
 		best, at := int32(noRank), -1
@@ -27,7 +27,7 @@ func mergeByDefinition(m *bpeModel, word string) []bpePiece {
 		if at < 0 {
 			return s
 		}
-		s[at] = bpePiece{m.merged[best], s[at].size + s[at+1].size}
+		s[at] = piece{m.merged[best], s[at].size + s[at+1].size}
 		s = slices.Delete(s, at+1, at+2)
 	}
 }
@@ -110,7 +110,7 @@ func TestBPEMerges(t *testing.T) {
 // A vocabulary with a merge over the end of a word, one that drops characters and one
 // without the mark must not be cut; the real ones may.
 func TestBPEMayCut(t *testing.T) {
-	assert.True(t, mistral(t).model.cut)
+	assert.True(t, mistral(t).model.(*bpeModel).cut)
 	unk := "<unk>"
 	base := func() bpeConfig {
 		return bpeConfig{Mark: "▁", Vocab: map[string]int32{"<unk>": 0, "▁": 1, "a": 2, "▁a": 3, "a▁": 4, "▁▁": 5},

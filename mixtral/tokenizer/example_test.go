@@ -26,6 +26,23 @@ func ExampleTokenizer_Encode() {
 	// "Hello world!\n" <nil>
 }
 
+// A T5 tokenizer: Unigram, with </s> behind the text and sentinels for spans of it.
+func ExampleTokenizer_Encode_unigram() {
+	t, err := tokenizer.Load(os.DirFS("../../testdata/tokenizer"), "unigram.json")
+	if err != nil {
+		log.Fatal(err)
+	}
+	ids := t.Encode("The <extra_id_0> of the ﬁrst\tmorning.", true)
+	fmt.Println(ids)
+	fmt.Printf("%q\n", t.Pieces(ids))
+	text, err := t.Decode(ids, true)
+	fmt.Printf("%q %v\n", text, err)
+	// Output:
+	// [61 1009 10 6 382 946 7 1]
+	// [" The" "<extra_id_0>" " of" " the" " first" " morning" "." "</s>"]
+	// "The of the first morning." <nil>
+}
+
 func ExampleTokenizer_EncodeSpans() {
 	t, err := tokenizer.Load(os.DirFS("../../testdata/tokenizer"), "tokenizer.json")
 	if err != nil {

@@ -1,27 +1,22 @@
 package tokenizer
 
 import (
-	"hash/maphash"
 	"math"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"unicode/utf8"
 )
 
 const (
-	cachedWordBytes  = 30      // longer words are not cached
-	cachedWordTokens = 8       // nor are those of more tokens
-	cacheSlots       = 1 << 16 // of 96 bytes each when filled: 6 MiB
-	shortWord        = 24      // symbols; up to here a scan beats the heap
-	noRank           = math.MaxInt32
-	keepSymbols      = 1 << 18 // larger scratch space is not reused
+	shortWord   = 24 // symbols; up to here a scan beats the heap
+	noRank      = math.MaxInt32
+	keepSymbols = 1 << 18 // larger scratch space is not reused
 )
 
 // appendPieces appends the tokens of one piece of text, which must be valid UTF-8.
 // It takes O(n log n) time for n symbols without a place to cut, otherwise O(n).
-func (m *bpeModel) appendPieces(dst []bpePiece, text string) []bpePiece {
+func (m *bpeModel) appendPieces(dst []piece, text string) []piece {
 	for text != "" {
 		n := m.wordEnd(text)
 		dst = m.appendWord(dst, text[:n])
@@ -62,7 +57,7 @@ func (m *bpeModel) wholePiece(text string) (int32, bool) {
 }
 
 // appendWord appends the tokens of a word, from the cache if it has them.
-func (m *bpeModel) appendWord(dst []bpePiece, word string) []bpePiece {
+func (m *bpeModel) appendWord(dst []piece, word string) []piece {
 	if len(word) > cachedWordBytes {
 		return m.appendMerged(dst, word)
 	}
@@ -72,32 +67,8 @@ func (m *bpeModel) appendWord(dst []bpePiece, word string) []bpePiece {
 	}
 	n := len(dst)
 	dst = m.appendMerged(dst, word)
-	if len(dst)-n <= cachedWordTokens {
-		w := &cachedWord{bytes: uint8(len(word)), tokens: uint8(len(dst) - n)}
-		copy(w.text[:], word)
-		copy(w.pieces[:], dst[n:])
-		slot.Store(w)
-	}
+	cacheWord(slot, word, dst[n:])
 	return dst
-}
-
-// wordCache keeps the tokens of words by hash. A new word replaces an older one with
-// the same hash, so the cache is bounded and needs no lock.
-type wordCache struct {
-	seed  maphash.Seed
-	slots [cacheSlots]atomic.Pointer[cachedWord]
-}
-
-type cachedWord struct {
-	bytes, tokens uint8
-	text          [cachedWordBytes]byte
-	pieces        [cachedWordTokens]bpePiece
-}
-
-func newWordCache() *wordCache { return &wordCache{seed: maphash.MakeSeed()} }
-
-func (c *wordCache) slot(word string) *atomic.Pointer[cachedWord] {
-	return &c.slots[maphash.String(c.seed, word)%cacheSlots]
 }
 
 // bpeSymbol is a run of text that is one token so far, in a list linked by
@@ -109,7 +80,7 @@ type bpeSymbol struct {
 
 // bpeScratch is the working space of one call.
 type bpeScratch struct {
-	pieces []bpePiece
+	pieces []piece
 	syms   []bpeSymbol
 	heap   rankHeap
 }
@@ -118,7 +89,7 @@ var bpeScratches = sync.Pool{New: func() any { return new(bpeScratch) }}
 
 // appendMerged applies the merges to a word. Words of more than 2 GiB are split, since
 // positions are 32 bits.
-func (m *bpeModel) appendMerged(dst []bpePiece, word string) []bpePiece {
+func (m *bpeModel) appendMerged(dst []piece, word string) []piece {
 	for len(word) > math.MaxInt32-utf8.UTFMax {
 		cut := math.MaxInt32 - utf8.UTFMax
 		for !utf8.RuneStart(word[cut]) {
@@ -142,17 +113,17 @@ func (m *bpeModel) appendMerged(dst []bpePiece, word string) []bpePiece {
 
 // appendSymbols appends the symbols that merging starts from: the characters of a
 // word, and the bytes of unknown ones or the unknown token.
-func (m *bpeModel) appendSymbols(dst []bpePiece, word string) []bpePiece {
+func (m *bpeModel) appendSymbols(dst []piece, word string) []piece {
 	unk := int32(0)     // bytes of a pending unknown token
 	dropped := int32(0) // bytes dropped before the first symbol
 	for i, r := range word {
 		n := int32(utf8.RuneLen(r))
 		if id := m.chars.get(r); id >= 0 {
 			if unk > 0 {
-				dst = append(dst, bpePiece{m.unk, unk})
+				dst = append(dst, piece{m.unk, unk})
 				unk = 0
 			}
-			dst = append(dst, bpePiece{id, n + dropped})
+			dst = append(dst, piece{id, n + dropped})
 			dropped = 0
 			continue
 		}
@@ -160,7 +131,7 @@ func (m *bpeModel) appendSymbols(dst []bpePiece, word string) []bpePiece {
 			// A pending unknown token remains pending: it follows the bytes, as with
 			// the Hugging Face tokenizers.
 			for _, b := range []byte(word[i : i+int(n)]) {
-				dst = append(dst, bpePiece{m.byteIDs[b], 1 + dropped})
+				dst = append(dst, piece{m.byteIDs[b], 1 + dropped})
 				dropped = 0
 			}
 			continue
@@ -173,12 +144,12 @@ func (m *bpeModel) appendSymbols(dst []bpePiece, word string) []bpePiece {
 		case m.fuse || unk == 0:
 			unk += n
 		default:
-			dst = append(dst, bpePiece{m.unk, unk})
+			dst = append(dst, piece{m.unk, unk})
 			unk = n
 		}
 	}
 	if unk > 0 {
-		dst = append(dst, bpePiece{m.unk, unk})
+		dst = append(dst, piece{m.unk, unk})
 	}
 	return dst
 }
@@ -194,7 +165,7 @@ func (m *bpeModel) spellable(char string) bool {
 }
 
 // mergeShort joins by scanning for the best pair each time.
-func (m *bpeModel) mergeShort(dst, word []bpePiece) []bpePiece {
+func (m *bpeModel) mergeShort(dst, word []piece) []piece {
 	var ranks [shortWord]int32 // of the pair that starts at this symbol
 	n := len(word)
 	for i := range n - 1 {
@@ -210,7 +181,7 @@ func (m *bpeModel) mergeShort(dst, word []bpePiece) []bpePiece {
 		if best == noRank {
 			break
 		}
-		word[at] = bpePiece{m.merged[best], word[at].size + word[at+1].size}
+		word[at] = piece{m.merged[best], word[at].size + word[at+1].size}
 		copy(word[at+1:], word[at+2:n])
 		copy(ranks[at:], ranks[at+1:n-1])
 		n--
@@ -227,7 +198,7 @@ func (m *bpeModel) mergeShort(dst, word []bpePiece) []bpePiece {
 // mergeLong joins with a heap of candidate pairs, from which stale ones are skipped.
 // The order is that of mergeShort: a pair in the text is always in the heap, and
 // symbols only grow, so a stale entry cannot name a pair that exists again.
-func (m *bpeModel) mergeLong(dst []bpePiece, s *bpeScratch) []bpePiece {
+func (m *bpeModel) mergeLong(dst []piece, s *bpeScratch) []piece {
 	syms := slices.Grow(s.syms[:0], len(s.pieces))
 	for i, p := range s.pieces {
 		syms = append(syms, bpeSymbol{p.id, p.size, int32(i) - 1, int32(i) + 1})
@@ -265,7 +236,7 @@ func (m *bpeModel) mergeLong(dst []bpePiece, s *bpeScratch) []bpePiece {
 		}
 	}
 	for i := int32(0); i >= 0; i = syms[i].next {
-		dst = append(dst, bpePiece{syms[i].id, syms[i].size})
+		dst = append(dst, piece{syms[i].id, syms[i].size})
 	}
 	s.syms, s.heap = syms, h
 	return dst

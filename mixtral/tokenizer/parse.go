@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -37,6 +38,7 @@ func (t *Tokenizer) parse(j value) {
 	}
 	t.parseNormalizer(j.member("normalizer"))
 	t.parsePreTokenizer(j.member("pre_tokenizer"))
+	t.mark = t.spaceMark()
 	t.parseModel(j.member("model"))
 	t.parseAdded(j.member("added_tokens"))
 	t.parseTemplate(j.member("post_processor"))
@@ -47,19 +49,50 @@ func (t *Tokenizer) parseNormalizer(j value) {
 	if j.null() {
 		return
 	}
-	switch typ := j.typ(); typ {
-	case "Sequence":
+	typ := j.typ()
+	if typ == "Sequence" {
 		j.sequence("normalizers", t.parseNormalizer)
+		return
+	}
+	step, cause := parseStep(j, typ)
+	t.normalizer = append(t.normalizer, step)
+	limitGrowth(cause, t.normalizer)
+}
+
+// parseStep reads one step of a normalizer, and returns also the field that determines
+// how much text grows by it.
+func parseStep(j value, typ string) (step normalizeStep, cause value) {
+	switch typ {
 	case "Prepend":
 		j.members("type", "prepend")
-		t.normalizer = append(t.normalizer, normalizeStep{with: j.member("prepend").str()})
-		limitGrowth(j.member("prepend"), t.normalizer)
+		m := j.member("prepend")
+		return prependStep{m.str()}, m
 	case "Replace":
-		t.normalizer = append(t.normalizer, parseReplace(j))
-		limitGrowth(j.member("content"), t.normalizer)
-	default:
-		j.member("type").fail("%q is not implemented; must be Sequence, Prepend or Replace", typ)
+		content := j.member("content")
+		if p := j.member("pattern"); p.v != nil && !p.member("Regex").null() {
+			return parseRegexp(j), content
+		}
+		return parseReplace(j), content
+	case "Precompiled":
+		j.members("type", "precompiled_charsmap")
+		m := j.member("precompiled_charsmap")
+		c, err := newCharsmap(m.str())
+		if err != nil {
+			m.fail("%w", err)
+		}
+		return c, m
+	case "Strip":
+		j.members("type", "strip_left", "strip_right")
+		return trimStep{j.member("strip_left").boolean(), j.member("strip_right").boolean()}, j
+	case "Nmt", "Lowercase":
+		j.members("type")
+		if typ == "Nmt" {
+			return nmtStep{}, j
+		}
+		return lowercaseStep{}, j
 	}
+	j.member("type").fail("%q is not implemented; must be Sequence, Precompiled, Prepend, Replace, Strip, Nmt or Lowercase", typ)
+	return nil, j
 }
 
 // maxGrowth bounds how many bytes a byte of text may become; Mixtral's normalizer
@@ -70,11 +103,7 @@ const maxGrowth = 1000
 func limitGrowth(j value, steps []normalizeStep) {
 	growth := 1.0
 	for _, s := range steps {
-		if s.old == "" {
-			growth *= float64(1 + len(s.with))
-		} else {
-			growth *= max(1, float64(len(s.with))/float64(len(s.old)))
-		}
+		growth *= s.growth()
 	}
 	if growth > maxGrowth {
 		j.fail("text may grow %.3g-fold; must be at most %d-fold", growth, maxGrowth)
@@ -90,31 +119,108 @@ func (j value) sequence(name string, fn func(value)) {
 	}
 }
 
-// parseReplace reads a Replace step, as a normalizer or as a decoder.
-func parseReplace(j value) normalizeStep {
+// parseReplace reads a Replace step of a literal string, as a normalizer or as a decoder.
+func parseReplace(j value) literalStep {
 	j.members("type", "pattern", "content")
 	p := j.member("pattern")
 	p.members("String")
-	s := normalizeStep{p.member("String").str(), j.member("content").str()}
+	s := literalStep{p.member("String").str(), j.member("content").str()}
 	if s.old == "" {
 		p.member("String").fail("is empty, which is not implemented")
 	}
 	return s
 }
 
+// plainPattern matches the regular expressions that mean the same to Go and to
+// Oniguruma, which the Hugging Face tokenizers use: alternatives of characters that
+// may be repeated and of the ends of the text.
+var plainPattern = func() *regexp.Regexp {
+	item := `(?:[^\\.+*?()|\[\]{}^$]|\\[.+*?()|\[\]{}^$\\])(?:\+|\*|\{\d+(?:,\d*)?\})?`
+	branch := `(?:\\A)?(?:` + item + `)+(?:\\z)?`
+	return regexp.MustCompile(`^` + branch + `(?:\|` + branch + `)*$`)
+}()
+
+// parseRegexp reads a Replace step of a regular expression.
+func parseRegexp(j value) regexpStep {
+	j.members("type", "pattern", "content")
+	p := j.member("pattern")
+	p.members("Regex")
+	m := p.member("Regex")
+	if !plainPattern.MatchString(m.str()) {
+		m.fail("%q is not implemented; must consist of characters, which may be repeated (+, *, {2,}), \\A, \\z and |", m.v)
+	}
+	old, err := regexp.Compile(m.str())
+	if err != nil {
+		m.fail("is not implemented: %w", err)
+	}
+	if regexp.MustCompile(`^(?:` + m.str() + `)$`).MatchString("") {
+		m.fail("%q matches an empty string, which is not implemented", m.v)
+	}
+	return regexpStep{old, j.member("content").str()}
+}
+
 func (t *Tokenizer) parsePreTokenizer(j value) {
 	if j.null() {
 		return
 	}
-	if typ := j.typ(); typ != "Metaspace" {
-		j.member("type").fail("%q is not implemented; must be Metaspace", typ)
+	switch typ := j.typ(); typ {
+	case "Sequence":
+		j.sequence("pretokenizers", t.parsePreTokenizer)
+	case "WhitespaceSplit":
+		j.members("type")
+		t.pre = append(t.pre, whitespaceSplit{})
+	case "Metaspace":
+		m := parseMetaspace(j)
+		if m.scheme == "first" {
+			t.checkStart(j.member("prepend_scheme"), m)
+			if len(t.pre) > 0 && t.precompiled() {
+				j.member("prepend_scheme").fail("first is not implemented behind a Precompiled normalizer and another pre-tokenizer")
+			}
+			t.align = len(t.normalizer)+len(t.pre) > 0
+		}
+		t.pre = append(t.pre, m)
+	default:
+		j.member("type").fail("%q is not implemented; must be Sequence, Metaspace or WhitespaceSplit", typ)
 	}
-	t.metaspace = parseMetaspace(j)
-	for _, s := range t.normalizer {
-		// Where the text starts would then depend on how each character of the
-		// pattern is aligned with the replacement.
-		if t.metaspace.scheme == "first" && utf8.RuneCountInString(s.old) > 1 {
-			j.member("prepend_scheme").fail("first is not implemented behind a normalizer that replaces %q", s.old)
+}
+
+// precompiled reports whether the normalizer contains a table of characters. Where the
+// tokenizers library aligns a character behind one that the table removed is then
+// known only of the first character.
+func (t *Tokenizer) precompiled() bool {
+	return slices.ContainsFunc(t.normalizer, func(s normalizeStep) bool {
+		_, ok := s.(*charsmap)
+		return ok
+	})
+}
+
+// checkStart refuses normalizers after which the start of a text depends on how each
+// character of a replacement is aligned with the pattern. That has no effect where the
+// replacement begins with a space, before which no other is put.
+func (t *Tokenizer) checkStart(j value, m *metaspace) {
+	spaces := []string{" ", m.replacement}
+	beginsWithSpace := func(s string) bool {
+		return s == "" || slices.ContainsFunc(spaces, func(space string) bool { return strings.HasPrefix(s, space) })
+	}
+	for i, s := range t.normalizer {
+		var old, with string
+		switch s := s.(type) {
+		case literalStep:
+			old, with = s.old, s.with
+		case regexpStep:
+			old, with = s.old.String(), s.with
+		}
+		if utf8.RuneCountInString(old) <= 1 {
+			continue
+		}
+		ok := beginsWithSpace(with)
+		for _, later := range t.normalizer[i+1:] {
+			for _, space := range spaces {
+				ok = ok && beginsWithSpace(later.apply(alignedText{text: space}).text)
+			}
+		}
+		if !ok {
+			j.fail("first is not implemented behind a normalizer that replaces %q", old)
 		}
 	}
 }
@@ -137,96 +243,6 @@ func parseMetaspace(j value) *metaspace {
 		j.member("add_prefix_space").fail("is false, which contradicts prepend_scheme %q", m.scheme)
 	}
 	return m
-}
-
-// mark returns the character that represents a space in the pipeline.
-func (t *Tokenizer) mark() string {
-	if t.metaspace != nil {
-		return t.metaspace.replacement
-	}
-	for _, s := range t.normalizer {
-		if s.old == " " && utf8.RuneCountInString(s.with) == 1 {
-			return s.with
-		}
-	}
-	return "▁"
-}
-
-func (t *Tokenizer) parseModel(j value) {
-	j.members("type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
-		"fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges")
-	if typ := j.typ(); typ != "BPE" {
-		j.member("type").fail("%q is not implemented; must be BPE", typ)
-	}
-	if m := j.member("dropout"); !m.null() {
-		m.fail("is not implemented; must be null")
-	}
-	for _, name := range []string{"continuing_subword_prefix", "end_of_word_suffix"} {
-		if m := j.member(name); !m.null() && m.v != "" {
-			m.fail("is not implemented; must be null or empty")
-		}
-	}
-	c := bpeConfig{
-		Mark:         t.mark(),
-		FuseUnk:      j.flag("fuse_unk", false),
-		ByteFallback: j.flag("byte_fallback", false),
-		IgnoreMerges: j.flag("ignore_merges", false),
-		Vocab:        parseVocab(j.member("vocab")),
-		Merges:       parseMerges(j.member("merges")),
-	}
-	if m := j.member("unk_token"); !m.null() {
-		s := m.str()
-		c.UnkToken = &s
-	}
-	var err error
-	if t.model, err = newBPE(c); err != nil {
-		j.fail("%w", err)
-	}
-}
-
-func parseVocab(j value) map[string]int32 {
-	o := j.members()
-	vocab := make(map[string]int32, len(o.keys))
-	for i, tok := range o.keys {
-		id, ok := wholeNumber(o.vals[i])
-		if !ok {
-			j.member(tok).id() // fails
-		}
-		vocab[tok] = id
-	}
-	return vocab
-}
-
-// parseMerges reads the merges, which are strings "a b" or pairs ["a", "b"], all of
-// one kind.
-func parseMerges(j value) []bpeMerge {
-	list := j.list()
-	merges := make([]bpeMerge, 0, len(list))
-	for i, m := range list {
-		s, isString := m.v.(string)
-		if i == 0 && strings.HasPrefix(s, "#version") {
-			continue // the head of an old merges.txt
-		}
-		if _, first := list[0].v.(string); first != isString {
-			m.fail("is not of the same kind as [0]: all must be strings or pairs")
-		}
-		var pair bpeMerge
-		if isString {
-			left, right, ok := strings.Cut(s, " ")
-			if !ok || strings.Contains(right, " ") {
-				m.fail("%q is not two tokens and a space", s)
-			}
-			pair = bpeMerge{left, right}
-		} else {
-			tokens := m.list()
-			if len(tokens) != 2 {
-				m.fail("has %d members; must be two tokens", len(tokens))
-			}
-			pair = bpeMerge{tokens[0].str(), tokens[1].str()}
-		}
-		merges = append(merges, pair)
-	}
-	return merges
 }
 
 // parseTemplate reads the post-processor: the tokens around the text. The template

@@ -13,15 +13,18 @@ import (
 // Tokenizer turns text into token ids and back, token for token as the Hugging Face
 // tokenizers library does with the same tokenizer.json.
 //
-// It implements what Mixtral's family uses: a BPE model with byte fallback, fused
-// unknown tokens and ignored merges; added tokens; a normalizer of Prepend and
-// Replace steps, or a Metaspace pre-tokenizer; a TemplateProcessing post-processor;
-// and decoders made of Replace, ByteFallback, Fuse, Strip and Metaspace. A file that
-// contains anything else is an error.
+// It implements what the families of Mixtral and of T5 use: a BPE model with byte
+// fallback, fused unknown tokens and ignored merges, or a Unigram model with byte
+// fallback; added tokens; normalizers made of Precompiled, Prepend, Replace, Strip,
+// Nmt and Lowercase; pre-tokenizers made of Metaspace and WhitespaceSplit; a
+// TemplateProcessing post-processor; and decoders made of Replace, ByteFallback, Fuse,
+// Strip and Metaspace. A file that contains anything else is an error.
 //
 // A Tokenizer is safe for concurrent use.
 type Tokenizer struct {
-	model *bpeModel
+	model subwordModel
+	vocab *vocabulary // of the model
+	mark  string      // the character that represents a space
 
 	ids     map[string]int32 // of added tokens
 	tokens  []string         // by id, vocabulary and added tokens
@@ -32,8 +35,8 @@ type Tokenizer struct {
 	norm addedMatcher // added tokens searched in normalized text
 
 	normalizer []normalizeStep
-	metaspace  *metaspace // nil: no pre-tokenizer
-	align      bool       // whether a section is at the start is known from its alignment only
+	pre        []preTokenizer
+	align      bool // whether a section is at the start is known from its alignment only
 
 	template []int32 // ids around the text, which is textPlace
 	decoders []func() decodeStep
@@ -48,7 +51,8 @@ type Span struct {
 	Token string // as in the vocabulary; for an added token, the text it matched
 	// Start and End are bytes of the text, after invalid UTF-8 was replaced by
 	// U+FFFD. The spans of a text follow each other. The span of a token that
-	// represents no text (<s>, a space put before the first word) is empty.
+	// represents no text (<s>, a space put before the first word) is empty. Text that
+	// normalization removes belongs to the span before it or to none.
 	Start, End int
 }
 
@@ -84,7 +88,7 @@ func read(fsys fs.FS, name string) ([]byte, error) {
 	return data, err
 }
 
-// Model returns the BPE model as a model of github.com/sugarme/tokenizer, for a
+// Model returns the BPE or Unigram model as a model of github.com/sugarme/tokenizer, for a
 // pipeline of that library.
 func (t *Tokenizer) Model() sugarme.Model { return t.model }
 
@@ -105,7 +109,7 @@ func (t *Tokenizer) ID(token string) (int32, bool) {
 	if id, ok := t.ids[token]; ok {
 		return id, true
 	}
-	id, ok := t.model.ids[token]
+	id, ok := t.vocab.ids[token]
 	return id, ok
 }
 
@@ -143,7 +147,7 @@ func (t *Tokenizer) Pieces(ids []int32) []string {
 		case t.special[id]:
 			out[i] = tok
 		default:
-			out[i] = strings.ReplaceAll(tok, t.model.mark, " ")
+			out[i] = strings.ReplaceAll(tok, t.mark, " ")
 		}
 	}
 	return out
@@ -155,7 +159,7 @@ type encoding struct {
 	track  bool // keep where everything comes from
 	ids    []int32
 	spans  []Span // filled instead of ids if not nil
-	pieces []bpePiece
+	pieces []piece
 }
 
 func (e *encoding) run(text string, specials bool) {
@@ -197,17 +201,27 @@ func (e *encoding) text(whole alignedText) {
 			switch {
 			case id >= 0:
 				e.one(sub, id)
-			case t.metaspace == nil:
-				e.words(sub)
 			default:
-				atStart := lo == 0 && lo2 == 0
-				if sub.at != nil {
-					atStart = sub.at[0] == 0
-				}
-				t.metaspace.each(sub, atStart, e.words)
+				e.cut(t.pre, sub, lo == 0 && lo2 == 0)
 			}
 		})
 	})
+}
+
+// cut adds the tokens of a text after the pre-tokenizers that remain.
+func (e *encoding) cut(pre []preTokenizer, a alignedText, atStart bool) {
+	if len(pre) == 0 {
+		e.words(a)
+		return
+	}
+	if a.at != nil {
+		atStart = a.at[0] == 0
+	}
+	if len(pre) == 1 {
+		pre[0].each(a, atStart, e.words)
+		return
+	}
+	pre[0].each(a, atStart, func(part alignedText) { e.cut(pre[1:], part, atStart) })
 }
 
 // one adds a token that represents a whole piece of text.
@@ -234,7 +248,7 @@ func (e *encoding) words(a alignedText) {
 				e.ids = append(e.ids, p.id)
 				continue
 			}
-			e.spans = append(e.spans, Span{p.id, m.tokens[p.id], a.at[pos], a.at[pos+int(p.size)]})
+			e.spans = append(e.spans, Span{p.id, e.t.vocab.tokens[p.id], a.at[pos], a.at[pos+int(p.size)]})
 			pos += int(p.size)
 		}
 		pos = end // also where all characters were dropped

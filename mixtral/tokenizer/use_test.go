@@ -49,7 +49,9 @@ func FuzzTokenizer(f *testing.F) {
 		f.Add(s)
 	}
 	tokenizers := []*Tokenizer{mistral(f), miniTokenizer(f)}
+	unigram := t5(f)
 	f.Fuzz(func(t *testing.T, text string) {
+		checkInvariants(t, unigram, text)
 		for _, tk := range tokenizers {
 			checkInvariants(t, tk, text)
 			valid := validUTF8(text)
@@ -159,7 +161,7 @@ func TestTokenizerNotQuadratic(t *testing.T) {
 	spaces := `{"id": 7, "content": "<x>", "single_word": false, "lstrip": true, "rstrip": true,`
 	data := strings.Replace(smallTokenizer, `{"id": 7, "content": "<x>", "single_word": false, "lstrip": false, "rstrip": false,`, spaces, 1)
 	newline := strings.Replace(data, `"content": "<x>"`, `"content": "\n"`, 1)
-	tokenizers := []*Tokenizer{mistral(t), miniTokenizer(t)}
+	tokenizers := []*Tokenizer{mistral(t), miniTokenizer(t), t5(t)}
 	for _, d := range []string{data, newline} {
 		tk, err := Parse("small.json", []byte(d))
 		require.NoError(t, err)
