@@ -49,6 +49,7 @@ var house = map[string][]string{
 	"speculate":                   {"trace", "trace/safetensors"},
 	"speculate/neural":            {"speculate", "trace", "trace/safetensors"},
 	"speculate/prefetch":          {"speculate", "trace"},
+	"speculate/comparison":        {"speculate", "speculate/prefetch", "trace", "trace/safetensors"},
 	"mixtral/offload":             {"mixtral", "speculate", "speculate/prefetch", "trace", "trace/safetensors"},
 	"viz":                         {"speculate", "speculate/prefetch", "trace"},
 	"examples":                    nil, // anything
@@ -59,7 +60,7 @@ var house = map[string][]string{
 // builds in seconds.
 var withoutGoMLX = []string{
 	"trace", "trace/convert", "trace/safetensors", "trace/tracetest", "mixtral/tokenizer", "mixtral/mini", "mixtral/mixtraltest",
-	"speculate", "speculate/prefetch", "viz",
+	"speculate", "speculate/prefetch", "speculate/comparison", "viz",
 }
 
 // topLevel are the names at the module's top: these and no more.
