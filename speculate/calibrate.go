@@ -120,6 +120,11 @@ func boundary(x []float32, k int) (in, out float32) {
 	return top[k-1], top[k]
 }
 
+// SupportsLayer implements [Partial].
+func (c *calibrated) SupportsLayer(s Shape, h Horizon, layer int) bool {
+	return Supports(c.Predictor, s, h, layer)
+}
+
 func (c *calibrated) members(Horizon) []Predictor { return []Predictor{c.Predictor} }
 
 func (c *calibrated) combine(v View, members [][]float32, out []float32) error {
@@ -220,6 +225,17 @@ func some(n, k int) []int {
 	return ts
 }
 
+// some returns at most calibrationTokens of the tokens that pass a layer, evenly
+// spaced.
+func (s *sequence) some(layer int) []int {
+	from, to := s.shape.span(s.n, s.enc, layer)
+	ts := some(to-from, calibrationTokens)
+	for i := range ts {
+		ts[i] += from
+	}
+	return ts
+}
+
 // Calibrate returns ps with confidences that are probabilities: each is wrapped
 // with curves, fitted on up to 64 tokens of each document of valid at those of
 // o.Horizons that it supports. The order of experts remains. The oracle is returned
@@ -241,12 +257,12 @@ func Calibrate(ctx context.Context, valid Data, o EvaluateOptions, ps ...Predict
 	work := func(doc *trace.Document, seq *sequence) ([]histogram, error) {
 		part := make([]histogram, len(sum))
 		a := &answers{seq: seq}
-		tokens := some(len(doc.Tokens), calibrationTokens)
 		for i, h := range o.Horizons {
-			for l := h.FirstLayer(); l < s.Layers; l++ {
+			for _, l := range s.Targets(h) {
+				tokens := seq.some(l)
 				a.ask(h, l, tokens)
 				for j, p := range bases {
-					if _, ok := p.(peeker); ok || !p.Supports(h) {
+					if _, ok := p.(peeker); ok || !Supports(p, s, h, l) {
 						continue
 					}
 					scores, err := a.of(p)
@@ -295,7 +311,7 @@ func Calibrate(ctx context.Context, valid Data, o EvaluateOptions, ps ...Predict
 				continue
 			}
 			curves := make([]*calibrationCurve, s.Layers)
-			for l := h.FirstLayer(); l < s.Layers; l++ {
+			for _, l := range s.Targets(h) {
 				curves[l] = sum[at(j, i, l)].curve()
 			}
 			c.Curves[h] = curves

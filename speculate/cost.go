@@ -144,6 +144,9 @@ func latency(ctx context.Context, p Predictor, h trace.Header, doc *trace.Docume
 		return 0, err
 	}
 	finish()
+	if len(means) == 0 { // no token of a decoder
+		return 0, nil
+	}
 	slices.Sort(means)
 	return max(means[len(means)/2], 0), nil
 }

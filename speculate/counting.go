@@ -33,10 +33,10 @@ func (f *Frequency) Begin(s Shape, _ []Horizon) error {
 
 // Count implements [Counter].
 func (f *Frequency) Count(doc *trace.Document) error {
-	lk := f.shape.Layers * f.shape.TopK
+	lk, enc := f.shape.Layers*f.shape.TopK, doc.Encoded()
 	for i, e := range doc.Experts {
 		l := i % lk / f.shape.TopK
-		if i%f.shape.TopK == 0 {
+		if i%f.shape.TopK == 0 && (i/lk < enc) == (l < f.shape.Encoder) {
 			f.n[l]++
 		}
 		if e >= 0 {
@@ -64,7 +64,7 @@ func (f *Frequency) Predict(views []View, out []float32) error {
 	if err != nil || len(views) == 0 {
 		return err
 	}
-	if f.prior == nil || f.shape.Layers != s.Layers || f.shape.Experts != s.Experts {
+	if f.prior == nil || f.shape.Layers != s.Layers || f.shape.Experts != s.Experts || f.shape.Encoder != s.Encoder {
 		return errShape(f.shape, s)
 	}
 	for i, v := range views {
@@ -76,6 +76,9 @@ func (f *Frequency) Predict(views []View, out []float32) error {
 func errShape(fitted, asked Shape) error {
 	if fitted.Layers == 0 {
 		return fmt.Errorf("not fitted")
+	}
+	if fitted.Encoder != asked.Encoder {
+		return fmt.Errorf("fitted for an encoder of %d of L=%d layers, got one of %d of L=%d", fitted.Encoder, fitted.Layers, asked.Encoder, asked.Layers)
 	}
 	return fmt.Errorf("fitted for L=%d E=%d K=%d, got L=%d E=%d K=%d",
 		fitted.Layers, fitted.Experts, fitted.TopK, asked.Layers, asked.Experts, asked.TopK)
@@ -92,7 +95,8 @@ func rows[T any](n, width int) [][]T {
 
 // PreviousToken predicts from the choices of the token before at the layer:
 // P(e chosen | l, e, place) from counts, where place is the rank of expert e among
-// those choices (first, second, ..., not chosen).
+// those choices (first, second, ..., not chosen). In an encoder, where those are not
+// known before, the answer is that of [Frequency].
 type PreviousToken struct {
 	Frequency
 	// Both are [L][E*(K+1)]: how often e had the place, and was chosen next.
@@ -124,8 +128,11 @@ func place(chosen []int32, e int32) int {
 // Count implements [Counter].
 func (p *PreviousToken) Count(doc *trace.Document) error {
 	k, l := p.shape.TopK, p.shape.Layers
-	for i := l * k; i < len(doc.Experts); i += k {
+	for i := (doc.Encoded() + 1) * l * k; i < len(doc.Experts); i += k {
 		at := i / k % l
+		if at < p.shape.Encoder {
+			continue
+		}
 		before, now := doc.Experts[i-l*k:i-l*k+k], doc.Experts[i:i+k]
 		for e := range int32(p.shape.Experts) {
 			j := int(e)*(k+1) + place(before, e)
@@ -163,7 +170,18 @@ func (p *PreviousToken) Predict(views []View, out []float32) error {
 // L*E numbers for each distinct id that it was fitted on.
 type TokenID struct {
 	Frequency
-	seen map[int32][]uint32 // L*E counts and, last, the number of tokens
+	seen map[int32][]uint32 // L*E counts, the number of tokens and, with an encoder, of its tokens
+}
+
+// width is the number of counts of an id.
+func (p *TokenID) width() int { return p.shape.Layers*p.shape.Experts + 1 + min(1, p.shape.Encoder) }
+
+// total is the index in an id's counts of the number of tokens that pass a layer.
+func (p *TokenID) total(encoded bool) int {
+	if encoded {
+		return p.shape.Layers*p.shape.Experts + 1
+	}
+	return p.shape.Layers * p.shape.Experts
 }
 
 // Name is "token id".
@@ -184,13 +202,14 @@ func (p *TokenID) Begin(s Shape, h []Horizon) error {
 // Count implements [Counter].
 func (p *TokenID) Count(doc *trace.Document) error {
 	k, l, e := p.shape.TopK, p.shape.Layers, p.shape.Experts
+	enc := doc.Encoded()
 	for t, id := range doc.Tokens {
 		c := p.seen[id]
 		if c == nil {
-			c = make([]uint32, l*e+1)
+			c = make([]uint32, p.width())
 			p.seen[id] = c
 		}
-		c[l*e]++
+		c[p.total(t < enc)]++
 		for i, x := range doc.Experts[t*l*k : (t+1)*l*k] {
 			if x >= 0 {
 				c[i/k*e+int(x)]++
@@ -215,7 +234,7 @@ func (p *TokenID) Predict(views []View, out []float32) error {
 		if !ok || c == nil {
 			continue
 		}
-		row, n := out[i*ne:(i+1)*ne], float32(c[len(c)-1])
+		row, n := out[i*ne:(i+1)*ne], float32(c[p.total(v.l < p.shape.Encoder)])
 		for e := range row {
 			row[e] = (float32(c[v.l*ne+e]) + 4*row[e]) / (n + 4)
 		}

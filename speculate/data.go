@@ -96,6 +96,78 @@ func (d Data) Filter(keep func(*trace.Document) bool) Data {
 	return Data{Header: d.Header, Documents: filter(d.Documents), tokens: filter(d.tokens)}
 }
 
+// Decoder returns the decoder's tokens and layers of d as documents of a model of one
+// stack, for predictors that read tokens one after another. They do not know what
+// the encoder did. Documents without tokens of a decoder are omitted. A model without
+// an encoder is returned as it is.
+func (d Data) Decoder() Data {
+	s := ShapeOf(d.Header.Model)
+	if s.Encoder == 0 {
+		return d
+	}
+	h := d.Header
+	below := func(layers []int) (kept []int) {
+		for _, l := range layers {
+			if l >= s.Encoder {
+				kept = append(kept, l-s.Encoder)
+			}
+		}
+		return kept
+	}
+	h.Model.Layers -= s.Encoder
+	h.Model.Stacks = h.Model.Stacks[1:]
+	h.LogitLayers, h.InputLayers = below(h.LogitLayers), below(h.InputLayers)
+	read := d.Documents
+	return Data{Header: h, Documents: func() iter.Seq2[*trace.Document, error] {
+		return func(yield func(*trace.Document, error) bool) {
+			for doc, err := range read() {
+				if err == nil {
+					err = doc.Validate(&d.Header)
+				}
+				if err != nil {
+					yield(nil, err)
+					return
+				}
+				if doc.Encoded() < doc.Len() && !yield(decoderOf(doc, &d.Header, s.Encoder), nil) {
+					return
+				}
+			}
+		}
+	}}
+}
+
+// decoderOf is the decoder's part of a valid document.
+func decoderOf(doc *trace.Document, h *trace.Header, encoder int) *trace.Document {
+	m, from, n := &h.Model, doc.Encoded(), doc.Len()
+	d := &trace.Document{Dataset: doc.Dataset, ID: doc.ID, Tokens: doc.Tokens[from:]}
+	if doc.Phases != nil {
+		d.Phases = doc.Phases[from:]
+	}
+	below := func(layers []int) (n int) {
+		for n < len(layers) && layers[n] < encoder {
+			n++
+		}
+		return n
+	}
+	for t := from; t < n; t++ {
+		d.Positions = append(d.Positions, doc.Position(t))
+	}
+	d.Experts = columns(doc.Experts, from, n, m.Layers*m.TopK, encoder*m.TopK)
+	d.Weights = columns(doc.Weights, from, n, m.Layers*m.TopK, encoder*m.TopK)
+	d.Dropped = columns(doc.Dropped, from, n, m.Layers, encoder)
+	d.RouterLogits = columns(doc.RouterLogits, from, n, len(h.LogitLayers)*m.Experts, below(h.LogitLayers)*m.Experts)
+	d.RouterInput = columns(doc.RouterInput, from, n, len(h.InputLayers)*m.Hidden, below(h.InputLayers)*m.Hidden)
+	return d
+}
+
+// columns returns the values of rows from..to-1 of width values from a column on.
+func columns[T any](a []T, from, to, width, first int) (out []T) {
+	for t := from; t < to && len(a) > 0; t++ {
+		out = append(out, a[t*width+first:(t+1)*width]...)
+	}
+	return out
+}
+
 // Datasets returns the names of the data sets of d in alphabetical order.
 func (d Data) Datasets(ctx context.Context) ([]string, error) {
 	seen := map[string]bool{}
@@ -117,7 +189,7 @@ func (d Data) InMemory(ctx context.Context, limit int64) (Data, error) {
 		if err != nil {
 			return Data{}, err
 		}
-		held += 4 * int64(len(doc.Tokens)+len(doc.Experts)+len(doc.Weights)+len(doc.RouterLogits)+len(doc.RouterInput))
+		held += 4*int64(len(doc.Tokens)+len(doc.Experts)+len(doc.Weights)+len(doc.RouterLogits)+len(doc.RouterInput)) + int64(len(doc.Dropped))
 		if held > limit {
 			return d, nil
 		}

@@ -103,10 +103,13 @@ func (m *Ensemble) sample(ctx context.Context, valid Data, e *evaluation) (map[H
 	work := func(doc *trace.Document, seq *sequence) ([]found, error) {
 		var out []found
 		a := &answers{seq: seq}
-		tokens := some(len(doc.Tokens), calibrationTokens)
 		for _, h := range e.o.Horizons {
 			act := m.active(h)
-			for l := h.FirstLayer(); l < s.Layers && len(act) > 0 && len(doc.Tokens) > 0; l++ {
+			for _, l := range s.Targets(h) {
+				tokens := seq.some(l)
+				if len(act) == 0 || len(tokens) == 0 || slices.ContainsFunc(act, func(i int) bool { return !Supports(m.parts[i], s, h, l) }) {
+					continue
+				}
 				a.ask(h, l, tokens)
 				scores := make([][]float32, len(m.parts))
 				for _, i := range act {
@@ -167,6 +170,17 @@ func (m *Ensemble) Requires() Requirements {
 
 // Supports the horizons that it was fitted for.
 func (m *Ensemble) Supports(h Horizon) bool { return m.Weights[h] != nil }
+
+// SupportsLayer implements [Partial]: it reports whether all members with a weight at
+// h answer about the layer.
+func (m *Ensemble) SupportsLayer(s Shape, h Horizon, layer int) bool {
+	for _, p := range m.members(h) {
+		if p != nil && !Supports(p, s, h, layer) {
+			return false
+		}
+	}
+	return true
+}
 
 // Predict implements [Predictor].
 func (m *Ensemble) Predict(views []View, out []float32) error {

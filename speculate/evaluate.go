@@ -63,7 +63,8 @@ type evaluation struct {
 	ps    []Predictor
 }
 
-// Evaluate measures the predictions of ps about every token and layer of test.
+// Evaluate measures the predictions of ps about every token of test at every layer
+// that it passes.
 // It reads the documents once and holds a few at a time. The figures depend
 // neither on Workers nor on the order of ps. A document that is not valid, or that
 // occurs twice, is an error, as is an answer that is not a probability; it names
@@ -113,7 +114,7 @@ func (e *evaluation) check(h trace.Header) error {
 		return errors.New("speculate: no horizons or no predictors to evaluate")
 	}
 	for i, hz := range e.o.Horizons {
-		if err := hz.Validate(e.shape.Layers); err != nil {
+		if err := hz.Validate(e.shape.Depth()); err != nil {
 			return err
 		}
 		if slices.Contains(e.o.Horizons[:i], hz) {
@@ -136,12 +137,17 @@ func (e *evaluation) check(h trace.Header) error {
 func (e *evaluation) document(doc *trace.Document, seq *sequence) (*report, error) {
 	r := &report{tokens: len(doc.Tokens), cells: make([]cell, len(e.o.Horizons)*len(e.ps))}
 	a := &answers{seq: seq}
-	order, tokens := make([]int32, e.shape.Experts), some(len(doc.Tokens), len(doc.Tokens))
+	order, all := make([]int32, e.shape.Experts), some(len(doc.Tokens), len(doc.Tokens))
 	for i, h := range e.o.Horizons {
-		for l := h.FirstLayer(); l < e.shape.Layers; l++ {
+		for _, l := range e.shape.Targets(h) {
+			from, to := e.shape.span(seq.n, seq.enc, l)
+			tokens := all[from:to]
+			if len(tokens) == 0 {
+				continue
+			}
 			a.ask(h, l, tokens)
 			for j, p := range e.ps {
-				if !p.Supports(h) {
+				if !Supports(p, e.shape, h, l) {
 					continue
 				}
 				scores, err := a.of(p)
@@ -152,18 +158,18 @@ func (e *evaluation) document(doc *trace.Document, seq *sequence) (*report, erro
 				if c.layers == nil {
 					c.layers, c.phases = make([]tally, e.shape.Layers), map[trace.Phase]*tally{}
 				}
-				e.score(doc, c, p, h, l, scores, order, r)
+				e.score(doc, c, p, h, l, tokens, scores, order, r)
 			}
 		}
 	}
 	return r, nil
 }
 
-// score adds one predictor's answers [T,E] at one layer to c.
-func (e *evaluation) score(doc *trace.Document, c *cell, p Predictor, h Horizon, l int, scores []float32, order []int32, r *report) {
+// score adds one predictor's answers [len(tokens),E] at one layer to c.
+func (e *evaluation) score(doc *trace.Document, c *cell, p Predictor, h Horizon, l int, tokens []int, scores []float32, order []int32, r *report) {
 	s := e.shape
-	for t := range doc.Tokens {
-		row, at := scores[t*s.Experts:(t+1)*s.Experts], (t*s.Layers+l)*s.TopK
+	for i, t := range tokens {
+		row, at := scores[i*s.Experts:(i+1)*s.Experts], (t*s.Layers+l)*s.TopK
 		actual := doc.Experts[at : at+s.TopK]
 		prob.Rank(row, order)
 		c.layers[l].observe(row, order, actual)

@@ -31,7 +31,7 @@ func Fit(ctx context.Context, train Data, horizons []Horizon, ps ...Predictor) e
 		return errors.New("speculate: no horizons to fit for")
 	}
 	for _, h := range horizons {
-		if err := h.Validate(shape.Layers); err != nil {
+		if err := h.Validate(shape.Depth()); err != nil {
 			return err
 		}
 	}

@@ -8,7 +8,8 @@ import (
 	"github.com/expertspec/expertspec/speculate/internal/prob"
 )
 
-// Gates are a checkpoint's routers: Weights [L,E,D], Bias [L,E] or nil. Router
+// Gates are a checkpoint's routers: Weights [L,E,D], Bias [L,E] or nil, of all layers
+// of all stacks. Router
 // logits of layer l are Weights[l] times the router input, plus Bias[l].
 type Gates struct {
 	Layers, Experts, Hidden int
@@ -91,7 +92,7 @@ func (p *gateReuse) Predict(views []View, out []float32) error {
 	if !p.Supports(views[0].hor) {
 		return ErrHorizon
 	}
-	if s.Experts != p.shape.Experts || s.Hidden != p.gates.Hidden || s.Layers != p.shape.Layers {
+	if s.Experts != p.shape.Experts || s.Hidden != p.gates.Hidden || s.Layers != p.shape.Layers || s.Encoder != p.shape.Encoder {
 		return errShape(p.shape, s)
 	}
 	for i, v := range views {

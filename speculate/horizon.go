@@ -61,7 +61,7 @@ func ParseHorizon(s string) (Horizon, error) {
 }
 
 // Validate returns an error for a distance that is negative or not below the
-// number of layers L, and for KnownID with a distance in layers, which implies it.
+// number of layers, those of [Shape.Depth], and for KnownID with a distance in layers, which implies it.
 func (h Horizon) Validate(layers int) error {
 	switch {
 	case h.Layers < 0 || h.Layers >= layers && h.Layers > 0:
@@ -72,5 +72,6 @@ func (h Horizon) Validate(layers int) error {
 	return nil
 }
 
-// FirstLayer returns the lowest target layer that is evaluated at this horizon.
+// FirstLayer returns the lowest target layer that is evaluated at this horizon in a
+// model of one stack; see [Shape.Targets].
 func (h Horizon) FirstLayer() int { return h.Layers }

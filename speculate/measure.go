@@ -24,6 +24,8 @@ const (
 type tally struct {
 	n   float64
 	sum [sums]float64
+	// budget sums |top-k and chosen| / |chosen| for the k of budgets.
+	budget [4]float64
 	// bins of confidence in each of the K named experts: how many, the sum of
 	// confidence, and how many were chosen.
 	bin [eceBins][3]float64
@@ -33,6 +35,9 @@ func (a *tally) add(b *tally) {
 	a.n += b.n
 	for i, x := range b.sum {
 		a.sum[i] += x
+	}
+	for i, x := range b.budget {
+		a.budget[i] += x
 	}
 	for i := range b.bin {
 		for j, x := range b.bin[i] {
@@ -99,6 +104,30 @@ func (a *tally) observe(scores []float32, order, actual []int32) {
 	if named > 0 {
 		a.sum[sumAny]++
 	}
+	for i, n := range budgets(len(order)) {
+		hits := 0
+		for _, e := range order[:n] {
+			if place(actual, e) < len(actual) {
+				hits++
+			}
+		}
+		a.budget[i] += float64(hits) / float64(k)
+	}
+}
+
+// budgets are a sixteenth, an eighth, a quarter and half of the experts, rounded
+// up; nil where half of them are among the ranks of Metrics.Recall.
+func budgets(experts int) []int {
+	if experts <= 2*MaxRank {
+		return nil
+	}
+	return []int{(experts + 15) / 16, (experts + 7) / 8, (experts + 3) / 4, (experts + 1) / 2}
+}
+
+// Budget is the recall at a number of experts.
+type Budget struct {
+	Experts int     `json:"experts"`
+	Recall  float64 `json:"recall"`
 }
 
 // Metrics are means over pairs of token and layer, each in [0,1] except Bits.
@@ -125,6 +154,23 @@ type Metrics struct {
 	// it allows by Fano's inequality (Cover and Thomas 2006, theorem 2.10.1).
 	Bits     float64 `json:"bits"`
 	TopBound float64 `json:"top1_bound"`
+	// Budgets are the recall at a sixteenth, an eighth, a quarter and half of more
+	// than 16 experts, rounded up; see [Metrics.RecallAt].
+	Budgets []Budget `json:"budgets,omitempty"`
+}
+
+// RecallAt returns the recall at k experts, and false for a k that is neither one of
+// Recall's nor of Budgets.
+func (m *Metrics) RecallAt(k int) (float64, bool) {
+	if k >= 1 && k <= MaxRank {
+		return m.Recall[k-1], true
+	}
+	for _, b := range m.Budgets {
+		if b.Experts == k {
+			return b.Recall, true
+		}
+	}
+	return 0, false
 }
 
 func (a *tally) metrics(experts int) Metrics {
@@ -141,6 +187,9 @@ func (a *tally) metrics(experts int) Metrics {
 	for _, b := range a.bin {
 		all += b[0]
 		gap += max(b[1]-b[2], b[2]-b[1])
+	}
+	for i, n := range budgets(experts) {
+		m.Budgets = append(m.Budgets, Budget{n, a.budget[i] / a.n})
 	}
 	m.ECE = gap / all
 	m.Bits = a.sum[sumBits] / a.n

@@ -46,6 +46,24 @@ type Predictor interface {
 	Predict(views []View, out []float32) error
 }
 
+// Partial is a [Predictor] that answers about some layers only, such as those of the
+// decoder of a model with an encoder.
+type Partial interface {
+	Predictor
+	// SupportsLayer reports whether Predict can answer at h, which it supports, about
+	// a layer of a model of shape s.
+	SupportsLayer(s Shape, h Horizon, layer int) bool
+}
+
+// Supports reports whether p can answer at h about a layer of a model of shape s.
+func Supports(p Predictor, s Shape, h Horizon, layer int) bool {
+	if !p.Supports(h) {
+		return false
+	}
+	q, ok := p.(Partial)
+	return !ok || q.SupportsLayer(s, h, layer)
+}
+
 // Prediction is the answer about one token at one layer.
 type Prediction struct {
 	// Experts are all experts, likeliest first, [E]. Ties go to the lower number.

@@ -24,6 +24,9 @@ type Row struct {
 	// By is "all", "layer", "dataset" or "phase"; Key is its value.
 	By  string `json:"by"`
 	Key string `json:"key,omitempty"`
+	// Stack is that of a row by layer in a model with an encoder, [trace.Encoder] or
+	// [trace.Decoder]. Layers are counted over both.
+	Stack string `json:"stack,omitempty"`
 	// Documents is the number of documents that the row is over.
 	Documents int `json:"documents"`
 	Metrics
@@ -302,9 +305,18 @@ func (c *collector) rows(r *Results, name string, h Horizon, i int, draws [][]fl
 	}
 	row("all", "", len(c.docs), &c.cells[i].all, interval(draws,
 		func(d int) float64 { return c.docs[d].recall[i] }, func(d int) float64 { return c.docs[d].n[i] }))
-	for l := h.FirstLayer(); l < nl; l++ {
+	for _, l := range c.e.shape.Targets(h) {
+		if !Supports(c.e.ps[i%len(c.e.ps)], c.e.shape, h, l) {
+			continue
+		}
 		row("layer", fmt.Sprint(l), len(c.docs), &c.cells[i].layers[l], interval(draws,
 			func(d int) float64 { return c.docs[d].lr[i*nl+l] }, func(d int) float64 { return c.docs[d].ln[i*nl+l] }))
+		if c.e.shape.Encoder > 0 {
+			r.Rows[len(r.Rows)-1].Stack = trace.Decoder
+			if l < c.e.shape.Encoder {
+				r.Rows[len(r.Rows)-1].Stack = trace.Encoder
+			}
+		}
 	}
 	for _, set := range sortedKeys(c.datasets) {
 		of := func(x []float64, d int) float64 {

@@ -71,7 +71,7 @@ func (f *Frequency) config(s *Saved, r *safetensors.Reader) (hs []Horizon, err e
 	}
 	f.shape = c.Shape
 	for _, h := range c.Horizons {
-		if err := h.Validate(c.Shape.Layers); err != nil {
+		if err := h.Validate(c.Shape.Depth()); err != nil {
 			return nil, err
 		}
 	}
@@ -118,7 +118,7 @@ func (p *PreviousToken) load(s *Saved, r *safetensors.Reader) error {
 func (p *TokenID) Save() (*Saved, error) {
 	ids := slices.Sorted(maps.Keys(p.seen))
 	return p.save(p.Name(), nil, safetensors.Int32s("ids", []int{len(ids)}, ids),
-		counts(ids, p.seen, p.shape.Layers*p.shape.Experts+1))
+		counts(ids, p.seen, p.width()))
 }
 
 func (p *TokenID) load(s *Saved, r *safetensors.Reader) error {
@@ -129,7 +129,7 @@ func (p *TokenID) load(s *Saved, r *safetensors.Reader) error {
 	if err != nil {
 		return err
 	}
-	p.seen, err = loadCounts(r, ids, p.shape.Layers*p.shape.Experts+1)
+	p.seen, err = loadCounts(r, ids, p.width())
 	return err
 }
 

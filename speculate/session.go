@@ -11,6 +11,9 @@ import (
 // layer's routing as they happen, and predicts later layers. Its answers equal those for
 // whole documents. It keeps as many earlier tokens as its predictor reads. A
 // Session belongs to one sequence and one goroutine.
+//
+// Of a model with an encoder it predicts the decoder's layers, and only these are
+// observed. The encoder's tokens, which are computed at once, come first, by Append.
 type Session struct {
 	p      Predictor
 	needs  Requirements
@@ -42,7 +45,7 @@ func NewSession(p Predictor, h trace.Header) (*Session, error) {
 	if !needs.Inputs {
 		h.InputLayers = nil
 	}
-	h.NoWeights = h.NoWeights || !needs.Weights
+	h.NoWeights, h.Dropped = h.NoWeights || !needs.Weights, false
 	seq, err := newSequence(h)
 	if err != nil {
 		return nil, err
@@ -70,6 +73,15 @@ func (s *Session) Begin(id int32) error {
 		q.logits = shift(q.logits, drop*q.nz*q.shape.Experts)
 		q.inputs = shift(q.inputs, drop*q.nx*q.shape.Hidden)
 	}
+	s.extend(id)
+	s.layer = q.shape.Encoder
+	return nil
+}
+
+// extend appends an empty row.
+func (s *Session) extend(id int32) {
+	q := s.seq
+	lk := q.shape.Layers * q.shape.TopK
 	q.tokens = append(q.tokens, id)
 	q.experts = append(q.experts, make([]int32, lk)...)
 	if !q.header.NoWeights {
@@ -78,14 +90,13 @@ func (s *Session) Begin(id int32) error {
 	q.logits = append(q.logits, make([]float32, q.nz*q.shape.Experts)...)
 	q.inputs = append(q.inputs, make([]float32, q.nx*q.shape.Hidden)...)
 	q.n++
-	s.layer = 0
-	return nil
 }
 
 // shift drops the first n values, of none if a is nil.
 func shift[T any](a []T, n int) []T { return a[:copy(a, a[min(n, len(a)):])] }
 
-// Observe receives the routing of the current token at the next layer.
+// Observe receives the routing of the current token at the next layer, from the
+// decoder's first on.
 func (s *Session) Observe(r Routing) error {
 	q, l := s.seq, s.layer
 	if q.n == 0 || l == q.shape.Layers {
@@ -128,7 +139,8 @@ func (s *Session) Observe(r Routing) error {
 // Append receives all tokens of doc, in order, with their routing at all layers,
 // for example a prompt that mixtral.Recorder recorded. doc must hold the arrays
 // that the predictor requires; others may be nil. Append begins where a token has
-// been observed completely, and observes nothing if doc is invalid.
+// been observed completely, and observes nothing if doc is invalid. Tokens of an
+// encoder must be all of its tokens, and the first that are observed.
 func (s *Session) Append(doc *trace.Document) error {
 	q, d := s.seq, *doc
 	if q.nz == 0 {
@@ -140,18 +152,29 @@ func (s *Session) Append(doc *trace.Document) error {
 	if q.header.NoWeights {
 		d.Weights = nil
 	}
+	d.Dropped = nil
 	if err := d.Validate(&q.header); err != nil {
 		return fmt.Errorf("speculate: %w", err)
 	}
+	enc := d.Encoded()
+	if enc > 0 && q.n > 0 {
+		return fmt.Errorf("speculate: %d tokens of an encoder after %d tokens", enc, q.n)
+	}
+	q.enc = max(q.enc, enc)
 	for t, id := range d.Tokens {
-		if err := s.Begin(id); err != nil {
+		from, to := q.shape.Encoder, q.shape.Layers
+		if t < enc {
+			from, to = 0, q.shape.Encoder
+			s.extend(id)
+		} else if err := s.Begin(id); err != nil {
 			return err
 		}
-		for l := range q.shape.Layers {
-			if err := s.Observe(s.routing(&d, t, l)); err != nil {
+		for s.layer = from; s.layer < to; {
+			if err := s.Observe(s.routing(&d, t, s.layer)); err != nil {
 				return err
 			}
 		}
+		s.layer = q.shape.Layers
 	}
 	return nil
 }
@@ -187,16 +210,16 @@ func (s *Session) Predict(layer int, h Horizon) (Prediction, error) {
 // each expert to scores, [E], and allocates nothing itself.
 func (s *Session) PredictScores(layer int, h Horizon, scores []float32) error {
 	q := s.seq
-	if err := h.Validate(q.shape.Layers); err != nil {
+	if err := h.Validate(q.shape.Depth()); err != nil {
 		return err
 	}
-	t := q.n - 1
+	t, first := q.n-1, q.shape.Encoder+h.Layers
 	switch {
-	case layer < h.Layers || layer >= q.shape.Layers:
-		return fmt.Errorf("speculate: layer %d at %v; must be %d to %d", layer, h, h.Layers, q.shape.Layers-1)
+	case layer < first || layer >= q.shape.Layers:
+		return fmt.Errorf("speculate: layer %d at %v; must be %d to %d", layer, h, first, q.shape.Layers-1)
 	case h.Layers > 0 && layer-h.Layers >= s.layer:
 		return fmt.Errorf("speculate: layer %d at %v: only %d layers have been observed", layer, h, s.layer)
-	case t < 0 && (h.Layers > 0 || h.KnownID):
+	case t < q.enc && (h.Layers > 0 || h.KnownID):
 		return fmt.Errorf("speculate: layer %d at %v: no token has begun", layer, h)
 	case h.Layers == 0 && !h.KnownID:
 		if s.layer != q.shape.Layers {
@@ -204,7 +227,7 @@ func (s *Session) PredictScores(layer int, h Horizon, scores []float32) error {
 		}
 		t++
 	}
-	if !s.p.Supports(h) {
+	if !Supports(s.p, q.shape, h, layer) {
 		return fmt.Errorf("speculate: %s at %v: %w", s.p.Name(), h, ErrHorizon)
 	}
 	s.views[0] = q.view(t, layer, h)

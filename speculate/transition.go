@@ -8,7 +8,8 @@ import (
 
 // Transition predicts from the experts that the token chose at layer l-h: the
 // mean over them of P(e at l | e' at l-h), by counting. At a horizon of one
-// token it is from layer l of the token before to layer l of this one.
+// token it is from layer l of the token before to layer l of this one; in an encoder,
+// where that is not known before, the answer is then that of [Frequency].
 type Transition struct {
 	Frequency
 	tables map[Horizon]*transitions
@@ -42,13 +43,14 @@ func (p *Transition) Begin(s Shape, hs []Horizon) error {
 
 // source returns the experts of doc from which layer l of token t is predicted,
 // or nil.
-func source(doc *trace.Document, s Shape, h Horizon, t, l, steps int) []int32 {
+func source(doc *trace.Document, s Shape, h Horizon, enc, t, l, steps int) []int32 {
+	first := s.FirstLayer(l)
 	if h.Layers > 0 {
 		l -= h.Layers + steps - 1
-	} else {
-		t -= steps
+	} else if t -= steps; t < enc { // of an encoder, which shows no routing at these horizons, or before the start
+		return nil
 	}
-	if l < 0 || t < 0 {
+	if l < first || t < 0 {
 		return nil
 	}
 	i := (t*s.Layers + l) * s.TopK
@@ -65,13 +67,17 @@ func sourceIn(v View, steps int) []int32 {
 
 // Count implements [Counter].
 func (p *Transition) Count(doc *trace.Document) error {
-	s := p.shape
+	s, enc := p.shape, doc.Encoded()
 	for h, tab := range p.tables {
+		targets := s.Targets(h)
 		for t := range doc.Tokens {
-			for l := h.FirstLayer(); l < s.Layers; l++ {
+			for _, l := range targets {
+				if (t < enc) != (l < s.Encoder) {
+					continue
+				}
 				i := (t*s.Layers + l) * s.TopK
 				to := doc.Experts[i : i+s.TopK]
-				for _, a := range source(doc, s, h, t, l, 1) {
+				for _, a := range source(doc, s, h, enc, t, l, 1) {
 					if a < 0 {
 						continue
 					}
@@ -203,16 +209,21 @@ func (p *Path) Count(doc *trace.Document) error {
 			}
 		}
 	}
+	enc := doc.Encoded()
 	for h := range p.tables {
+		targets := s.Targets(h)
 		for t := range doc.Tokens {
-			for l := h.FirstLayer(); l < s.Layers; l++ {
+			for _, l := range targets {
+				if (t < enc) != (l < s.Encoder) {
+					continue
+				}
 				i := (t*s.Layers + l) * s.TopK
-				k := pathKey{h: h, l: int32(l), a: first(source(doc, s, h, t, l, 1)), b: first(source(doc, s, h, t, l, 2)), c: -2}
+				k := pathKey{h: h, l: int32(l), a: first(source(doc, s, h, enc, t, l, 1)), b: first(source(doc, s, h, enc, t, l, 2)), c: -2}
 				if k.a < 0 || k.b < 0 {
 					continue
 				}
 				add(k, doc.Experts[i:i+s.TopK])
-				if k.c = first(source(doc, s, h, t, l, 3)); k.c >= 0 {
+				if k.c = first(source(doc, s, h, enc, t, l, 3)); k.c >= 0 {
 					add(k, doc.Experts[i:i+s.TopK])
 				}
 			}

@@ -13,18 +13,60 @@ type Shape struct {
 	TopK       int `json:"top_k"`      // K
 	Hidden     int `json:"hidden"`     // D; 0: unknown
 	Vocabulary int `json:"vocabulary"` // V; 0: unknown
+	// Encoder is the number of layers of the encoder, which are the first; 0 in a
+	// model without one.
+	Encoder int `json:"encoder,omitempty"`
 }
 
 // ShapeOf returns the geometry of a model.
 func ShapeOf(m trace.Model) Shape {
-	return Shape{Layers: m.Layers, Experts: m.Experts, TopK: m.TopK, Hidden: m.Hidden, Vocabulary: m.Vocabulary}
+	s := Shape{Layers: m.Layers, Experts: m.Experts, TopK: m.TopK, Hidden: m.Hidden, Vocabulary: m.Vocabulary}
+	if len(m.Stacks) > 0 && m.Stacks[0].Name == trace.Encoder {
+		s.Encoder = m.Stacks[0].Layers
+	}
+	return s
+}
+
+// FirstLayer returns the first layer of the stack of a layer: 0, or in the decoder
+// of a model with an encoder, [Shape].Encoder.
+func (s Shape) FirstLayer(layer int) int {
+	if layer < s.Encoder {
+		return 0
+	}
+	return s.Encoder
+}
+
+// Depth returns the number of layers of the deepest stack, which distances in layers
+// are below.
+func (s Shape) Depth() int { return max(s.Encoder, s.Layers-s.Encoder) }
+
+// Targets returns the layers whose experts are predicted at h, ascending: at a
+// distance in layers, all but the first h.Layers of each stack; at the zero Horizon,
+// which tokens of an encoder do not have, those of the decoder; otherwise all.
+func (s Shape) Targets(h Horizon) []int {
+	var ls []int
+	for l := range s.Layers {
+		if l-s.FirstLayer(l) >= h.Layers && (l >= s.Encoder || h != Horizon{}) {
+			ls = append(ls, l)
+		}
+	}
+	return ls
+}
+
+// span returns the tokens from..to-1 of a document of n tokens, the first enc of the
+// encoder, that pass a layer.
+func (s Shape) span(n, enc, layer int) (from, to int) {
+	if layer < s.Encoder {
+		return 0, enc
+	}
+	return enc, n
 }
 
 // Validate returns an error for sizes that no model has.
 func (s Shape) Validate() error {
 	const most = 1 << 20 // bounds products of sizes, and the memory that a corrupt file can allocate
-	if s.Layers > most>>4 || s.Experts > most>>4 || s.Hidden > most || s.Vocabulary > most<<4 || s.Layers < 1 || s.Experts < 1 || s.TopK < 1 || s.TopK > s.Experts || s.Hidden < 0 || s.Vocabulary < 0 {
-		return fmt.Errorf("speculate: shape L=%d E=%d K=%d D=%d V=%d is invalid", s.Layers, s.Experts, s.TopK, s.Hidden, s.Vocabulary)
+	if s.Layers > most>>4 || s.Experts > most>>4 || s.Hidden > most || s.Vocabulary > most<<4 || s.Layers < 1 || s.Experts < 1 || s.TopK < 1 || s.TopK > s.Experts || s.Hidden < 0 || s.Vocabulary < 0 || s.Encoder < 0 || s.Encoder > s.Layers {
+		return fmt.Errorf("speculate: shape L=%d E=%d K=%d D=%d V=%d with %d layers of an encoder is invalid", s.Layers, s.Experts, s.TopK, s.Hidden, s.Vocabulary, s.Encoder)
 	}
 	return nil
 }
@@ -35,6 +77,7 @@ type sequence struct {
 	header  trace.Header
 	shape   Shape
 	base, n int // tokens base..n-1 are held
+	enc     int // the first enc tokens are the encoder's
 	tokens  []int32
 	experts []int32   // [n-base,L,K]
 	weights []float32 // [n-base,L,K]
@@ -86,14 +129,33 @@ func (s *sequence) setDocument(doc *trace.Document) error {
 
 // hold is setDocument of a document that is valid.
 func (s *sequence) hold(doc *trace.Document) {
-	s.base, s.n, s.memories = 0, len(doc.Tokens), nil
+	s.base, s.n, s.enc, s.memories = 0, len(doc.Tokens), doc.Encoded(), nil
 	s.tokens, s.experts, s.weights, s.logits, s.inputs = doc.Tokens, doc.Experts, doc.Weights, doc.RouterLogits, doc.RouterInput
 }
 
+// Order is the order in which a model computes tokens and layers. It decides what is
+// known when an expert is predicted, and so what a [View] shows.
+type Order int
+
+const (
+	// TokenByToken is the order of a decoder: one token after another, each through
+	// all layers. Known are all earlier tokens at all layers, and of the token itself
+	// the layers up to the horizon. A decoder behind an encoder also knows all of that.
+	TokenByToken Order = iota
+	// LayerByLayer is the order of an encoder: one layer after another, each for all
+	// tokens at once. Known are the ids of all tokens of the encoder, before and after,
+	// and of all of them the layers up to the horizon; of no token, not even of an
+	// earlier one, anything at the layers above.
+	LayerByLayer
+)
+
 // View is what is known when the experts of one token at one layer are predicted.
 // Its methods return nil, or false, for what comes later, for what is not recorded,
-// and before the start of the document. Their results share memory with the trace
-// and must not be modified.
+// for layers of a stack that does not compute the token, and before the start of
+// the document. Their results share memory with the trace and must not be modified.
+//
+// What comes later depends on the view's [Order]. A predictor needs no regard for it
+// unless it makes use of an encoder's later tokens: what it may not read is nil.
 type View struct {
 	seq   *sequence
 	t, l  int
@@ -134,13 +196,37 @@ func (v View) Layer() int { return v.l }
 // Horizon returns the horizon of the prediction.
 func (v View) Horizon() Horizon { return v.hor }
 
+// Order returns the order of computing that decides what the view shows.
+func (v View) Order() Order {
+	if v.t < v.seq.enc {
+		return LayerByLayer
+	}
+	return TokenByToken
+}
+
+// Tokens returns the tokens from..to-1 of which the view may know something: up to
+// v.Token(), and in the order [LayerByLayer] all of the encoder's.
+func (v View) Tokens() (from, to int) { return v.seq.base, max(v.t+1, v.tokensOfEncoder()) }
+
+// tokensOfEncoder is their number in the order LayerByLayer, else 0.
+func (v View) tokensOfEncoder() int {
+	if v.Order() == LayerByLayer {
+		return v.seq.enc
+	}
+	return 0
+}
+
 // Shape returns the model's geometry.
 func (v View) Shape() Shape { return v.seq.shape }
 
 // ID returns the id of token t, and false if it is not known or not recorded.
 func (v View) ID(t int) (int32, bool) {
 	s := v.seq
-	if t < s.base || t >= s.n && t != v.t || t > v.t || t == v.t && !v.knows || t-s.base >= len(s.tokens) {
+	if v.Order() == LayerByLayer {
+		if t < s.base || t >= s.enc || !v.knows {
+			return 0, false
+		}
+	} else if t < s.base || t >= s.n && t != v.t || t > v.t || t == v.t && !v.knows || t-s.base >= len(s.tokens) {
 		return 0, false
 	}
 	id := s.tokens[t-s.base]
@@ -149,10 +235,16 @@ func (v View) ID(t int) (int32, bool) {
 
 // Visible reports whether the routing of token t at layer l is known.
 func (v View) Visible(t, l int) bool {
-	if t < v.seq.base || t > v.t || l < 0 || l >= v.seq.shape.Layers {
+	s := v.seq
+	switch {
+	case t < s.base || l < 0 || l >= s.shape.Layers || (t < s.enc) != (l < s.shape.Encoder):
 		return false
+	case v.Order() == LayerByLayer:
+		return t < s.enc && l < v.limit
+	case t < s.enc:
+		return true
 	}
-	return t < v.t || l < v.limit
+	return t < v.t || t == v.t && l < v.limit
 }
 
 // slice returns row (t, at) of a, [n,rows,width], if the routing of (t, l) is known.
@@ -219,9 +311,11 @@ type memory struct {
 }
 
 // Memory returns what owner keeps of a document's tokens, a row [width] for each
-// up to v.Token(), so that work on a token is done once and not for each question.
+// of v.Tokens(), so that work on a token is done once and not for each question.
 // The row of a token holds what can be computed when the token begins, from its
-// id where v's horizon knows it, and from everything of earlier tokens.
+// id where v's horizon knows it, and from everything of earlier tokens. That of a
+// token of an encoder holds what can be computed before the encoder runs, from the
+// ids of all its tokens.
 //
 // fill is called to complete the rows. It receives, for each token without a row,
 // a view of what is known when that token begins, in order; rows are those of
@@ -245,12 +339,17 @@ func (v View) Memory(owner any, width int, fill func(begin []View, first int, ro
 		m.rows = m.rows[min(drop*width, len(m.rows)):]
 		m.start = s.base
 	}
-	from, end := m.start+len(m.rows)/width, v.t+1
+	from := m.start + len(m.rows)/width
+	_, end := v.Tokens()
 	if from < end {
 		m.rows = append(m.rows, make([]float32, (end-from)*width)...)
 		m.begin = m.begin[:0]
 		for t := from; t < end; t++ {
-			m.begin = append(m.begin, s.view(t, 0, Horizon{KnownID: v.knows}))
+			if t < s.enc {
+				m.begin = append(m.begin, s.view(t, 0, Horizon{KnownID: true}))
+				continue
+			}
+			m.begin = append(m.begin, s.view(t, s.shape.Encoder, Horizon{KnownID: v.knows}))
 		}
 		fill(m.begin, m.start, m.rows)
 	}

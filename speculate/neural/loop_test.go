@@ -259,6 +259,6 @@ func TestSamplerIsBounded(t *testing.T) {
 			require.Equal(t, 1, slices.Max(slices.Collect(maps.Values(seen))), "draws of a token")
 		}
 	}
-	assert.Equal(t, 2, s.Passes)
+	assert.Equal(t, 2, s.tokens.Passes)
 	assert.Len(t, seen, docs*tokens)
 }

@@ -25,9 +25,9 @@ type reader struct {
 	stats []speculate.Predictor
 	mean  []float32 // [G,F]; nil before features are standardised
 	inv   []float32 // [G,F], 1/standard deviation
-	// ids are U horizons that differ in what they know of the token's id, and
-	// knows is the index of the one that each head reads ids at, [G].
-	ids   []speculate.Horizon
+	// ids are U heads that differ in the stack or in what they know of the token's id,
+	// and knows is the index of the one that each head reads ids at, [G].
+	ids   []head
 	knows []int
 }
 
@@ -37,17 +37,19 @@ func newReader(t *task, cfg MLPConfig, o TrainOptions) *reader {
 		r.stats = o.Statistics
 	}
 	r.z = sizesOf(cfg, t.shape, len(t.heads), len(r.stats))
-	r.ids, r.knows = knowledge(t.heads)
+	r.ids, r.knows = knowledge(t.shape, t.heads)
 	return r
 }
 
-// knowledge groups heads by whether they know the token's id.
-func knowledge(heads []head) (ids []speculate.Horizon, knows []int) {
+// knowledge groups heads by their stack and by whether they know the token's id.
+func knowledge(s speculate.Shape, heads []head) (ids []head, knows []int) {
 	unknown := speculate.Horizon{}
 	for _, hd := range heads {
-		i := slices.IndexFunc(ids, func(h speculate.Horizon) bool { return (h == unknown) == (hd.h == unknown) })
+		i := slices.IndexFunc(ids, func(o head) bool {
+			return (o.h == unknown) == (hd.h == unknown) && s.FirstLayer(o.l) == s.FirstLayer(hd.l)
+		})
 		if i < 0 {
-			i, ids = len(ids), append(ids, hd.h)
+			i, ids = len(ids), append(ids, hd)
 		}
 		knows = append(knows, i)
 	}
@@ -62,15 +64,17 @@ func (r *reader) arrays(tokens int) *arrays {
 
 // read fills a.
 func (r *reader) read(ps []point, a *arrays) error {
-	for u, h := range r.ids {
+	for u, hd := range r.ids {
 		for b, p := range ps {
-			r.cfg.Features.ids(p.views.At(p.t, 0, h), a.ids[(u*len(ps)+b)*r.z.n:][:r.z.n])
+			p = p.of(r.shape, hd.l)
+			r.cfg.Features.ids(p.views.At(p.t, hd.l, hd.h), a.ids[(u*len(ps)+b)*r.z.n:][:r.z.n])
 		}
 	}
 	return parallel(len(r.heads), func(g int) error {
 		hd := r.heads[g]
 		var probs []float32
 		for b, p := range ps {
+			p = p.of(r.shape, hd.l)
 			v := p.views.At(p.t, hd.l, hd.h)
 			row := a.x[(g*len(ps)+b)*r.z.f:][:r.z.f]
 			r.cfg.Features.extract(v, row)

@@ -44,7 +44,7 @@ func TrainMLP(ctx context.Context, cfg MLPConfig, train, valid speculate.Data, o
 type mlpJob struct {
 	task
 	r       *reader
-	sampler *sampler
+	sampler sampler
 	drawn   []point // the current batch
 	valid   []point
 	params  []*param
@@ -54,7 +54,7 @@ type mlpJob struct {
 func newMLPJob(ctx context.Context, cfg MLPConfig, train, valid speculate.Data, o TrainOptions) (t *mlpJob, err error) {
 	started := time.Now()
 	t = &mlpJob{sampler: newSampler(train, o.PoolBytes, o.Seed), drawn: make([]point, o.Batch/o.Accumulate)}
-	t.sampler.digests = o.Resume != ""
+	t.sampler.tokens.digests = o.Resume != ""
 	defer func(t *mlpJob) { // a return of nil changes the named result
 		if err != nil {
 			t.close()
@@ -154,7 +154,7 @@ func (t *mlpJob) batch() *arrays { return t.r.arrays(len(t.drawn)) }
 
 func (t *mlpJob) skip() (position, error) {
 	err := t.sampler.draw(t.drawn)
-	return t.sampler.position, err
+	return t.sampler.tokens.position, err
 }
 
 func (t *mlpJob) fill(a *arrays) (position, error) {
@@ -213,7 +213,10 @@ func (t *mlpJob) check(forward func(*arrays) (losses, out []float32, err error))
 		}
 		rounds++
 		for i, p := range part {
-			r, n := t.recall(passage{p.doc, p.t, p.t + 1}, y, b, i)
+			r, n := t.recall(func(hd head) passage {
+				q := p.of(t.shape, hd.l)
+				return passage{q.doc, q.t, q.t + 1}
+			}, y, b, i)
 			recall += r
 			terms += n
 		}

@@ -55,7 +55,7 @@ type network[C config] struct {
 // newNetwork returns a network of weights of the right sizes.
 func newNetwork[C config](st stored[C], w map[string][]float32) network[C] {
 	n := network[C]{cfg: st.Config, shape: st.Shape, horizons: st.Horizons, soft: st.Soft, info: st.Info, weights: w, index: map[head]int{}}
-	for g, hd := range heads(st.Shape.Layers, st.Horizons) {
+	for g, hd := range heads(st.Shape, st.Horizons) {
 		n.index[hd] = g
 	}
 	return n
@@ -72,7 +72,11 @@ func (n *network[C]) Requires() speculate.Requirements { return n.cfg.Requires()
 
 // Supports reports whether the network was trained for h.
 func (n *network[C]) Supports(h speculate.Horizon) bool {
-	_, ok := n.index[head{h, h.FirstLayer()}]
+	ls := n.shape.Targets(h)
+	if len(ls) == 0 {
+		return false
+	}
+	_, ok := n.index[head{h, ls[0]}]
 	return ok
 }
 
@@ -87,9 +91,9 @@ func (n *network[C]) predict(views []speculate.View, out []float32, logits func(
 		return nil
 	}
 	v, want := views[0], n.shape
-	if s := v.Shape(); s.Layers != want.Layers || s.Experts != want.Experts || s.TopK != want.TopK || n.cfg.Requires().Inputs && s.Hidden != want.Hidden {
-		return fmt.Errorf("neural: %s is trained for L=%d E=%d K=%d D=%d, not for L=%d E=%d K=%d D=%d", n.Name(),
-			want.Layers, want.Experts, want.TopK, want.Hidden, s.Layers, s.Experts, s.TopK, s.Hidden)
+	if s := v.Shape(); s.Layers != want.Layers || s.Experts != want.Experts || s.TopK != want.TopK || s.Encoder != want.Encoder || n.cfg.Requires().Inputs && s.Hidden != want.Hidden {
+		return fmt.Errorf("neural: %s is trained for L=%d (%d of an encoder) E=%d K=%d D=%d, not for L=%d (%d of an encoder) E=%d K=%d D=%d", n.Name(),
+			want.Layers, want.Encoder, want.Experts, want.TopK, want.Hidden, s.Layers, s.Encoder, s.Experts, s.TopK, s.Hidden)
 	}
 	g, ok := n.index[head{v.Horizon(), v.Layer()}]
 	if !ok {
@@ -160,7 +164,7 @@ func readStored[C config](s *speculate.Saved) (st stored[C], err error) {
 		return st, errors.New("neural: a network without horizons")
 	}
 	for _, h := range st.Horizons {
-		if err := h.Validate(st.Shape.Layers); err != nil {
+		if err := h.Validate(st.Shape.Depth()); err != nil {
 			return st, err
 		}
 	}
@@ -196,7 +200,7 @@ func loadMLP(s *speculate.Saved, r *safetensors.Reader, needs func(string) (spec
 	if st.Config.Statistics != (len(stats) > 0) {
 		return nil, fmt.Errorf("neural: %s names %d statistics", st.Config.Name, len(stats))
 	}
-	w, err := readArrays(r, mlpParams(st.Config, sizesOf(st.Config, st.Shape, len(heads(st.Shape.Layers, st.Horizons)), len(stats))))
+	w, err := readArrays(r, mlpParams(st.Config, sizesOf(st.Config, st.Shape, len(heads(st.Shape, st.Horizons)), len(stats))))
 	if err != nil {
 		return nil, err
 	}

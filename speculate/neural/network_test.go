@@ -19,7 +19,7 @@ func untrained(c MLPConfig) *MLP {
 	s := speculate.Shape{Layers: tL, Experts: tE, TopK: tK, Hidden: tD, Vocabulary: tV}
 	hs := speculate.LayersAhead(1, 3)
 	w := map[string][]float32{}
-	for _, p := range newMLPParams(c, sizesOf(c, s, len(heads(tL, hs)), 0), 7) {
+	for _, p := range newMLPParams(c, sizesOf(c, s, len(heads(s, hs)), 0), 7) {
 		w[p.name] = p.value
 		for i := range p.value { // zeros would hide a mix-up
 			p.value[i] += float32(i%11-5) / 64
@@ -38,7 +38,7 @@ func TestNetworkSavesAndLoads(t *testing.T) {
 	v, err := speculate.NewViews(header(), doc[0])
 	require.NoError(t, err)
 	a, b := make([]float32, tE), make([]float32, tE)
-	for _, hd := range heads(tL, p.horizons) {
+	for _, hd := range heads(p.shape, p.horizons) {
 		view := []speculate.View{v.At(4, hd.l, hd.h)}
 		require.NoError(t, p.Predict(view, a))
 		require.NoError(t, set.Predictors[0].Predict(view, b))

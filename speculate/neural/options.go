@@ -116,7 +116,7 @@ func (o TrainOptions) validate(cfg config, train, valid speculate.Data) error {
 	}
 	seen := map[speculate.Horizon]bool{}
 	for _, h := range o.Horizons {
-		if err := h.Validate(s.Layers); err != nil {
+		if err := h.Validate(s.Depth()); err != nil {
 			return err
 		}
 		if seen[h] {

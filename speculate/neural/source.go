@@ -63,12 +63,13 @@ func (s *source[T]) fill(add func(*trace.Document) (int64, error)) error {
 		if err != nil {
 			return err
 		}
+		before := len(s.pool)
 		size, err := add(doc)
 		if err != nil {
 			return err
 		}
 		s.held += size
-		empty = false
+		empty = empty && len(s.pool) == before
 		if s.digests {
 			s.Digest.document(doc)
 		}
@@ -89,11 +90,22 @@ func sizeOf(d *trace.Document) int64 {
 	return 4*int64(2*len(d.Tokens)+len(d.Experts)+len(d.Weights)+len(d.RouterLogits)+len(d.RouterInput)) + 256
 }
 
-// point is one token of a document: an example for every head.
+// point is one token of a document: an example for every head. In a model with an
+// encoder it is one of the decoder, and encoder one of any document's encoder, which is
+// the example for the encoder's heads.
 type point struct {
-	views *speculate.Views
-	doc   *trace.Document
-	t     int
+	views   *speculate.Views
+	doc     *trace.Document
+	t       int
+	encoder *point // nil: the model has none
+}
+
+// of returns the token that is the example for heads at a layer.
+func (p point) of(s speculate.Shape, layer int) point {
+	if layer < s.Encoder {
+		return *p.encoder
+	}
+	return p
 }
 
 // pooled is a document and the order in which its remaining tokens are drawn.
@@ -103,27 +115,67 @@ type pooled struct {
 }
 
 // sampler draws tokens at random, each token once in a reading of all documents.
-type sampler struct{ source[pooled] }
+// Those of an encoder are drawn beside the others, each from a reading of its own.
+type sampler struct{ tokens, encoder *tokenSource }
 
-func newSampler(d speculate.Data, bound int64, seed uint64) *sampler {
-	return &sampler{newSource[pooled](d, bound, seed, 0x7f4a7c15)}
+func newSampler(d speculate.Data, bound int64, seed uint64) sampler {
+	s := sampler{tokens: &tokenSource{source: newSource[pooled](d, bound, seed, 0x7f4a7c15)}}
+	if speculate.ShapeOf(d.Header.Model).Encoder > 0 {
+		s.encoder = &tokenSource{newSource[pooled](d, bound, seed, 0x2545f491), true}
+	}
+	return s
 }
 
-func (s *sampler) add(doc *trace.Document) (int64, error) {
+func (s sampler) close() {
+	s.tokens.close()
+	if s.encoder != nil {
+		s.encoder.close()
+	}
+}
+
+// draw fills ps.
+func (s sampler) draw(ps []point) error {
+	if err := s.tokens.draw(ps); err != nil || s.encoder == nil {
+		return err
+	}
+	encoded := make([]point, len(ps))
+	if err := s.encoder.draw(encoded); err != nil {
+		return fmt.Errorf("%w of an encoder", err)
+	}
+	for i := range ps {
+		ps[i].encoder = &encoded[i]
+	}
+	return nil
+}
+
+// tokenSource draws tokens of the encoder, or the others.
+type tokenSource struct {
+	source[pooled]
+	encoder bool
+}
+
+func (s *tokenSource) add(doc *trace.Document) (int64, error) {
 	v, err := speculate.NewViews(s.data.Header, doc) // validates doc
 	if err != nil {
 		return 0, err
 	}
-	p := pooled{point: point{views: v, doc: doc}, left: make([]int32, len(doc.Tokens))}
-	for i, t := range s.rng.Perm(len(doc.Tokens)) {
-		p.left[i] = int32(t)
+	from, n := doc.Encoded(), len(doc.Tokens)-doc.Encoded()
+	if s.encoder {
+		from, n = 0, from
+	}
+	if n == 0 {
+		return 0, nil
+	}
+	p := pooled{point: point{views: v, doc: doc}, left: make([]int32, n)}
+	for i, t := range s.rng.Perm(n) {
+		p.left[i] = int32(from + t)
 	}
 	s.pool = append(s.pool, p)
 	return sizeOf(doc), nil
 }
 
 // draw fills ps.
-func (s *sampler) draw(ps []point) error {
+func (s *tokenSource) draw(ps []point) error {
 	for i := range ps {
 		if err := s.fill(s.add); err != nil {
 			return err

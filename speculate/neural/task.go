@@ -20,10 +20,10 @@ type head struct {
 }
 
 // heads lists all heads in the order of the arrays' leading axis G.
-func heads(layers int, horizons []speculate.Horizon) []head {
+func heads(s speculate.Shape, horizons []speculate.Horizon) []head {
 	var hs []head
 	for _, h := range horizons {
-		for l := h.FirstLayer(); l < layers; l++ {
+		for _, l := range s.Targets(h) {
 			hs = append(hs, head{h, l})
 		}
 	}
@@ -52,7 +52,7 @@ func newTask(ctx context.Context, soft bool, train speculate.Data, o TrainOption
 			total += 4 * int64(len(doc.Tokens))
 		}
 	}
-	return task{shape: shape, heads: heads(shape.Layers, o.Horizons), soft: soft && logits, steps: max(1, int(total/int64(o.Batch)))}, nil
+	return task{shape: shape, heads: heads(shape, o.Horizons), soft: soft && logits, steps: max(1, int(total/int64(o.Batch)))}, nil
 }
 
 // identity is what a resumed training must have in common; see plan.
@@ -64,12 +64,13 @@ func (t *task) identity(cfg any) map[string]any {
 	return map[string]any{"configuration": cfg, "shape": t.shape, "horizons": hs, "soft targets": t.soft}
 }
 
-// recall sums recall@K over the heads and tokens of a passage and counts the
-// terms. The passage's logits begin at row first of the n of each head in
-// y [G,n,E].
-func (t *task) recall(p passage, y []float32, n, first int) (sum float64, terms int) {
+// recall sums recall@K over the heads and tokens of a passage, of each head's own,
+// and counts the terms. A passage's logits begin at row first of the n of each head
+// in y [G,n,E].
+func (t *task) recall(of func(head) passage, y []float32, n, first int) (sum float64, terms int) {
 	e, k, l := t.shape.Experts, t.shape.TopK, t.shape.Layers
 	for g, hd := range t.heads {
+		p := of(hd)
 		for i := range p.to - p.from {
 			actual := p.doc.Experts[((p.from+i)*l+hd.l)*k:][:k]
 			if r, ok := recallAt(y[(g*n+first+i)*e:][:e], actual); ok {

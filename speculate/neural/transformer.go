@@ -12,7 +12,7 @@ import (
 // over tokens (Vaswani et al. 2017), and a perceptron for each horizon and target
 // layer. The transformer reads each token's id and the routing of all layers at the
 // token before. The perceptrons read its state and the known routing of the current
-// token.
+// token. A trace with an encoder's tokens is an error; see [speculate.Data.Decoder].
 type TransformerConfig struct {
 	Name string `json:"name"`
 	// Inputs reads router inputs: of all layers at the token before, and of the two
@@ -91,7 +91,7 @@ func hiddenTransformer(blocks, width, window int) TransformerConfig {
 type extent struct{ g, p, f, l, e, d, v int }
 
 func (c TransformerConfig) extent(s speculate.Shape, hs []speculate.Horizon) extent {
-	z := extent{g: len(heads(s.Layers, hs)), l: s.Layers, e: s.Experts, d: s.Hidden, v: s.Vocabulary, p: s.Layers * s.Experts, f: s.Layers * s.Experts}
+	z := extent{g: len(heads(s, hs)), l: s.Layers, e: s.Experts, d: s.Hidden, v: s.Vocabulary, p: s.Layers * s.Experts, f: s.Layers * s.Experts}
 	switch {
 	case c.Inputs:
 		z.p, z.f = s.Layers*s.Hidden, 2*s.Hidden
@@ -105,6 +105,9 @@ func (c TransformerConfig) name() string { return c.Name }
 func (c TransformerConfig) gated() bool  { return c.Gate }
 
 func (c TransformerConfig) fits(s speculate.Shape, hs []speculate.Horizon) error {
+	if s.Encoder > 0 {
+		return fmt.Errorf("neural: %s reads tokens one after another, which an encoder does not compute so; take the decoder's part of the trace, speculate.Data.Decoder", c.Name)
+	}
 	if s.Vocabulary == 0 {
 		return fmt.Errorf("neural: %s reads token ids, but the trace does not state the size of the vocabulary", c.Name)
 	}

@@ -275,7 +275,7 @@ func (t net) targets(x *Node) *Node {
 // else 0: [G,F,1].
 func (t net) known(g *Graph) *Node {
 	ones := make([][][]float32, 0, t.z.g)
-	for _, hd := range heads(t.z.l, t.horizons) {
+	for _, hd := range heads(speculate.Shape{Layers: t.z.l}, t.horizons) {
 		row := make([][]float32, t.z.f)
 		for i := range row {
 			row[i] = []float32{0}

@@ -79,7 +79,7 @@ func TestTransformerEqualsGraph(t *testing.T) {
 		for i, n := range []int{16, 11} {
 			views, err := speculate.NewViews(header(), docs[i])
 			require.NoError(t, err)
-			for g, hd := range heads(tL, hs) {
+			for g, hd := range heads(speculate.Shape{Layers: tL}, hs) {
 				for tok := range n {
 					got, want := make([]float32, tE), append([]float32{}, y[(g*32+i*16+tok)*tE:][:tE]...)
 					require.NoError(t, p.Predict([]speculate.View{views.At(tok, hd.l, hd.h)}, got))

@@ -253,7 +253,7 @@ func (t *transformerJob) check(forward func(*passageArrays) (losses, out []float
 		}
 		for i, p := range part {
 			tokens += p.to - p.from
-			r, n := t.recall(p, y, len(a.ids), i*t.c.Window)
+			r, n := t.recall(func(head) passage { return p }, y, len(a.ids), i*t.c.Window)
 			recall += r
 			terms += n
 		}

@@ -17,7 +17,8 @@ type ask struct {
 	horizon speculate.Horizon
 }
 
-// asks are the predictions of a token that prefetches follow, in their order.
+// asks are the predictions of a token that prefetches follow, in their order; of a
+// model with an encoder those of the decoder's tokens.
 func (c Config) asks(s speculate.Shape) []ask {
 	var asks []ask
 	if c.Predictor == nil || c.Prefetch == 0 {
@@ -25,18 +26,18 @@ func (c Config) asks(s speculate.Shape) []ask {
 	}
 	far := c.Horizon.Layers
 	for h := far; h > 0 && (h == far || c.Nearer); h-- {
-		for l := h; l < s.Layers; l++ {
+		for l := s.Encoder + h; l < s.Layers; l++ {
 			asks = append(asks, ask{after: l - h, layer: l, horizon: speculate.Horizon{Layers: h}})
 		}
 	}
 	switch {
 	case c.Horizon.KnownID:
-		for l := range s.Layers {
+		for l := s.Encoder; l < s.Layers; l++ {
 			asks = append(asks, ask{after: -1, layer: l, horizon: c.Horizon})
 		}
 	case far == 0 || c.NextToken:
-		for l := range s.Layers {
-			if far == 0 || l < far {
+		for l := s.Encoder; l < s.Layers; l++ {
+			if far == 0 || l-s.Encoder < far {
 				asks = append(asks, ask{after: s.Layers - 1, layer: l, next: true})
 			}
 		}
@@ -86,7 +87,7 @@ func (p *predicted) predict(ctx context.Context, q *question) error {
 	}
 	size := len(q.d.Tokens) * q.s.Layers * q.s.Experts
 	p.scores = slices.Grow(p.scores[:0], size)[:size]
-	for l := range q.s.Layers {
+	for l := q.s.Encoder; l < q.s.Layers; l++ {
 		err := q.each(ctx, l, speculate.Horizon{}, func(t int, scores []float32) {
 			copy(p.scores[(t*q.s.Layers+l)*q.s.Experts:], scores)
 		})
@@ -97,14 +98,15 @@ func (p *predicted) predict(ctx context.Context, q *question) error {
 	return nil
 }
 
-// each calls f with the scores, [E], of each token at a layer, which f may change.
+// each calls f with the scores, [E], of each token of the decoder at a layer, which f
+// may change.
 func (q *question) each(ctx context.Context, layer int, h speculate.Horizon, f func(t int, scores []float32)) error {
 	n, e := len(q.d.Tokens), q.s.Experts
 	if q.scores == nil {
 		q.scores = make([]float32, chunk*e)
 	}
 	_, oracle := q.cfg.Predictor.(speculate.Oracle)
-	for from := 0; from < n; from += chunk {
+	for from := q.d.Encoded(); from < n; from += chunk {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

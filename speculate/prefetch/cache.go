@@ -32,7 +32,7 @@ type usage struct {
 func newUsage(cfg Config, s speculate.Shape) *usage {
 	n := s.Layers * s.Experts
 	u := &usage{policy: cfg.policy(), experts: s.Experts, key: make([]int64, n), count: make([]int64, n), sum: make([]float64, n),
-		growth: math.Exp2(1 / float64(cfg.halfLife()*s.Layers*s.TopK))}
+		growth: math.Exp2(1 / float64(cfg.halfLife()*max(1, s.Layers-s.Encoder)*s.TopK))}
 	if u.policy == Reuse {
 		u.likely, u.scored = make([]float32, n), make([]bool, s.Layers)
 		u.perToken = 1 / (1 - math.Exp2(-1/float64(cfg.halfLife())))

@@ -45,7 +45,7 @@ type Config struct {
 	Capacity int
 	PerLayer bool
 	Policy   Policy // "": LRU
-	HalfLife int    // of DecayedLFU and Reuse, in tokens; 0: 16
+	HalfLife int    // of DecayedLFU and Reuse, in tokens of the decoder; 0: 16
 	// Static are the experts that policy Static pins, as ids layer*E+expert, those that
 	// matter most first, of which as many are pinned as fit; see [MostFrequent].
 	Static []int32
@@ -74,7 +74,7 @@ type Config struct {
 	// before the copy would. 0: never.
 	Host time.Duration
 	// Batch is the number of documents that are decoded together, 0: 1. Of each, the
-	// first Prompt tokens are one step, 0: 1.
+	// first Prompt tokens of the decoder are one step, 0: 1.
 	Batch, Prompt int
 	// Predictor predicts at Horizon, and its Prefetch likeliest experts are copied
 	// ahead; nil means no prefetcher. With policy Reuse, it also predicts all layers
@@ -192,7 +192,7 @@ func (c Config) halfLife() int { return cmp.Or(c.HalfLife, 16) }
 var policies = []Policy{LRU, LFU, DecayedLFU, OnDemand, OPT, Static, Reuse}
 
 func (c Config) validatePredictor(h trace.Header, s speculate.Shape) error {
-	if err := c.Horizon.Validate(s.Layers); err != nil {
+	if err := c.Horizon.Validate(s.Layers - s.Encoder); err != nil {
 		return err
 	}
 	if err := c.Predictor.Requires().Check(h); err != nil {
@@ -209,7 +209,7 @@ func (c Config) validatePredictor(h trace.Header, s speculate.Shape) error {
 		return fmt.Errorf("prefetch: load takes %v and compute %v; with a predictor both must be positive", c.Load, c.Compute)
 	}
 	for _, a := range c.asks(s) {
-		if !c.Predictor.Supports(a.horizon) {
+		if !speculate.Supports(c.Predictor, s, a.horizon, a.layer) {
 			return fmt.Errorf("prefetch: predictor %s at %v: %w", c.Predictor.Name(), a.horizon, speculate.ErrHorizon)
 		}
 	}

@@ -7,7 +7,9 @@
 //
 // Documents are decoded one at a time, or in batches, token by token and layer by
 // layer, whatever their phase was. Each batch starts with an empty cache and idle
-// channels. The experts of all layers share a cache of Capacity experts, or with
+// channels. Tokens of an encoder (phase encode) come first, as one step a layer of all
+// of them, in which each expert that is chosen is requested once and nothing is
+// predicted; the decoder's tokens then pass the decoder's layers. The experts of all layers share a cache of Capacity experts, or with
 // PerLayer each layer has a cache of that size.
 //
 // When the routing of a layer is known, computing first waits for the predictions

@@ -11,9 +11,12 @@ import (
 )
 
 // plan is what a batch of documents asks for, with ids layer*E+expert. A step is
-// of one layer; a pass is the steps of one or more tokens at all layers.
+// of one layer; a pass is the steps of one or more tokens at all layers. In a model
+// with an encoder the first pass is that of all its tokens; the steps of the layers
+// of the other stack are empty, and take no time.
 type plan struct {
-	prompt   int // tokens of each document in the first pass
+	encoder  int // layers of the encoder
+	prompt   int // tokens of each document in the first pass of a decoder
 	asks     []ask
 	docs     []*docPlan
 	requests []int32 // the different choices of each step, in their order
@@ -25,17 +28,67 @@ type plan struct {
 type docPlan struct {
 	id      string
 	tokens  int
+	encoded int     // of these, the first are the encoder's
 	experts []int32 // [T,L,K]
 	predicted
 }
 
 // span returns the document's tokens [from,to) that a pass computes.
 func (p *plan) span(d *docPlan, pass int) (from, to int) {
-	if pass == 0 {
-		return 0, min(p.prompt, d.tokens)
+	if p.encoder > 0 {
+		if pass == 0 {
+			return 0, d.encoded
+		}
+		pass--
 	}
-	from = p.prompt + pass - 1
+	if pass == 0 {
+		return d.encoded, min(d.encoded+p.prompt, d.tokens)
+	}
+	from = d.encoded + p.prompt + pass - 1
 	return from, min(from+1, d.tokens)
+}
+
+// empty reports whether a step is of a layer that the pass does not reach.
+func (p *plan) empty(pass, layer int) bool {
+	if p.encoder == 0 {
+		return false
+	}
+	encoded := slices.ContainsFunc(p.docs, func(d *docPlan) bool { return d.encoded > 0 })
+	return (pass == 0) != (layer < p.encoder) || pass == 0 && !encoded
+}
+
+// first and last are the layers of a pass.
+func (p *plan) first(pass int) int {
+	if pass == 0 {
+		return 0
+	}
+	return p.encoder
+}
+
+func (p *plan) last(pass, layers int) int {
+	if pass == 0 && p.encoder > 0 {
+		return p.encoder - 1
+	}
+	return layers - 1
+}
+
+// few reports whether a pass is that of one token of each document.
+func (p *plan) few(pass int) bool {
+	if p.encoder > 0 {
+		pass--
+	}
+	return pass > 0 || pass == 0 && p.prompt == 1
+}
+
+// passes returns their number for a document.
+func (p *plan) passes(d *docPlan) (n int) {
+	if p.encoder > 0 {
+		n++
+	}
+	if rest := d.tokens - d.encoded; rest > 0 {
+		n += 1 + max(0, rest-p.prompt)
+	}
+	return n
 }
 
 // each calls f with the plans of all batches of documents, which f must not keep. It
@@ -43,7 +96,7 @@ func (p *plan) span(d *docPlan, pass int) (from, to int) {
 func each(ctx context.Context, data speculate.Data, cfg Config, f func(*plan)) (documents, tokens int, err error) {
 	s := speculate.ShapeOf(data.Header.Model)
 	q := &question{cfg: cfg, s: s}
-	p := &plan{prompt: cmp.Or(cfg.Prompt, 1), asks: cfg.asks(s), stamp: make([]int32, s.Layers*s.Experts)}
+	p := &plan{encoder: s.Encoder, prompt: cmp.Or(cfg.Prompt, 1), asks: cfg.asks(s), stamp: make([]int32, s.Layers*s.Experts)}
 	size := cmp.Or(cfg.Batch, 1)
 	spare := make([]*docPlan, size)
 	for i := range spare {
@@ -71,7 +124,7 @@ func each(ctx context.Context, data speculate.Data, cfg Config, f func(*plan)) (
 			return 0, 0, err
 		}
 		x := spare[len(p.docs)]
-		x.id, x.tokens, x.experts = d.ID, len(d.Tokens), append(x.experts[:0], d.Experts...)
+		x.id, x.tokens, x.encoded, x.experts = d.ID, len(d.Tokens), d.Encoded(), append(x.experts[:0], d.Experts...)
 		if cfg.Predictor != nil {
 			q.d = d
 			if err := x.predict(ctx, q); err != nil {
@@ -94,9 +147,7 @@ func (p *plan) read(s speculate.Shape) {
 	clear(p.stamp)
 	passes := 0
 	for _, d := range p.docs {
-		if d.tokens > 0 {
-			passes = max(passes, 1+max(0, d.tokens-p.prompt))
-		}
+		passes = max(passes, p.passes(d))
 	}
 	for pass := range passes {
 		for l := range s.Layers {
@@ -123,7 +174,8 @@ func (p *plan) read(s speculate.Shape) {
 
 // MostFrequent returns the ids layer*E+expert of all experts, those first that the
 // tokens of data chose most often, ties to the lower id, for [Config].Static: what a
-// policy pins that knows these documents only.
+// policy pins that knows these documents only. The choices of an expert by the tokens
+// of an encoder are one, since they are one step.
 func MostFrequent(ctx context.Context, data speculate.Data) ([]int32, error) {
 	s := speculate.ShapeOf(data.Header.Model)
 	if err := s.Validate(); err != nil {

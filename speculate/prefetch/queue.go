@@ -75,7 +75,7 @@ func (e *Engine) add(w wish) {
 // Follow queues prefetches, as Want does, of the first n experts that are not resident
 // of the layer that follows one of which the step uses all experts.
 func (e *Engine) Follow(layer, n int, at int64) {
-	if layer++; layer == e.shape.Layers {
+	if layer++; layer == e.shape.Layers || layer == e.shape.Encoder {
 		return
 	}
 	for x := range e.shape.Experts {

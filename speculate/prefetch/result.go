@@ -86,7 +86,7 @@ type Result struct {
 	// Resident is the share of all L*E experts that the cache holds.
 	Resident  float64 `json:"resident"`
 	Documents int     `json:"documents"`
-	Tokens    int     `json:"tokens"`
+	Tokens    int     `json:"tokens"` // those of encoders included
 	Total     Counts  `json:"total"`
 	// Layers are the counts by the layer that an expert belongs to, [L].
 	Layers            []Counts `json:"layers"`

@@ -39,11 +39,8 @@ func (m *simulator) event(k Kind, step int64, id int32, from, to int64) {
 		return
 	}
 	l := int64(m.shape.Layers)
-	pass := int(step / l)
-	if pass > 0 {
-		pass += m.plan.prompt - 1
-	}
-	e := Event{Document: m.plan.docs[0].id, Token: pass, Layer: int(step % l), Expert: -1, Kind: k, Start: seconds(from), End: seconds(to)}
+	token, _ := m.plan.span(m.plan.docs[0], int(step/l))
+	e := Event{Document: m.plan.docs[0].id, Token: token, Layer: int(step % l), Expert: -1, Kind: k, Start: seconds(from), End: seconds(to)}
 	if id >= 0 {
 		e.Expert = int(id) % m.shape.Experts
 	}
@@ -74,19 +71,21 @@ func (m *simulator) layerStep(requests []int32) {
 	m.Step()
 	layer := int(m.step) % m.shape.Layers
 	pass := int(m.step) / m.shape.Layers
-	if layer == 0 {
+	if m.plan.empty(pass, layer) {
+		return
+	}
+	if layer == m.plan.first(pass) {
 		m.decide(m.number(pass, -1))
 		m.ask(pass, -1)
 	}
 	m.decide(m.number(pass, layer))
 	m.advance()
-	few := pass > 0 || m.plan.prompt == 1
-	if m.hold && len(requests) > m.shape.TopK && !(few && len(requests) <= m.size) {
+	if m.hold && len(requests) > m.shape.TopK && !(m.plan.few(pass) && len(requests) <= m.size) {
 		m.stream(requests, pass, layer)
 	} else {
 		m.atOnce(requests, pass, layer)
 	}
-	if layer == m.shape.Layers-1 {
+	if layer == m.plan.last(pass, m.shape.Layers) {
 		m.now += int64(m.cfg.Rest)
 	}
 	m.advance()
@@ -208,7 +207,7 @@ func (m *simulator) number(pass, layer int) (n int) {
 			n++
 		}
 		if m.scores(d, pass, layer) != nil {
-			n += m.shape.Layers
+			n += m.shape.Layers - m.shape.Encoder
 			for _, a := range d.asks { // which are among them
 				if a.next {
 					n--
@@ -219,7 +218,8 @@ func (m *simulator) number(pass, layer int) (n int) {
 	return n
 }
 
-// scores returns those of all layers, [L,E], that follow a document's last layer.
+// scores returns those of all layers, [L,E], of a decoder that follow a document's
+// last layer.
 func (m *simulator) scores(d *docPlan, pass, layer int) []float32 {
 	from, to := m.plan.span(d, pass)
 	size := m.shape.Layers * m.shape.Experts
@@ -246,10 +246,10 @@ func (m *simulator) asked(d *docPlan, pass, layer int) iter.Seq2[[]int32, int64]
 		for i, a := range d.asks {
 			t, steps := to-1, a.layer-a.after
 			switch {
-			case a.after != layer || from >= to || to-from > 1 && !a.next:
+			case a.after != layer || from >= to || to-from > 1 && !a.next || pass == 0 && m.plan.encoder > 0:
 				continue
 			case a.after < 0:
-				steps = a.layer
+				steps = a.layer - m.plan.encoder
 			case a.next:
 				t, steps = to, 1+a.layer
 			}
@@ -271,7 +271,7 @@ func (m *simulator) ask(pass, layer int) {
 	}
 	for _, d := range m.plan.docs {
 		if scores := m.scores(d, pass, layer); scores != nil {
-			for l := range m.shape.Layers {
+			for l := m.shape.Encoder; l < m.shape.Layers; l++ {
 				m.Score(l, scores[l*m.shape.Experts:][:m.shape.Experts])
 			}
 		}
