@@ -8,6 +8,7 @@ import (
 	"sync"
 	"unsafe"
 
+	"github.com/expertspec/expertspec/mixtral/internal/host"
 	"github.com/expertspec/expertspec/mixtral/internal/kernel"
 	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
@@ -266,8 +267,8 @@ func (m *Model) computeHostSlots(groups []chosen, slots []*ExpertSlot, x, h []fl
 	for len(work.lanes) < lanes {
 		work.lanes = append(work.lanes, hostLane{})
 	}
-	f := &hostRowsForm{hostStep: &hostStep{m: m, n: len(x) / m.cfg.HiddenSize, work: work, lanes: lanes}, x: x, h: h}
-	defer f.stop()
+	f := &hostRowsForm{hostStep: &hostStep{m: m, n: len(x) / m.cfg.HiddenSize, work: work, team: host.Team{Lanes: lanes}}, x: x, h: h}
+	defer f.team.Stop()
 	f.experts(new(hostLayer).in(here, memory, m.cfg.Experts), here)
 	return rest, on
 }

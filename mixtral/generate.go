@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
-	"sort"
+
+	"github.com/expertspec/expertspec/mixtral/internal/generate"
 )
 
 // GenerateOptions specify how a prompt is continued. MaxTokens is required; the
@@ -67,7 +67,7 @@ func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions)
 			stop = append(stop, int32(id))
 		}
 	}
-	s := newSampler(o)
+	s := generate.NewSampler(o.Temperature, o.TopP, o.Seed)
 	cache := m.NewCache(1)
 	defer cache.Close()
 	var made []int32
@@ -78,7 +78,7 @@ func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions)
 		if err != nil {
 			return made, prefixed(err)
 		}
-		id := s.choose(out.Logits[0])
+		id := s.Choose(out.Logits[0])
 		if slices.Contains(stop, id) {
 			return made, nil
 		}
@@ -93,56 +93,4 @@ func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions)
 		}
 		next = []int32{id}
 	}
-}
-
-// sampler chooses tokens.
-type sampler struct {
-	o     GenerateOptions
-	rng   *rand.Rand
-	order []int
-	probs []float64
-}
-
-func newSampler(o GenerateOptions) *sampler {
-	return &sampler{o: o, rng: rand.New(rand.NewPCG(o.Seed, 0x6578706572747370))}
-}
-
-// choose returns the next token's id. logits: [V].
-func (s *sampler) choose(logits []float32) int32 {
-	best := 0
-	for i, x := range logits {
-		if x > logits[best] {
-			best = i
-		}
-	}
-	if s.o.Temperature == 0 {
-		return int32(best)
-	}
-	if s.order == nil {
-		s.order, s.probs = make([]int, len(logits)), make([]float64, len(logits))
-	}
-	var sum float64
-	for i, x := range logits {
-		s.order[i] = i
-		s.probs[i] = math.Exp((float64(x) - float64(logits[best])) / s.o.Temperature)
-		sum += s.probs[i]
-	}
-	keep := s.order
-	if s.o.TopP > 0 && s.o.TopP < 1 {
-		sort.SliceStable(s.order, func(i, j int) bool { return s.probs[s.order[i]] > s.probs[s.order[j]] })
-		var mass float64
-		for i, id := range s.order {
-			if mass += s.probs[id]; mass >= s.o.TopP*sum {
-				keep, sum = s.order[:i+1], mass
-				break
-			}
-		}
-	}
-	at := s.rng.Float64() * sum
-	for _, id := range keep {
-		if at -= s.probs[id]; at < 0 {
-			return int32(id)
-		}
-	}
-	return int32(keep[len(keep)-1])
 }

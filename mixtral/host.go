@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/expertspec/expertspec/mixtral/internal/host"
 	"github.com/expertspec/expertspec/mixtral/internal/kernel"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -99,8 +100,7 @@ type hostStep struct {
 	n     int // T
 	start int // position of the first
 	work  *hostWork
-	lanes int
-	crew  *crew
+	team  host.Team
 	k, v  []float32 // keys and values of the layer, [KV,C,hd] and 12 rows more
 	c     int       // C
 }
@@ -123,34 +123,9 @@ type hostLane struct {
 	q, scores, out []float32
 }
 
-// sized returns *s with n elements, whose values are undefined.
-func sized(s *[]float32, n int) []float32 {
-	if cap(*s) < n {
-		*s = make([]float32, n)
-	}
-	*s = (*s)[:n]
-	return *s
-}
-
 // each calls f for 0 to n-1, concurrently on the step's lanes.
 func (h *hostStep) each(n int, f func(l *hostLane, i int)) {
-	if min(h.lanes, n) <= 1 {
-		for i := range n {
-			f(&h.work.lanes[0], i)
-		}
-		return
-	}
-	if h.crew == nil {
-		h.crew = newCrew(h.lanes - 1)
-	}
-	h.crew.run(n, func(worker, i int) { f(&h.work.lanes[worker], i) })
-}
-
-// stop ends the goroutines of each.
-func (h *hostStep) stop() {
-	if h.crew != nil {
-		h.crew.stop()
-	}
+	h.team.Each(n, func(lane, i int) { f(&h.work.lanes[lane], i) })
 }
 
 // blocks calls f for ranges of [0,n), enough of them to occupy all lanes.
@@ -163,9 +138,9 @@ func (h *hostStep) blocks(n int, f func(l *hostLane, lo, hi int)) {
 // whose weights come from memory, longer runs of it.
 func (h *hostStep) blockSize(n int) int {
 	if h.n <= hostRows {
-		return (n/(2*h.lanes) + kernel.TileRows) / kernel.TileRows * kernel.TileRows
+		return (n/(2*h.team.Lanes) + kernel.TileRows) / kernel.TileRows * kernel.TileRows
 	}
-	size := (n/h.lanes + kernel.TileRows) / kernel.TileRows * kernel.TileRows
+	size := (n/h.team.Lanes + kernel.TileRows) / kernel.TileRows * kernel.TileRows
 	return min(size, kernel.BlockRows)
 }
 
@@ -189,8 +164,8 @@ func (r *run) runHost(ctx context.Context, s *step) error {
 	for len(work.lanes) < s.lanes {
 		work.lanes = append(work.lanes, hostLane{})
 	}
-	h := &hostStep{m: m, s: s, n: s.t, start: s.first[0], work: work, lanes: s.lanes}
-	defer h.stop()
+	h := &hostStep{m: m, s: s, n: s.t, start: s.first[0], work: work, team: host.Team{Lanes: s.lanes}}
+	defer h.team.Stop()
 	var form hostForm
 	if h.n <= hostRows {
 		form = newHostRows(h)
@@ -238,7 +213,7 @@ func (h *hostStep) cache(i int) {
 	}
 	h.c = h.n
 	size := hostCacheSize(cfg, h.c)
-	h.k, h.v = sized(&h.work.k, size), sized(&h.work.v, size)
+	h.k, h.v = host.Sized(&h.work.k, size), host.Sized(&h.work.v, size)
 }
 
 // hostCacheSize is the elements of a layer's keys or values of c tokens: tiles read
@@ -282,7 +257,7 @@ func (c *Config) seen(position int) int {
 // at returns where the value of token t and index i is.
 func (h *hostStep) angles(size int, at func(t, i int) int) {
 	c, w := &h.m.cfg, h.work
-	cos, sin, qcos, qsin := sized(&w.cos, size), sized(&w.sin, size), sized(&w.qcos, size), sized(&w.qsin, size)
+	cos, sin, qcos, qsin := host.Sized(&w.cos, size), host.Sized(&w.sin, size), host.Sized(&w.qcos, size), host.Sized(&w.qsin, size)
 	scale := 1 / math.Sqrt(float64(c.HeadDim))
 	for i, inv := range h.m.host.inverse {
 		for t := range h.n {
@@ -300,7 +275,7 @@ func (r *run) hostLogits(h *hostStep, form hostForm) error {
 		return nil
 	}
 	m, d, v := r.m, r.m.cfg.HiddenSize, r.m.cfg.VocabSize
-	x := sized(&h.work.rows, len(rows)*d)
+	x := host.Sized(&h.work.rows, len(rows)*d)
 	for i, t := range rows {
 		row := x[i*d:][:d]
 		form.row(row, int(t))
@@ -319,11 +294,11 @@ func (h *hostStep) linear(y, x []float32, n int, w *kernel.Matrix) {
 		return
 	}
 	p := (n + width - 1) / width
-	packed := sized(&h.work.in, p*w.Columns*width)
+	packed := host.Sized(&h.work.in, p*w.Columns*width)
 	for t := range n {
-		packRow(packed, x[t*w.Columns:][:w.Columns], t)
+		host.PackRow(packed, x[t*w.Columns:][:w.Columns], t)
 	}
-	packed = h.fitPanels(w, &h.work.fit, packed, p)
+	packed = h.team.FitPanels(w, &h.work.fit, packed, p)
 	h.blocks(w.Rows, func(l *hostLane, lo, hi int) {
 		out, stride := w.Panels(&l.gate, packed, p, lo, hi)
 		for t := range n {
@@ -333,47 +308,6 @@ func (h *hostStep) linear(y, x []float32, n int, w *kernel.Matrix) {
 			}
 		}
 	})
-}
-
-// fitPanels returns x [P,I,16] in the form that Panels of w require, in buf where
-// that is another.
-func (h *hostStep) fitPanels(w *kernel.Matrix, buf *[]float32, x []float32, p int) []float32 {
-	if !w.PairPanels() {
-		return x
-	}
-	size := w.PanelWidth()
-	y := sized(buf, p*size*width)
-	h.each(p, func(_ *hostLane, i int) { kernel.PairPanel(panel(y, i, size), panel(x, i, w.Columns)) })
-	return y
-}
-
-// fitRows is fitPanels of rows [n,I] for Dots.
-func fitRows(w *kernel.Matrix, buf *[]float32, x []float32, n int) []float32 {
-	if !w.PairRows() {
-		return x
-	}
-	size := w.RowWidth()
-	y := sized(buf, n*size)
-	for i := range n {
-		kernel.PairRow(y[i*size:(i+1)*size], x[i*w.Columns:(i+1)*w.Columns])
-	}
-	return y
-}
-
-// packRow writes row t of panels [P,K,16].
-func packRow(panels, row []float32, t int) {
-	to := panels[t/width*len(row)*width+t%width:]
-	for i, v := range row {
-		to[i*width] = v
-	}
-}
-
-// unpackRow is the inverse of packRow.
-func unpackRow(row, panels []float32, t int) {
-	from := panels[t/width*len(row)*width+t%width:]
-	for i := range row {
-		row[i] = from[i*width]
-	}
 }
 
 // ropeInverse returns the inverse frequencies of the rotary embedding, [hd/2].

@@ -1,6 +1,9 @@
 package mixtral
 
-import "github.com/expertspec/expertspec/mixtral/internal/kernel"
+import (
+	"github.com/expertspec/expertspec/mixtral/internal/host"
+	"github.com/expertspec/expertspec/mixtral/internal/kernel"
+)
 
 // hostPanelsForm is hostForm on panels of 16 rows of activations.
 type hostPanelsForm struct {
@@ -10,57 +13,54 @@ type hostPanelsForm struct {
 }
 
 // width is the rows of a panel.
-const width = kernel.Lanes
+const width = host.Width
 
 func newHostPanels(h *hostStep) *hostPanelsForm {
 	d, half := h.m.cfg.HiddenSize, h.m.cfg.HeadDim/2
 	p := (h.n + width - 1) / width
-	f := &hostPanelsForm{hostStep: h, p: p, x: sized(&h.work.x, p*d*width), h: sized(&h.work.h, p*d*width)}
+	f := &hostPanelsForm{hostStep: h, p: p, x: host.Sized(&h.work.x, p*d*width), h: host.Sized(&h.work.h, p*d*width)}
 	clear(f.x[(p-1)*d*width:])
-	row := sized(&h.work.rows, d)
+	row := host.Sized(&h.work.rows, d)
 	for t, id := range h.s.token {
 		h.m.host.embed.Row(row, int(id))
-		packRow(f.x, row, t)
+		host.PackRow(f.x, row, t)
 	}
 	h.angles(p*half*width, func(t, i int) int { return (t/width*half+i)*width + t%width })
 	return f
 }
 
-// panel returns panel p of x [P,K,16].
-func panel(x []float32, p, k int) []float32 { return x[p*k*width:][:k*width] }
-
 func (f *hostPanelsForm) attention(w *hostLayer) []float32 {
 	c, work := &f.m.cfg, f.work
 	d, rows, heads := c.HiddenSize, w.qkv.Rows, c.Heads*c.HeadDim
 	f.each(f.p, func(_ *hostLane, p int) {
-		kernel.NormPanel(panel(f.h, p, d), panel(f.x, p, d), w.attnNorm, c.RMSNormEps)
+		kernel.NormPanel(host.Panel(f.h, p, d), host.Panel(f.x, p, d), w.attnNorm, c.RMSNormEps)
 	})
-	qkv, att := sized(&work.qkv, f.p*rows*width), sized(&work.att, f.p*heads*width)
-	x := f.fitPanels(&w.qkv, &work.fit, f.h, f.p)
+	qkv, att := host.Sized(&work.qkv, f.p*rows*width), host.Sized(&work.att, f.p*heads*width)
+	x := f.team.FitPanels(&w.qkv, &work.fit, f.h, f.p)
 	f.blocks(rows, func(l *hostLane, lo, hi int) {
 		y, stride := w.qkv.Panels(&l.gate, x, f.p, lo, hi)
 		for p := range f.p {
-			copy(panel(qkv, p, rows)[lo*width:hi*width], panel(y, p, stride))
+			copy(host.Panel(qkv, p, rows)[lo*width:hi*width], host.Panel(y, p, stride))
 		}
 	})
-	f.each(f.p, func(l *hostLane, p int) { f.store(l, panel(qkv, p, rows), p) })
+	f.each(f.p, func(l *hostLane, p int) { f.store(l, host.Panel(qkv, p, rows), p) })
 	f.each(f.p*c.KVHeads, func(l *hostLane, i int) {
 		p := f.p - 1 - i/c.KVHeads // the longest first
-		f.attend(l, panel(att, p, heads), panel(qkv, p, rows), p, i%c.KVHeads)
+		f.attend(l, host.Panel(att, p, heads), host.Panel(qkv, p, rows), p, i%c.KVHeads)
 	})
-	att = f.fitPanels(&w.o, &work.fitAtt, att, f.p)
+	att = f.team.FitPanels(&w.o, &work.fitAtt, att, f.p)
 	f.blocks(d, func(l *hostLane, lo, hi int) {
 		y, stride := w.o.Panels(&l.gate, att, f.p, lo, hi)
 		for p := range f.p {
-			add(panel(f.x, p, d)[lo*width:hi*width], panel(y, p, stride))
+			host.Add(host.Panel(f.x, p, d)[lo*width:hi*width], host.Panel(y, p, stride))
 		}
 	})
-	logits := sized(&work.logits, f.n*c.Experts)
+	logits := host.Sized(&work.logits, f.n*c.Experts)
 	f.each(f.p, func(l *hostLane, p int) {
-		kernel.NormPanel(panel(f.h, p, d), panel(f.x, p, d), w.ffnNorm, c.RMSNormEps)
+		kernel.NormPanel(host.Panel(f.h, p, d), host.Panel(f.x, p, d), w.ffnNorm, c.RMSNormEps)
 		for lo := 0; lo < c.Experts; lo += kernel.BlockRows {
 			hi := min(lo+kernel.BlockRows, c.Experts)
-			y, _ := w.gate.Panels(&l.gate, panel(f.h, p, d), 1, lo, hi)
+			y, _ := w.gate.Panels(&l.gate, host.Panel(f.h, p, d), 1, lo, hi)
 			for t := range min(width, f.n-p*width) {
 				for e := lo; e < hi; e++ {
 					logits[(p*width+t)*c.Experts+e] = y[(e-lo)*width+t]
@@ -71,19 +71,12 @@ func (f *hostPanelsForm) attention(w *hostLayer) []float32 {
 	return logits
 }
 
-func add(to, from []float32) {
-	from = from[:len(to)]
-	for i, v := range from {
-		to[i] += v
-	}
-}
-
 // store writes the keys, rotated, and values of panel p, of which y is q, k and v.
 func (f *hostPanelsForm) store(l *hostLane, y []float32, p int) {
 	c := &f.m.cfg
 	hd, half, rotated := c.HeadDim, c.HeadDim/2, c.Heads+c.KVHeads
-	cos, sin := panel(f.work.cos, p, half), panel(f.work.sin, p, half)
-	key := sized(&l.q, hd*width)
+	cos, sin := host.Panel(f.work.cos, p, half), host.Panel(f.work.sin, p, half)
+	key := host.Sized(&l.q, hd*width)
 	n := min(width, f.n-p*width)
 	for kv := range c.KVHeads {
 		head := c.Heads + kv
@@ -91,8 +84,8 @@ func (f *hostPanelsForm) store(l *hostLane, y []float32, p int) {
 		value := y[(rotated+kv)*hd*width:][:hd*width]
 		for t := range n {
 			at := (kv*f.c + f.start + p*width + t) * hd
-			unpackRow(f.k[at:][:hd], key, t)
-			unpackRow(f.v[at:][:hd], value, t)
+			host.UnpackRow(f.k[at:][:hd], key, t)
+			host.UnpackRow(f.v[at:][:hd], value, t)
 		}
 	}
 }
@@ -107,9 +100,9 @@ func (f *hostPanelsForm) attend(l *hostLane, att, y []float32, p, kv int) {
 	n := end - first
 	padded := (n + kernel.TileRows - 1) / kernel.TileRows * kernel.TileRows
 	wide := (hd + kernel.TileRows - 1) / kernel.TileRows * kernel.TileRows
-	q, scores, out := sized(&l.q, 2*hd*width), sized(&l.scores, 2*padded*width), sized(&l.out, 2*wide*width)
+	q, scores, out := host.Sized(&l.q, 2*hd*width), host.Sized(&l.scores, 2*padded*width), host.Sized(&l.out, 2*wide*width)
 	keys, values := f.k[(kv*f.c+first)*hd:], f.v[(kv*f.c+first)*hd:]
-	qcos, qsin := panel(f.work.qcos, p, half), panel(f.work.qsin, p, half)
+	qcos, qsin := host.Panel(f.work.qcos, p, half), host.Panel(f.work.qsin, p, half)
 	for head := kv * g; head < (kv+1)*g; head += 2 {
 		pair := min(2, (kv+1)*g-head)
 		for j := range pair {
@@ -137,7 +130,7 @@ func (f *hostPanelsForm) attend(l *hostLane, att, y []float32, p, kv int) {
 			tile.Run(pair == 2)
 		}
 		for j := range pair {
-			divide(panel(att, head+j, hd), out[j*wide*width:], &sums[j])
+			host.Divide(host.Panel(att, head+j, hd), out[j*wide*width:], &sums[j])
 		}
 	}
 }
@@ -157,30 +150,16 @@ func (c *Config) mask(scores []float32, first, begin int) {
 	}
 }
 
-// divide writes x/sum to y, both [hd,16].
-func divide(y, x []float32, sum *[width]float32) {
-	var inverse [width]float32
-	for i, v := range sum {
-		inverse[i] = 1 / v
-	}
-	for ; len(y) >= width; y, x = y[width:], x[width:] {
-		to, from := (*[width]float32)(y), (*[width]float32)(x)
-		for i, v := range from {
-			to[i] = v * inverse[i]
-		}
-	}
-}
-
 func (f *hostPanelsForm) input() []float32 {
 	d := f.m.cfg.HiddenSize
-	rows := sized(&f.work.rows, f.n*d)
+	rows := host.Sized(&f.work.rows, f.n*d)
 	for t := range f.n {
-		unpackRow(rows[t*d:][:d], f.h, t)
+		host.UnpackRow(rows[t*d:][:d], f.h, t)
 	}
 	return rows
 }
 
-func (f *hostPanelsForm) row(dst []float32, t int) { unpackRow(dst, f.x, t) }
+func (f *hostPanelsForm) row(dst []float32, t int) { host.UnpackRow(dst, f.x, t) }
 
 func (f *hostPanelsForm) experts(w *hostLayer, groups []chosen) {
 	if len(groups) == 0 {
@@ -189,17 +168,17 @@ func (f *hostPanelsForm) experts(w *hostLayer, groups []chosen) {
 	d, size := f.m.cfg.HiddenSize, f.m.cfg.IntermediateSize
 	w13, w2 := &w.w13[groups[0].expert], &w.w2[groups[0].expert]
 	wide, wide2 := w13.PanelWidth(), w2.PanelWidth() // of operands
-	h := f.fitPanels(w13, &f.work.fit, f.h, f.p)
+	h := f.team.FitPanels(w13, &f.work.fit, f.h, f.p)
 	first := make([]int, len(groups)+1) // panels
 	for i, g := range groups {
 		first[i+1] = first[i] + (len(g.rows)+width-1)/width
 	}
 	total := first[len(groups)]
-	in, act := sized(&f.work.in, total*wide*width), sized(&f.work.act, total*wide2*width)
+	in, act := host.Sized(&f.work.in, total*wide*width), host.Sized(&f.work.act, total*wide2*width)
 	f.each(len(groups), func(_ *hostLane, i int) {
 		to := in[first[i]*wide*width:]
 		for j, t := range groups[i].rows {
-			copyRow(to, j, h, int(t), wide)
+			host.CopyRow(to, j, h, int(t), wide)
 		}
 	})
 	block := f.blockSize(size)
@@ -211,9 +190,9 @@ func (f *hostPanelsForm) experts(w *hostLayer, groups []chosen) {
 		gate, stride := w13.Panels(&l.gate, x, p, lo, hi)
 		up, _ := w13.Panels(&l.up, x, p, size+lo, size+hi)
 		for j := range p {
-			y := panel(gate, j, stride)[:(hi-lo)*width]
-			kernel.SwiGLU(y, y, panel(up, j, stride))
-			to := panel(act, first[i]+j, wide2)
+			y := host.Panel(gate, j, stride)[:(hi-lo)*width]
+			kernel.SwiGLU(y, y, host.Panel(up, j, stride))
+			to := host.Panel(act, first[i]+j, wide2)
 			if wide2 == size {
 				copy(to[lo*width:], y)
 			} else {
@@ -233,12 +212,4 @@ func (f *hostPanelsForm) experts(w *hostLayer, groups []chosen) {
 			}
 		}
 	})
-}
-
-// copyRow copies row t of panels from [P,K,16] to row j of panels to.
-func copyRow(to []float32, j int, from []float32, t, k int) {
-	to, from = to[j/width*k*width+j%width:], from[t/width*k*width+t%width:]
-	for i := range k {
-		to[i*width] = from[i*width]
-	}
 }

@@ -1,6 +1,9 @@
 package mixtral
 
-import "github.com/expertspec/expertspec/mixtral/internal/kernel"
+import (
+	"github.com/expertspec/expertspec/mixtral/internal/host"
+	"github.com/expertspec/expertspec/mixtral/internal/kernel"
+)
 
 // hostRowsForm is hostForm on rows of activations, for few tokens: each weight is
 // read once and multiplied by all of them.
@@ -11,7 +14,7 @@ type hostRowsForm struct {
 
 func newHostRows(h *hostStep) *hostRowsForm {
 	d, half := h.m.cfg.HiddenSize, h.m.cfg.HeadDim/2
-	f := &hostRowsForm{hostStep: h, x: sized(&h.work.x, h.n*d), h: sized(&h.work.h, h.n*d)}
+	f := &hostRowsForm{hostStep: h, x: host.Sized(&h.work.x, h.n*d), h: host.Sized(&h.work.h, h.n*d)}
 	for t, id := range h.s.token {
 		h.m.host.embed.Row(f.x[t*d:], int(id))
 	}
@@ -19,14 +22,10 @@ func newHostRows(h *hostStep) *hostRowsForm {
 	return f
 }
 
-// fewBytes is the bytes of weights that one lane reads in the time that it takes to
-// wake another.
-const fewBytes = 64 << 10
-
 // dots is linear for few rows.
 func (h *hostStep) dots(y, x []float32, n int, w *kernel.Matrix) {
-	x = fitRows(w, &h.work.fit, x, n)
-	if w.Rows*w.Bytes() <= fewBytes || h.lanes == 1 {
+	x = host.FitRows(w, &h.work.fit, x, n)
+	if w.Rows*w.Bytes() <= host.FewBytes || h.team.Lanes == 1 {
 		w.Dots(y, w.Rows, x, n, 0, w.Rows)
 		return
 	}
@@ -43,17 +42,17 @@ func (f *hostRowsForm) norm(w []float32) {
 func (f *hostRowsForm) attention(w *hostLayer) []float32 {
 	c, work := &f.m.cfg, f.work
 	f.norm(w.attnNorm)
-	qkv := sized(&work.qkv, f.n*w.qkv.Rows)
+	qkv := host.Sized(&work.qkv, f.n*w.qkv.Rows)
 	f.dots(qkv, f.h, f.n, &w.qkv)
 	f.store(qkv, w.qkv.Rows)
-	att := sized(&work.att, f.n*c.Heads*c.HeadDim)
+	att := host.Sized(&work.att, f.n*c.Heads*c.HeadDim)
 	f.attend(att, qkv, w.qkv.Rows)
 	f.dots(f.h, att, f.n, &w.o)
 	for i, v := range f.h {
 		f.x[i] += v
 	}
 	f.norm(w.ffnNorm)
-	logits := sized(&work.logits, f.n*c.Experts)
+	logits := host.Sized(&work.logits, f.n*c.Experts)
 	f.dots(logits, f.h, f.n, &w.gate)
 	return logits
 }
@@ -81,7 +80,7 @@ func (f *hostRowsForm) attend(att, qkv []float32, rows int) {
 	one := func(l *hostLane, i int) {
 		f.attendHead(l, att, qkv[i/c.KVHeads*rows:][:rows], i/c.KVHeads, i%c.KVHeads)
 	}
-	if 8*f.n*(f.start+f.n)*c.HeadDim*c.KVHeads <= fewBytes { // bytes of keys and values
+	if 8*f.n*(f.start+f.n)*c.HeadDim*c.KVHeads <= host.FewBytes { // bytes of keys and values
 		for i := range n {
 			one(&f.work.lanes[0], i)
 		}
@@ -97,18 +96,18 @@ func (f *hostRowsForm) attendHead(l *hostLane, att, y []float32, t, kv int) {
 	end := f.start + t + 1
 	first := c.seen(end - 1)
 	n := end - first
-	q := sized(&l.q, g*hd)
+	q := host.Sized(&l.q, g*hd)
 	for j := range g {
 		head := kv*g + j
 		kernel.Rotate(q[j*hd:][:half], q[j*hd+half:], y[head*half:], y[(c.Heads+c.KVHeads+head)*half:],
 			f.work.qcos[t*half:], f.work.qsin[t*half:])
 	}
 	base := (kv*f.c + first) * hd
-	scores := sized(&l.scores, (g+kernel.TileRows)*n)
+	scores := host.Sized(&l.scores, (g+kernel.TileRows)*n)
 	keys := kernel.F32(f.k[base:][:n*hd], n)
 	keys.Dots(scores, n, q, g, 0, n)
 	var inverse [kernel.TileRows]float32
-	out := sized(&l.out, 2*kernel.TileRows*kernel.Lanes)
+	out := host.Sized(&l.out, 2*kernel.TileRows*kernel.Lanes)
 	for from := 0; from < g; from += kernel.TileRows {
 		some := min(kernel.TileRows, g-from)
 		for j := range some {
@@ -143,7 +142,7 @@ func (f *hostRowsForm) experts(w *hostLayer, groups []chosen) {
 		first[i] = rows
 		rows += len(g.rows)
 	}
-	in, act := sized(&f.work.in, rows*d), sized(&f.work.act, rows*size)
+	in, act := host.Sized(&f.work.in, rows*d), host.Sized(&f.work.act, rows*size)
 	for i, g := range groups {
 		for j, t := range g.rows {
 			copy(in[(first[i]+j)*d:][:d], f.h[int(t)*d:])
@@ -153,20 +152,20 @@ func (f *hostRowsForm) experts(w *hostLayer, groups []chosen) {
 		return
 	}
 	w13, w2 := &w.w13[groups[0].expert], &w.w2[groups[0].expert] // like all
-	in = fitRows(w13, &f.work.fit, in, rows)
+	in = host.FitRows(w13, &f.work.fit, in, rows)
 	wide, wide2 := w13.RowWidth(), w2.RowWidth()
-	lanes := f.lanes
-	if len(groups)*w2.Rows*w2.Bytes() <= fewBytes {
-		f.lanes = 1
+	lanes := f.team.Lanes
+	if len(groups)*w2.Rows*w2.Bytes() <= host.FewBytes {
+		f.team.Lanes = 1
 	}
-	defer func() { f.lanes = lanes }()
+	defer func() { f.team.Lanes = lanes }()
 	block := f.blockSize(size)
 	blocks := (size + block - 1) / block
 	f.each(len(groups)*blocks, func(l *hostLane, task int) {
 		i, lo := task/blocks, task%blocks*block
 		g, hi := &groups[i], min(lo+block, size)
 		n := len(g.rows)
-		both := sized(&l.out, 2*n*(hi-lo))
+		both := host.Sized(&l.out, 2*n*(hi-lo))
 		gate, up := both[:n*(hi-lo)], both[n*(hi-lo):]
 		w13 := &w.w13[g.expert]
 		w13.Dots(gate, hi-lo, in[first[i]*wide:], n, lo, hi)
@@ -176,10 +175,10 @@ func (f *hostRowsForm) experts(w *hostLayer, groups []chosen) {
 			kernel.SwiGLU(act[(first[i]+j)*size+lo:][:hi-lo], gate[at:], up[at:])
 		}
 	})
-	act = fitRows(w2, &f.work.fit, act, rows)
+	act = host.FitRows(w2, &f.work.fit, act, rows)
 	f.blocks(d, func(l *hostLane, lo, hi int) {
 		for i, g := range groups {
-			y := sized(&l.out, len(g.rows)*(hi-lo))
+			y := host.Sized(&l.out, len(g.rows)*(hi-lo))
 			w.w2[g.expert].Dots(y, hi-lo, act[first[i]*wide2:], len(g.rows), lo, hi)
 			for j, t := range g.rows {
 				to, from := f.x[int(t)*d+lo:int(t)*d+hi], y[j*(hi-lo):][:hi-lo]

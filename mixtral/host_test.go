@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/expertspec/expertspec/mixtral/mini"
 	"github.com/expertspec/expertspec/mixtral/mixtraltest"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/stretchr/testify/require"
@@ -78,4 +79,32 @@ func logitsOf(t *testing.T, c mixtraltest.Checkpoint, o Options, e Executor, ste
 		logits = append(logits, out.Logits[0])
 	}
 	return logits
+}
+
+// The number of processors does not change results, in prefill and decoding.
+func TestLanes(t *testing.T) {
+	b, err := OpenBackend("go")
+	require.NoError(t, err)
+	m, err := Load(context.Background(), mini.FS(), Options{Backend: b})
+	require.NoError(t, err)
+	defer m.Close()
+	run := func(lanes int) (logits [][]float32) {
+		m.lanes = lanes
+		cache := m.NewCache(1)
+		defer cache.Close()
+		tokens := make([]int32, 70)
+		for i := range tokens {
+			tokens[i] = int32(3 + 57*i%4000)
+		}
+		for _, step := range [][]int32{tokens, {5}, {6, 7, 8}} {
+			out, err := m.Forward(context.Background(), Request{Tokens: [][]int32{step}, Cache: cache, Logits: AllLogits})
+			require.NoError(t, err)
+			logits = append(logits, out.Logits[0])
+		}
+		return logits
+	}
+	want := run(1)
+	for _, lanes := range []int{2, 5} {
+		require.Equal(t, want, run(lanes), "%d lanes", lanes)
+	}
 }

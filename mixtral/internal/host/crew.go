@@ -1,4 +1,6 @@
-package mixtral
+// Package host is what executors on the processor's cores share: goroutines that
+// compute parts of products, and panels of activations (see package kernel).
+package host
 
 import (
 	"runtime"
