@@ -46,10 +46,14 @@ type Info struct {
 	// Shape is row-major; empty: a scalar.
 	Shape []int
 	// Offset is where the data begins, in bytes from the file's beginning. In a file
-	// of torch.save the data may be strided; ReadAt returns it row-major.
+	// of torch.save it is where the first element is.
 	Offset int64
 	// Size is the length of the data in bytes.
 	Size int64
+	// Strided reports that the elements are not one after another in the file, as
+	// those of a transposed view, which only a file of torch.save may have. Reading
+	// them is fast in pieces of some MiB.
+	Strided bool
 }
 
 // Len returns the number of elements.

@@ -8,7 +8,7 @@ import (
 
 // stridedPiece is the number of bytes of a strided tensor that are gathered at a
 // time, and the largest part of the file that is read for them at once.
-const stridedPiece = 1 << 20
+const stridedPiece = 4 << 20
 
 var stridedBuffers = sync.Pool{New: func() any { return new([stridedPiece]byte) }}
 

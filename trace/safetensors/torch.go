@@ -187,7 +187,7 @@ func (f *Reader) addTensor(name string, t *torchTensor, find func(key string) (p
 		info.Shape[i] = int(axis)
 	}
 	if !rowMajor(t.view) {
-		f.strides[name] = t.view.Strides
+		f.strides[name], info.Strided = t.view.Strides, true
 	}
 	f.header.tensors = append(f.header.tensors, info)
 	return nil

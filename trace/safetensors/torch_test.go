@@ -54,6 +54,7 @@ func TestTorchFiles(t *testing.T) {
 				got, ok := f.Info(tensor.Name)
 				require.True(t, ok)
 				assert.Equal(t, tensor.DType, got.DType, tensor.Name)
+				assert.Equal(t, f.strides[tensor.Name] != nil, got.Strided)
 				assert.Equal(t, append([]int{}, tensor.Shape...), got.Shape, tensor.Name)
 				require.Equal(t, tensor.Size, got.Size, tensor.Name)
 				expected, b := make([]byte, tensor.Size), make([]byte, tensor.Size)

@@ -16,6 +16,17 @@ import (
 // to stay in the processor's cache until they are checked.
 const ChunkSize = 256 << 10
 
+// stridedSize is the size of a chunk of a strided tensor (see safetensors.Info).
+const stridedSize = 4 << 20
+
+// chunkSize returns the size of the tensor's chunks.
+func (p Part) chunkSize() int {
+	if p.Info.Strided {
+		return stridedSize
+	}
+	return ChunkSize
+}
+
 // Chunks is memory for a chunk.
 var Chunks = sync.Pool{New: func() any { return new([ChunkSize]byte) }}
 
@@ -53,9 +64,13 @@ func (p Part) Read(name string, dtype dtypes.DType, dst []byte) error {
 	if from == to {
 		return p.readSame(name, dst)
 	}
-	scratch := Chunks.Get().(*[ChunkSize]byte)
-	defer Chunks.Put(scratch)
-	step := ChunkSize / from.Size()
+	pooled := Chunks.Get().(*[ChunkSize]byte)
+	defer Chunks.Put(pooled)
+	scratch := pooled[:]
+	if p.Info.Strided {
+		scratch = make([]byte, min(p.chunkSize(), p.Elements()*from.Size()))
+	}
+	step := p.chunkSize() / from.Size()
 	for first := 0; len(dst) > 0; first += step {
 		n := min(step, len(dst)/to.Size())
 		raw := scratch[:n*from.Size()]
@@ -78,8 +93,8 @@ func (p Part) Read(name string, dtype dtypes.DType, dst []byte) error {
 
 // readSame reads a tensor whose type needs no conversion.
 func (p Part) readSame(name string, dst []byte) error {
-	for first := 0; len(dst) > 0; first += ChunkSize / p.Info.DType.Size() {
-		chunk := dst[:min(ChunkSize, len(dst))]
+	for first := 0; len(dst) > 0; first += p.chunkSize() / p.Info.DType.Size() {
+		chunk := dst[:min(p.chunkSize(), len(dst))]
 		if err := p.ReadChunk(name, chunk, first); err != nil {
 			return err
 		}
