@@ -44,7 +44,7 @@ var house = map[string][]string{
 	"mixtral/mini":                {},
 	"mixtral/mixtraltest":         {"trace/safetensors"},
 	"mixtral/switchtransformer":   {"mixtral", "mixtral/internal/checkpoint", "mixtral/internal/generate", "mixtral/internal/host", "mixtral/internal/kernel", "mixtral/internal/xla", "trace", "trace/safetensors"},
-	"mixtral/collect":             {"mixtral", "mixtral/tokenizer", "trace"},
+	"mixtral/collect":             {"mixtral", "mixtral/switchtransformer", "mixtral/tokenizer", "trace"},
 	"mixtral/collect/hub":         {"mixtral/collect"},
 	"speculate":                   {"trace", "trace/safetensors"},
 	"speculate/neural":            {"speculate", "trace", "trace/safetensors"},

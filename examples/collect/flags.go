@@ -17,7 +17,8 @@ import (
 )
 
 const help = `
-collect chooses documents at random, runs a Mixtral over them, and writes its routing as a trace: a folder of Parquet shards.
+collect chooses documents at random, runs a Mixtral or a Switch Transformer over them, and writes its routing as a trace: a folder
+of Parquet shards. Of a document the encoder of a Switch Transformer reads the first half, and its decoder the rest.
 
 Killed at any moment and run again with the same flags, it resumes, and the folder ends up as if it had never stopped. With
 other flags or another model it refuses to. With -part, several processes share the work without communicating; together they
@@ -62,7 +63,7 @@ func (o *options) flags(fs *flag.FlagSet) {
 	o.limits.Flags(fs)
 	fs.StringVar(&o.model.Tokenizer, "tokenizer", "", "`file` of the tokenizer (default: tokenizer.json of the model)")
 	fs.Var(&o.data, "data", "`file or folder` of texts, may be given several times: "+strings.Join(collect.Formats(), ", ")+
-		",\nalso compressed as .gz, .bz2 or .zst; a folder means all such files in it; mini for the\nembedded documents (default mini with -model mini)")
+		",\nalso compressed as .gz, .bz2 or .zst; a folder means all such files in it; mini for the\nembedded documents (default mini with -model mini and mini-switch)")
 	fs.StringVar(&o.sets, "sets", "", "named public data `sets`, separated by commas, or all: "+strings.Join(hub.Names(), ", "))
 	fs.StringVar(&o.hub.Cache, "hub-cache", defaultCache(), "`folder` of the hub's cache, where -sets are")
 	fs.BoolVar(&o.hub.Download, "download", false, "download what the cache lacks of -sets (default false: no network access)")
@@ -82,6 +83,7 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.StringVar(&o.logitLayers, "logit-layers", "", "`layers` of the router logits, from 0, separated by commas, for example 0,8,15 (default all); implies -logits")
 	fs.BoolVar(&o.RouterInput, "router-input", false, "record the routers' inputs [T,L,D] too (default false); large: 2 or 4 bytes times L times D a token")
 	fs.StringVar(&o.inputLayers, "input-layers", "", "`layers` of the router input (default all); implies -router-input")
+	fs.BoolVar(&o.Dropped, "dropped", false, "record which tokens a Switch Transformer's experts dropped (default false)")
 	fs.StringVar(&o.float, "float", "float32", "`type` of router logits and router input in the trace: float32 or float16")
 	fs.IntVar(&o.BatchTokens, "batch", 0, fmt.Sprintf("maximum number of tokens computed at once, including padding (default %d; with -device-memory on a device\nwith memory of its own, as many as fit beside the weights, at most %d)", collect.DefaultBatchTokens, mostTokens))
 	fs.IntVar(&o.Concurrency, "at-once", 1, "batches that the model computes at once; with 2, an accelerator does not wait for the host")
@@ -96,7 +98,7 @@ func (o *options) check(fs *flag.FlagSet) (err error) {
 		return errors.New("-out is required: the folder of the trace")
 	}
 	if len(o.data) == 0 && o.sets == "" {
-		if o.model.Folder != "mini" {
+		if o.model.Folder != "mini" && o.model.Folder != "mini-switch" {
 			return errors.New("-data or -sets is required: files or folders of texts, or public data sets")
 		}
 		o.data = list{"mini"}

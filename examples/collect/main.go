@@ -1,5 +1,5 @@
-// Command collect runs data sets of texts through a Mixtral and records its
-// routing as a trace:
+// Command collect runs data sets of texts through a Mixtral or a Switch Transformer and
+// records its routing as a trace:
 //
 //	$ go run ./examples/collect -model mini -docs 5 -tokens 64 -out trace
 //	$ go run ./examples/collect -model DIR -data texts.jsonl -data folder -out trace -docs 150 -tokens 512 -seed 1
@@ -68,7 +68,7 @@ func (o *options) collect(ctx context.Context, errs io.Writer) (*collect.Report,
 	c.ModelName, c.Program = o.model.Name(), "expertspec collect"
 	c.Extra = map[string]string{"backend": o.backendName(), "executor": o.model.Executor.String()}
 	c.Progress, c.Problem = show.progress, show.problem
-	return collect.Run(ctx, collect.Mixtral(model), tok, sources, o.out, c)
+	return collect.Run(ctx, model, tok, sources, o.out, c)
 }
 
 // backendName is the backend's name, of a plugin's path the file name only: machines

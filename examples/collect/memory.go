@@ -2,14 +2,34 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/mixtral/collect"
 	"github.com/expertspec/expertspec/mixtral/offload"
 )
 
-// load loads the model, with a limit of device memory so that it reads its experts
-// while it computes.
-func (o *options) load(ctx context.Context) (*mixtral.Model, func(), error) {
+// load loads the model.
+func (o *options) load(ctx context.Context) (collect.Model, func(), error) {
+	isSwitch, err := o.model.IsSwitch()
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case isSwitch && o.limits.Given():
+		return nil, nil, errors.New("-device-memory and -host-memory are for Mixtral, not for a Switch Transformer")
+	case isSwitch:
+		model, free, err := o.model.LoadSwitch(ctx)
+		return collect.SwitchTransformer(model), free, err
+	case o.Dropped:
+		return nil, nil, errors.New("-dropped is for a Switch Transformer: no expert of Mixtral drops tokens")
+	}
+	model, free, err := o.loadMixtral(ctx)
+	return collect.Mixtral(model), free, err
+}
+
+// loadMixtral loads a Mixtral, with a limit of device memory so that it reads its
+// experts while it computes.
+func (o *options) loadMixtral(ctx context.Context) (*mixtral.Model, func(), error) {
 	if !o.limits.Given() {
 		return o.model.Load(ctx)
 	}

@@ -1,10 +1,15 @@
-// Command forward runs Mixtral on documents and writes what it computed:
+// Command forward runs Mixtral or a Switch Transformer on documents and writes what it
+// computed:
 //
 //	$ go run ./examples/forward -model mini -in documents.jsonl -out outputs.safetensors -greedy 8
 //
 // A line of documents.jsonl is {"id": "a", "text": "Once upon"} or {"id": "b", "ids": [1, 17, 4]}. For each the output
 // holds <id>.input_ids [T], <id>.logits [T,V], <id>.router_logits [L,T,E], <id>.experts [T,L,K], <id>.weights [T,L,K] and,
 // with -greedy N, <id>.greedy_ids [N].
+//
+// With a Switch Transformer a line may have decoder_ids too, and the output holds <id>.input_ids [T], <id>.decoder_input_ids [U],
+// <id>.encoder_router_logits [L,T,E], <id>.encoder_experts [L,T], <id>.encoder_dropped [L,T], the same of the decoder [L,U,E] and
+// [L,U], <id>.logits [U,V] and <id>.greedy_ids [N].
 package main
 
 import (
@@ -12,13 +17,17 @@ import (
 	"flag"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/trace/safetensors"
 )
 
 const help = `
-forward runs Mixtral on the documents of a JSON lines file and writes logits and routing as safetensors.
+forward runs Mixtral, or a Switch Transformer if the model's config.json says so, on the documents of a JSON lines file and writes
+logits and routing as safetensors.
 
-A line is {"id": "...", "text": "..."} (the tokenizer puts <s> before it) or {"id": "...", "ids": [..]}. An invalid
-line is named on standard error by its number (from 1) and omitted; the others are processed.`
+A line is {"id": "...", "text": "..."} (the tokenizer adds its special tokens) or {"id": "...", "ids": [..]}; for a Switch
+Transformer these are the encoder's, and "decoder_ids": [..] are the decoder's (default: its start token alone), whose logits
+and routing are those of computing them at once. -greedy continues the start token alone. An invalid line is named on standard
+error by its number (from 1) and omitted; the others are processed.`
 
 type options struct {
 	model   cli.Model
@@ -39,14 +48,35 @@ func (o *options) flags(f *flag.FlagSet) {
 }
 
 func (o *options) run(ctx context.Context, s cli.Streams) error {
-	model, free, err := o.model.Load(ctx)
+	compute := o.mixtral
+	isSwitch, err := o.model.IsSwitch()
 	if err != nil {
 		return err
 	}
-	defer free()
-	made, bad, err := o.outputs.Compute(ctx, "forward", &o.model, model, nil, s.Err)
+	if isSwitch {
+		compute = o.switchTransformer
+	}
+	made, bad, err := compute(ctx, s)
 	if err != nil {
 		return err
 	}
 	return o.outputs.Write(made, bad)
+}
+
+func (o *options) mixtral(ctx context.Context, s cli.Streams) ([]safetensors.Tensor, int, error) {
+	model, free, err := o.model.Load(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer free()
+	return o.outputs.Compute(ctx, "forward", &o.model, model, nil, s.Err)
+}
+
+func (o *options) switchTransformer(ctx context.Context, s cli.Streams) ([]safetensors.Tensor, int, error) {
+	model, free, err := o.model.LoadSwitch(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer free()
+	return o.outputs.ComputeSwitch(ctx, "forward", &o.model, model, s.Err)
 }

@@ -2,6 +2,7 @@ package collect
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/expertspec/expertspec/mixtral"
@@ -16,14 +17,15 @@ type Tokenizer interface {
 	Encode(text string, specials bool) []int32
 }
 
-// Model is what [Run] requires of a model. [Mixtral] returns that of a
-// mixtral.Model.
+// Model is what [Run] requires of a model. [Mixtral] and [SwitchTransformer] return
+// that of a mixtral.Model and of a switchtransformer.Model.
 type Model interface {
 	// TraceHeader returns what a trace says about the model: Model, and Checkpoint
 	// and DType of Source.
 	TraceHeader() trace.Header
 	// Record returns the routing of a batch of B documents, given by their token
 	// ids, in the same order. h is that of the trace; Run sets Dataset and ID. The
+	// tokens of a document may be others than those given, as where a model adds some. The
 	// documents in spare are no longer needed and may be reused. Record is called
 	// by Options.Concurrency goroutines.
 	Record(ctx context.Context, h *trace.Header, tokens [][]int32, spare []*trace.Document) ([]*trace.Document, error)
@@ -46,6 +48,9 @@ func (m mixtralModel) TraceHeader() trace.Header {
 }
 
 func (m mixtralModel) Record(ctx context.Context, h *trace.Header, tokens [][]int32, spare []*trace.Document) ([]*trace.Document, error) {
+	if h.Dropped {
+		return nil, errors.New("no expert of Mixtral drops tokens: Options.Dropped cannot be recorded")
+	}
 	rec, err := mixtral.NewRecorder(*h)
 	if err != nil {
 		return nil, err

@@ -36,6 +36,9 @@ type Options struct {
 	LogitLayers []int
 	RouterInput bool
 	InputLayers []int
+	// Dropped records which tokens an expert did not compute because it was full, for
+	// models whose experts have a capacity.
+	Dropped bool
 	// Float is the type of router logits and router input in the trace.
 	Float trace.Float
 	// BatchTokens is the maximum number of tokens, including padding, that are
@@ -123,6 +126,7 @@ func (o *Options) header(m Model) trace.Header {
 			h.LogitLayers = h.Model.AllLayers()
 		}
 	}
+	h.Dropped = o.Dropped
 	if o.RouterInput {
 		if h.InputLayers = o.InputLayers; h.InputLayers == nil {
 			h.InputLayers = h.Model.AllLayers()

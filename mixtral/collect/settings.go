@@ -35,6 +35,9 @@ func settings(h *trace.Header) map[string]string {
 		"hidden": fmt.Sprint(h.Model.Hidden), "vocabulary": fmt.Sprint(h.Model.Vocabulary),
 		"logits": layerList(h.LogitLayers, h.Model.Layers), "router-input": layerList(h.InputLayers, h.Model.Layers),
 	}
+	if h.Dropped {
+		m["dropped"] = "true"
+	}
 	for k, v := range h.Source.Extra {
 		m[k] = v
 	}

@@ -11,8 +11,8 @@ import (
 
 	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/mixtral/mini"
+	switchmini "github.com/expertspec/expertspec/mixtral/switchtransformer/mini"
 	"github.com/expertspec/expertspec/mixtral/tokenizer"
-	"github.com/expertspec/expertspec/speculate"
 	"github.com/gomlx/compute/dtypes"
 )
 
@@ -35,7 +35,7 @@ type Model struct {
 
 // Flags defines -model, -backend, -executor, -dtype and -quantize.
 func (m *Model) Flags(f *flag.FlagSet) {
-	f.StringVar(&m.Folder, "model", "mini", "`folder` of a checkpoint (config.json, safetensors, tokenizer.json), or mini for the embedded model")
+	f.StringVar(&m.Folder, "model", "mini", "`folder` of a checkpoint (config.json, safetensors, tokenizer.json), or mini for the embedded Mixtral,\nor, where the program runs Switch Transformers too, mini-switch for the embedded one")
 	f.TextVar(&m.Executor, "executor", mixtral.Auto, "`executor`: stepped, whole, or auto for the faster one")
 	f.Func("dtype", "`type` of weights and products: float32 or bfloat16 (default float32)", func(name string) error {
 		types := map[string]dtypes.DType{"float32": dtypes.Float32, "bfloat16": dtypes.BFloat16}
@@ -52,16 +52,17 @@ func (m *Model) Flags(f *flag.FlagSet) {
 
 // Name returns a name of the model for traces.
 func (m *Model) Name() string {
-	if m.Folder == "mini" {
-		return "mini"
-	}
 	return filepath.Base(filepath.Clean(m.Folder))
 }
 
-// Files returns a checkpoint's folder, or that of the embedded model for "mini".
+// Files returns a checkpoint's folder, or that of an embedded model for "mini" and
+// "mini-switch".
 func Files(folder string) (fs.FS, error) {
-	if folder == "mini" {
+	switch folder {
+	case "mini":
 		return mini.FS(), nil
+	case "mini-switch":
+		return switchmini.FS(), nil
 	}
 	info, err := os.Stat(folder)
 	switch {
@@ -97,10 +98,14 @@ func (m *Model) LoadTokenizer() (*tokenizer.Tokenizer, error) {
 	return t, nil
 }
 
-// LoadTokenizer reads a tokenizer.json, or for "mini" the embedded model's.
+// LoadTokenizer reads a tokenizer.json, or for "mini" and "mini-switch" the embedded
+// model's.
 func LoadTokenizer(file string) (*tokenizer.Tokenizer, error) {
-	if file == "mini" {
+	switch file {
+	case "mini":
 		return tokenizer.Load(mini.FS(), "tokenizer.json")
+	case "mini-switch":
+		return tokenizer.Load(switchmini.FS(), "tokenizer.json")
 	}
 	t, err := tokenizer.Load(os.DirFS(filepath.Dir(file)), filepath.Base(file))
 	if err != nil {
@@ -109,7 +114,7 @@ func LoadTokenizer(file string) (*tokenizer.Tokenizer, error) {
 	return t, nil
 }
 
-// Load opens the backend and loads the model. The caller calls free, not Close.
+// Load opens the backend and loads a Mixtral. The caller calls free, not Close.
 func (m *Model) Load(ctx context.Context) (model *mixtral.Model, free func(), err error) {
 	return m.load(ctx, nil)
 }
@@ -144,26 +149,4 @@ func (m *Model) Config() (mixtral.Config, error) {
 	}
 	defer c.Close()
 	return c.Config(), nil
-}
-
-// ReadGates reads the routers of a checkpoint; nil for folder "".
-func ReadGates(folder string) (*speculate.Gates, error) {
-	if folder == "" {
-		return nil, nil
-	}
-	files, err := Files(folder)
-	if err != nil {
-		return nil, err
-	}
-	c, err := mixtral.OpenCheckpoint(files)
-	if err != nil {
-		return nil, fmt.Errorf("-model %s: %w", folder, err)
-	}
-	defer c.Close()
-	w, err := c.Routers()
-	if err != nil {
-		return nil, fmt.Errorf("-model %s: %w", folder, err)
-	}
-	cfg := c.Config()
-	return &speculate.Gates{Layers: cfg.Layers, Experts: cfg.Experts, Hidden: cfg.HiddenSize, Weights: w}, nil
 }

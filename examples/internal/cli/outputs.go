@@ -53,15 +53,26 @@ type Generator func(ctx context.Context, prompt []int32, o mixtral.GenerateOptio
 // Compute returns the tensors of all documents and the number of invalid lines, which
 // are omitted and named to errs. generate, if not nil, replaces m.Generate.
 func (o *Outputs) Compute(ctx context.Context, program string, files *Model, m *mixtral.Model, generate Generator, errs io.Writer) (made []safetensors.Tensor, bad int, err error) {
+	if generate == nil {
+		generate = m.Generate
+	}
+	return o.lines(ctx, program, files, errs, func(d document) ([]safetensors.Tensor, error) {
+		if d.DecoderIDs != nil {
+			return nil, errors.New("decoder_ids are for a Switch Transformer; Mixtral has no encoder")
+		}
+		return o.mixtral(ctx, files, m, generate, d)
+	})
+}
+
+// lines calls compute with each document of the file, and returns all tensors and the
+// number of invalid lines.
+func (o *Outputs) lines(ctx context.Context, program string, files *Model, errs io.Writer, compute func(document) ([]safetensors.Tensor, error)) (made []safetensors.Tensor, bad int, err error) {
 	file, err := os.Open(o.In)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer file.Close()
-	if generate == nil {
-		generate = m.Generate
-	}
-	w := &outputs{Outputs: o, ctx: ctx, files: files, model: m, generate: generate, seen: map[string]int{}}
+	w := &outputs{files: files, compute: compute, seen: map[string]int{}}
 	lines, reported := bufio.NewReader(file), time.Now()
 	for number := 1; ; number++ {
 		line, readErr := ReadLine(lines)
@@ -99,20 +110,20 @@ func (o *Outputs) Write(made []safetensors.Tensor, bad int) error {
 }
 
 type outputs struct {
-	*Outputs
-	ctx       context.Context
 	files     *Model
-	model     *mixtral.Model
-	generate  Generator
+	compute   func(document) ([]safetensors.Tensor, error)
 	tokenizer *tokenizer.Tokenizer // loaded for the first text
 	seen      map[string]int       // line of an id
 	tensors   []safetensors.Tensor
 }
 
 type document struct {
-	ID   string   `json:"id"`
-	Text *string  `json:"text"`
-	IDs  *[]int32 `json:"ids"`
+	ID         string   `json:"id"`
+	Text       *string  `json:"text"`
+	IDs        *[]int32 `json:"ids"`
+	DecoderIDs *[]int32 `json:"decoder_ids"`
+
+	ids []int32 // those of the line, or of its text
 }
 
 func (w *outputs) line(number int, line []byte) error {
@@ -128,14 +139,16 @@ func (w *outputs) line(number int, line []byte) error {
 	case (d.Text == nil) == (d.IDs == nil):
 		return fmt.Errorf("document %q: has both or neither of text and ids", d.ID)
 	}
-	ids, err := w.ids(d)
+	var made []safetensors.Tensor
+	var err error
+	if d.ids, err = w.ids(d); err == nil {
+		made, err = w.compute(d)
+	}
 	if err != nil {
 		return fmt.Errorf("document %q: %w", d.ID, err)
 	}
-	if err := w.compute(d.ID, ids); err != nil {
-		return fmt.Errorf("document %q: %w", d.ID, err)
-	}
 	w.seen[d.ID] = number
+	w.tensors = append(w.tensors, made...)
 	return nil
 }
 
@@ -153,50 +166,53 @@ func (w *outputs) ids(d document) ([]int32, error) {
 	return w.tokenizer.Encode(*d.Text, true), nil
 }
 
-// compute adds the tensors of one document.
-func (w *outputs) compute(id string, ids []int32) error {
-	c := w.model.Config()
-	t := len(ids)
-	h := trace.Header{Model: c.TraceModel(w.files.Name())}
-	for l := range c.Layers {
-		h.LogitLayers = append(h.LogitLayers, l)
-	}
+// mixtral returns the tensors of one document.
+func (o *Outputs) mixtral(ctx context.Context, files *Model, m *mixtral.Model, generate Generator, d document) ([]safetensors.Tensor, error) {
+	c := m.Config()
+	t := len(d.ids)
+	h := trace.Header{Model: c.TraceModel(files.Name())}
+	h.LogitLayers = h.Model.AllLayers()
 	recorder, err := mixtral.NewRecorder(h)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	req := mixtral.Request{Tokens: [][]int32{ids}, Observe: recorder.Observe}
-	if w.Logits {
+	req := mixtral.Request{Tokens: [][]int32{d.ids}, Observe: recorder.Observe}
+	if o.Logits {
 		req.Logits = mixtral.AllLogits
 	}
-	out, err := w.model.Forward(w.ctx, req)
+	out, err := m.Forward(ctx, req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	doc := recorder.Take(0)
-	routerLogits := make([]float32, 0, len(doc.RouterLogits)) // [L,T,E], as transformers returns them
-	for l := range c.Layers {
-		for p := range t {
-			routerLogits = append(routerLogits, doc.RouterLogits[(p*c.Layers+l)*c.Experts:][:c.Experts]...)
-		}
-	}
-	name := func(field string) string { return id + "." + field }
+	name := func(field string) string { return d.ID + "." + field }
 	made := []safetensors.Tensor{
-		safetensors.Int32s(name("input_ids"), []int{t}, ids),
-		safetensors.Float32s(name("router_logits"), []int{c.Layers, t, c.Experts}, routerLogits),
+		safetensors.Int32s(name("input_ids"), []int{t}, d.ids),
+		safetensors.Float32s(name("router_logits"), []int{c.Layers, t, c.Experts}, byLayer(doc.RouterLogits, t, 0, c.Layers, c.Layers, c.Experts)),
 		safetensors.Int32s(name("experts"), []int{t, c.Layers, c.TopK}, doc.Experts),
 		safetensors.Float32s(name("weights"), []int{t, c.Layers, c.TopK}, doc.Weights),
 	}
-	if w.Logits {
+	if o.Logits {
 		made = append(made, safetensors.Float32s(name("logits"), []int{t, c.VocabSize}, out.Logits[0]))
 	}
-	if w.Greedy > 0 {
-		greedy, err := w.generate(w.ctx, ids, mixtral.GenerateOptions{MaxTokens: w.Greedy, Stop: []int32{}})
+	if o.Greedy > 0 {
+		greedy, err := generate(ctx, d.ids, mixtral.GenerateOptions{MaxTokens: o.Greedy, Stop: []int32{}})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		made = append(made, safetensors.Int32s(name("greedy_ids"), []int{len(greedy)}, greedy))
 	}
-	w.tensors = append(w.tensors, made...)
-	return nil
+	return made, nil
+}
+
+// byLayer returns layers from..to-1 of values [T,layers,width] as [to-from,T,width], the
+// order in which transformers returns them.
+func byLayer[V any](values []V, t, from, to, layers, width int) []V {
+	out := make([]V, 0, (to-from)*t*width)
+	for l := from; l < to; l++ {
+		for p := range t {
+			out = append(out, values[(p*layers+l)*width:][:width]...)
+		}
+	}
+	return out
 }
