@@ -51,7 +51,7 @@ var house = map[string][]string{
 	"speculate/prefetch":          {"speculate", "trace"},
 	"speculate/comparison":        {"speculate", "speculate/prefetch", "trace", "trace/safetensors"},
 	"mixtral/offload":             {"mixtral", "speculate", "speculate/prefetch", "trace", "trace/safetensors"},
-	"viz":                         {"speculate", "speculate/prefetch", "trace"},
+	"viz":                         {"speculate", "speculate/comparison", "speculate/prefetch", "trace"},
 	"examples":                    nil, // anything
 	"testdata":                    {},
 }

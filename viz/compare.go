@@ -27,12 +27,12 @@ func Compare(a, b Study) (Report, error) {
 		a.Title = a.Name + " against " + b.Name
 	}
 	r, err := NewReport(a)
-	r.Sections = append([]Section{comparison(a, b)}, r.Sections...)
+	r.Sections = append([]Section{compareSection(a, b)}, r.Sections...)
 	return r, err
 }
 
-// comparison is the section of a report that compares two studies.
-func comparison(a, b Study) Section {
+// compareSection is the section of a report that compares two studies.
+func compareSection(a, b Study) Section {
 	s := Section{ID: "comparison", Title: "Comparison"}
 	s.Text = []string{"Two traces, " + a.Name + " and " + b.Name + ", side by side. Layers are placed by their share of the depth, so that models of different depths can be compared. " +
 		"Chance is what a router that chooses evenly, or a predictor that guesses, reaches in that model."}

@@ -17,6 +17,7 @@
 //	cache:       cache-hit-rate, prefetch-timeline
 //	offload:     offload-policies, offload-stalls (see [OffloadSection])
 //	comparison:  comparison-layers, comparison-usage, beside-usage, ...
+//	models:      models-balance, models-recall-bytes, ... (see [ComparisonReport])
 //
 // Figures of one's own data are [HeatMap], [Lines], [Sankey], [TokenText],
 // [TokenPaths] and [Panels] of them. A [Drawing] is any figure that gonum/plot or

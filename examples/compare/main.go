@@ -9,11 +9,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/comparison"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/viz"
 )
 
 const help = `
@@ -27,9 +30,9 @@ Only documents that both traces have are compared, by data set and id. Without t
 "not recorded": parameters, capacity, gate reuse and everything at equal bytes.`
 
 type options struct {
-	trace, against, model, againstModel, name, againstName, json string
-	quiet, short                                                 bool
-	seed                                                         uint64
+	trace, against, model, againstModel, name, againstName, json, out string
+	quiet, short                                                      bool
+	seed                                                              uint64
 }
 
 func main() { new(options).program().Main() }
@@ -46,6 +49,7 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.againstModel, "against-model", "", "`folder` of the second model's checkpoint, or mini")
 	f.StringVar(&o.name, "name", "", "`name` of the first model (default: the trace's)")
 	f.StringVar(&o.againstName, "against-name", "", "`name` of the second model (default: the trace's)")
+	f.StringVar(&o.out, "out", "", "`folder` for report.html, and figures as PNG, SVG and CSV in figures/")
 	f.StringVar(&o.json, "json", "", "`file` for all figures")
 	f.BoolVar(&o.short, "short", false, "omit the sentences below the table")
 	f.BoolVar(&o.quiet, "quiet", false, "no progress on standard error")
@@ -82,7 +86,23 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 			return err
 		}
 	}
-	return r.WriteTable(s.Out, !o.short)
+	if err := r.WriteTable(s.Out, !o.short); err != nil || o.out == "" {
+		return err
+	}
+	report, err := viz.ComparisonReport(r)
+	if err != nil {
+		return err
+	}
+	figures := filepath.Join(o.out, "figures")
+	if err := os.MkdirAll(figures, 0o777); err != nil {
+		return err
+	}
+	file := filepath.Join(o.out, "report.html")
+	if err := report.Save(file, figures); err != nil {
+		return err
+	}
+	fmt.Fprintf(s.Out, "\nreport   %s\nfigures  %s\n", file, figures)
+	return nil
 }
 
 // subject opens a trace, and reads the checkpoint of its model if there is one.

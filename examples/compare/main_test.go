@@ -43,13 +43,18 @@ func planted(t *testing.T) (decoder, stacks string) {
 
 func TestCompare(t *testing.T) {
 	a, b := planted(t)
-	file := filepath.Join(t.TempDir(), "c.json")
-	status, out, errs := clitest.Run(t, new(options).program(), "-trace", a, "-model", "mini", "-against", b, "-against-name", "T", "-json", file)
+	dir := filepath.Join(t.TempDir(), "out")
+	file := dir + ".json"
+	status, out, errs := clitest.Run(t, new(options).program(), "-trace", a, "-model", "mini", "-against", b, "-against-name", "T", "-json", file, "-out", dir)
 	require.Equal(t, cli.Done, status, errs)
 	for _, want := range []string{"one ", "T, encoder", "T, decoder", "top-2 of 8", "8,272,992", "24 documents", "entropy / log E: "} {
 		assert.Contains(t, out, want)
 	}
 	assert.Contains(t, errs, "measuring T, encoder")
+	for _, name := range []string{"report.html", "figures/models-balance.png", "figures/models-cache.svg", "figures/models-reuse.csv"} {
+		_, err := os.Stat(filepath.Join(dir, name))
+		assert.NoError(t, err)
+	}
 	var r comparison.Result
 	raw, err := os.ReadFile(file)
 	require.NoError(t, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -33,11 +34,11 @@ type Options struct {
 type Result struct {
 	Columns []Column `json:"columns"`
 	Rows    []Row    `json:"rows"`
-	// Documents are those that all models have, and TestDocuments those of them that
-	// predictors were scored on; they were fitted on the others.
-	Documents     int    `json:"documents"`
-	TestDocuments int    `json:"test_documents"`
-	Seed          uint64 `json:"seed"`
+	// Documents is the number of those that all models have, and Test are those of them
+	// that predictors were scored on; they were fitted on the others.
+	Documents int         `json:"documents"`
+	Test      []trace.Key `json:"test,omitempty"`
+	Seed      uint64      `json:"seed"`
 	// Budgets are the sizes that rows at equal bytes are at.
 	Budgets Budgets `json:"budgets"`
 	// Warnings name what makes the figures hard to compare.
@@ -59,6 +60,8 @@ type Column struct {
 	Blocks  []int  `json:"blocks"` // of the layers
 	Experts int    `json:"experts"`
 	TopK    int    `json:"top_k"`
+	// ExpertBytes is the size of an expert; 0: not known.
+	ExpertBytes int64 `json:"expert_bytes,omitempty"`
 	// Documents and Tokens are those measured.
 	Documents int              `json:"documents"`
 	Tokens    int              `json:"tokens"`
@@ -214,7 +217,7 @@ func (c *comparing) pair(ctx context.Context) error {
 		return nil
 	}
 	test, err := testOf(ctx, c.sides[0].light.Filter(c.keep), c.Seed)
-	c.test, c.TestDocuments = test, len(test)
+	c.test, c.Test = test, slices.SortedFunc(maps.Keys(test), trace.Key.Compare)
 	return err
 }
 
@@ -268,6 +271,9 @@ func (c *comparing) measure(ctx context.Context, s *side) error {
 	for i := range stacks {
 		x := &stacks[i]
 		col := Column{Name: s.Name, Model: s.Name, Stack: x.name, Layers: x.count, Blocks: x.blocks(), Experts: x.whole.Experts, TopK: x.topK, model: s.Model, at: i}
+		if s.Model != nil {
+			col.ExpertBytes = s.Model.ExpertBytes
+		}
 		if len(stacks) > 1 {
 			col.Name += ", " + x.name
 		}

@@ -133,6 +133,11 @@ func TestIndependent(t *testing.T) {
 	v := c.Measures[comparison.RepetitionLift].Mean
 	assert.Less(t, v.Low, 1.02)
 	assert.Greater(t, v.High, .98)
+	// Independent tokens overflow, and repeat a text's experts, as chance says.
+	for k, by := range map[comparison.Kind]comparison.Kind{comparison.Overflow1: comparison.Overflow1Chance, comparison.Overflow125: comparison.Overflow125Chance, comparison.Overflow2: comparison.Overflow2Chance} {
+		assert.InDelta(t, mean(&c, by), mean(&c, k), .006, k)
+	}
+	assert.InDelta(t, 1, mean(&c, comparison.PrefixRelative), .01)
 	// Chosen by their logits, independent of documents: loss above 1, since f and P agree.
 	loss := c.Measures[comparison.Auxiliary]
 	assert.InDelta(t, 1, loss.Mean.Value, .01)

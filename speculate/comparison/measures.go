@@ -25,10 +25,15 @@ const (
 	// Dropped is the share of tokens whose expert was full.
 	Dropped Kind = "dropped"
 	// Overflow1, Overflow125 and Overflow2 are the shares of choices that would be
-	// dropped if each expert took at most 1, 1.25 or 2 times the mean load of the text.
-	Overflow1   Kind = "overflow_1"
-	Overflow125 Kind = "overflow_1.25"
-	Overflow2   Kind = "overflow_2"
+	// dropped if each expert took at most 1, 1.25 or 2 times the mean load of the text,
+	// and Overflow1Chance and so on what independent tokens would drop, more where a text
+	// has few tokens an expert.
+	Overflow1         Kind = "overflow_1"
+	Overflow125       Kind = "overflow_1.25"
+	Overflow2         Kind = "overflow_2"
+	Overflow1Chance   Kind = "overflow_1_chance"
+	Overflow125Chance Kind = "overflow_1.25_chance"
+	Overflow2Chance   Kind = "overflow_2_chance"
 	// Repetition is the share of tokens with the first choice of the token before;
 	// RepetitionChance is sum f_e^2 of first choices, what independent tokens have, and
 	// RepetitionLift the one by the other.
@@ -64,7 +69,7 @@ const (
 
 // sumKinds are the measures of a layerSums, in the order of its measures method.
 var sumKinds = []Kind{Entropy, MaxOverMean, Gini, Auxiliary, TopProbability, Dropped, Overflow1, Overflow125, Overflow2,
-	Repetition, RepetitionChance, RepetitionLift, WorkingSet, WorkingShare, WorkingRelative, PrefixShare, PrefixRelative, ExpertBits}
+	Overflow1Chance, Overflow125Chance, Overflow2Chance, Repetition, RepetitionChance, RepetitionLift, WorkingSet, WorkingShare, WorkingRelative, PrefixShare, PrefixRelative, ExpertBits}
 
 // prefix is the number of tokens of PrefixShare.
 const prefix = 32
@@ -75,7 +80,7 @@ var factors = [...]float64{1, 1.25, 2}
 // range of a measure: its interval ends there.
 func (k Kind) bounds() (low, high float64) {
 	switch k {
-	case Entropy, Gini, TopProbability, Dropped, Overflow1, Overflow125, Overflow2, Repetition, RepetitionChance, WorkingShare, PrefixShare:
+	case Entropy, Gini, TopProbability, Dropped, Overflow1, Overflow125, Overflow2, Overflow1Chance, Overflow125Chance, Overflow2Chance, Repetition, RepetitionChance, WorkingShare, PrefixShare:
 		return 0, 1
 	case DomainBits, DomainShare, TokenBits, TokenShare, PreviousBits, PreviousShare:
 		return math.Inf(-1), math.Inf(1) // chance is subtracted
@@ -111,8 +116,9 @@ const (
 	sumPrefixTexts        // the same three of first tokens
 	sumPrefixDistinct
 	sumPrefixExpected
-	sumOverflow // of each of factors
-	scalars     = sumOverflow + len(factors)
+	sumOverflow       // of each of factors
+	sumOverflowChance = sumOverflow + len(factors)
+	scalars           = sumOverflowChance + len(factors)
 )
 
 // width is the length of a layer's sums.
@@ -148,7 +154,7 @@ func (s layerSums) measures(out []float64, drops bool, scratch []float64) []floa
 	chance /= firsts * firsts
 	repeats := x[sumRepeats] / x[sumPairs]
 	out = append(out, bits/even, n*largest/choices, gini(s.choices, scratch), n*auxiliary/choices/x[sumLogits], x[sumTop]/x[sumLogits], dropped)
-	for i := range factors {
+	for i := range 2 * len(factors) {
 		out = append(out, x[sumOverflow+i]/choices)
 	}
 	return append(out, repeats, chance, repeats/chance,

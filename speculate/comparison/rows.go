@@ -175,8 +175,14 @@ func (t *table) dropped() {
 			return unknown("-")
 		})
 	}
-	for i, k := range []Kind{Overflow1, Overflow125, Overflow2} {
-		t.measure(fmt.Sprintf("at a factor of %g", factors[i]), "", "Choices beyond this many times the mean load of their text, from the recorded routing: what such a capacity would drop; higher means that a text uses its experts less evenly.", k)
+	for i, k := range [][2]Kind{{Overflow1, Overflow1Chance}, {Overflow125, Overflow125Chance}, {Overflow2, Overflow2Chance}} {
+		t.add(fmt.Sprintf("at a factor of %g", factors[i]), "", "Choices beyond this many times the mean load of their text, from the recorded routing: what such a capacity would drop. Independent tokens with the same load would drop what the note says, the more the fewer tokens an expert has; the rest is of texts that prefer experts.", func(c *Column) Cell {
+			x := Cell{Value: c.Measures[k[0]].Mean}
+			if v := c.Measures[k[1]].Mean; v.OK() {
+				x.Note = "independent " + number(v.Value)
+			}
+			return x
+		})
 	}
 }
 
@@ -251,8 +257,8 @@ func (t *table) reuse() {
 	}
 }
 
-// predictors are those evaluated for any column, in order.
-func (r *Result) predictors() []string {
+// Predictors are the names of those evaluated for any column, in order.
+func (r *Result) Predictors() []string {
 	var names []string
 	for _, c := range r.Columns {
 		for _, x := range c.Recalls {
@@ -271,7 +277,7 @@ func (t *table) prediction() {
 	t.section = secShare
 	ahead := distance{layers: 1}
 	for _, x := range Shares {
-		for _, p := range t.r.predictors() {
+		for _, p := range t.r.Predictors() {
 			t.add(p+", "+fraction(x), "", "Recall of the chosen experts, one MoE layer ahead, when this share of a layer's experts is named: chance is the share itself. Higher means that fewer experts must be fetched to have the right ones.", func(c *Column) Cell {
 				return c.recall(p, ahead, c.share(x))
 			})
@@ -279,7 +285,7 @@ func (t *table) prediction() {
 	}
 	t.section = secBytes
 	for _, b := range t.r.Budgets.Layer {
-		for _, p := range t.r.predictors() {
+		for _, p := range t.r.Predictors() {
 			t.add(p+", "+size(b), "", "Recall when as many experts of a layer are named as fit into these bytes: what a prefetch of equal cost at each layer is worth.", func(c *Column) Cell {
 				n := c.fit(b)
 				if n == 0 {
@@ -312,7 +318,7 @@ func (c *Column) hitRate(p prefetch.Policy, experts int) Cell {
 
 func (t *table) cache() {
 	t.section = secCache
-	meaning := "Hit rate of a cache that all layers of the stack share, empty at the start of each text, whose tokens are computed one by one: higher means fewer copies. OPT knows the future and bounds all policies."
+	meaning := "Hit rate of a cache that all layers of the stack share, empty at the start of each text, whose tokens are computed one by one: higher means fewer copies. LRU has no hits where fewer fit than a token uses in all layers. OPT knows the future and bounds all policies."
 	if len(t.r.Budgets.Cache) == 0 {
 		for _, x := range Shares {
 			for _, p := range policies {

@@ -76,15 +76,68 @@ func (t *tally) add() {
 	}
 	for l := range m.Layers {
 		all := at(t.total, l, m.Experts)
+		memo := map[[2]float64]*[scalars]float64{} // many documents have as many tokens
 		for _, x := range t.docs {
 			s := at(x, l, m.Experts)
-			perToken := sum(s.choices) / math.Max(1, s.scalars[sumTokens])
-			s.scalars[sumExpected] = expectedDistinct(all.choices, s.scalars[sumTokens], perToken)
-			s.scalars[sumPrefixExpected] = expectedDistinct(all.choices, prefix*s.scalars[sumPrefixTexts], perToken)
-			all.scalars[sumExpected] += s.scalars[sumExpected]
-			all.scalars[sumPrefixExpected] += s.scalars[sumPrefixExpected]
+			tokens, choices := s.scalars[sumTokens], sum(s.choices)
+			key := [2]float64{tokens, choices}
+			if memo[key] == nil {
+				memo[key] = all.independent(tokens, choices)
+			}
+			for _, i := range chanceSums {
+				if i != sumPrefixExpected || s.scalars[sumPrefixTexts] > 0 {
+					s.scalars[i] = memo[key][i]
+					all.scalars[i] += memo[key][i]
+				}
+			}
 		}
 	}
+}
+
+// chanceSums are the scalars that independent writes.
+var chanceSums = []int{sumExpected, sumPrefixExpected, sumOverflowChance, sumOverflowChance + 1, sumOverflowChance + 2}
+
+// independent returns what a document would add to chanceSums whose tokens chose
+// independently by the shares of s.
+func (s layerSums) independent(tokens, choices float64) *[scalars]float64 {
+	var x [scalars]float64
+	if tokens == 0 {
+		return &x
+	}
+	perToken := choices / tokens
+	x[sumExpected] = expectedDistinct(s.choices, tokens, perToken)
+	x[sumPrefixExpected] = expectedDistinct(s.choices, prefix, perToken)
+	total := sum(s.choices)
+	for i, f := range factors {
+		room := places(f, choices, len(s.choices))
+		for _, c := range s.choices {
+			x[sumOverflowChance+i] += expectedExcess(tokens, math.Min(1, perToken*c/total), room)
+		}
+	}
+	return &x
+}
+
+// places is how many choices an expert computes at a capacity factor.
+func places(factor, choices float64, experts int) float64 {
+	return math.Max(1, math.Floor(factor*choices/float64(experts)))
+}
+
+// expectedExcess returns the mean of max(0, x - room), with x binomial: of n with
+// probability p.
+func expectedExcess(n, p, room float64) float64 {
+	if p <= 0 || p >= 1 || room >= n {
+		return math.Max(0, n*math.Floor(p)-room)
+	}
+	total, mass := 0.0, 0.0
+	for x := 0.0; x <= n; x++ {
+		q := math.Exp(logChoose(n, x) + x*math.Log(p) + (n-x)*math.Log1p(-p))
+		mass += q
+		total += q * math.Max(0, x-room)
+		if mass > 1-1e-12 && x > room {
+			break
+		}
+	}
+	return total
 }
 
 // expectedDistinct returns how many different experts independent tokens would use,
@@ -157,8 +210,7 @@ func (s layerSums) finish() {
 	s.scalars[sumTexts], s.scalars[sumDistinct] = 1, s.distinct()
 	for _, c := range s.choices {
 		for i, f := range factors {
-			room := math.Max(1, math.Floor(f*choices/float64(len(s.choices))))
-			s.scalars[sumOverflow+i] += math.Max(0, c-room)
+			s.scalars[sumOverflow+i] += math.Max(0, c-places(f, choices, len(s.choices)))
 		}
 	}
 }

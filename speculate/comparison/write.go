@@ -30,7 +30,7 @@ func (r *Result) WriteTable(w io.Writer, meanings bool) error {
 			section = row.Section
 			lines = append(lines, nil, []string{section})
 		}
-		line := []string{"  " + row.label()}
+		line := []string{"  " + row.Label()}
 		for _, c := range row.Cells {
 			line = append(line, c.String())
 		}
@@ -39,8 +39,8 @@ func (r *Result) WriteTable(w io.Writer, meanings bool) error {
 	var b strings.Builder
 	writeAligned(&b, lines)
 	fmt.Fprintf(&b, "\n%d documents", r.Documents)
-	if r.TestDocuments > 0 {
-		fmt.Fprintf(&b, ", predictors scored on %d of them and fitted on the others", r.TestDocuments)
+	if len(r.Test) > 0 {
+		fmt.Fprintf(&b, ", predictors scored on %d of them and fitted on the others", len(r.Test))
 	}
 	b.WriteString("; ± 95 % intervals over documents (jackknife)\n")
 	for _, m := range r.Warnings {
@@ -75,7 +75,8 @@ func (r *Result) writeMeanings(b *strings.Builder) {
 	}
 }
 
-func (r Row) label() string {
+// Label is the name with its unit.
+func (r Row) Label() string {
 	if r.Unit == "" || r.Unit == "x" {
 		return r.Name
 	}
