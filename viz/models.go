@@ -132,14 +132,10 @@ func grouped(r *comparison.Result, info Info, axis string, categories []string, 
 
 func modelOverflow(r *comparison.Result) Figure {
 	kinds := [][2]comparison.Kind{{comparison.Overflow1, comparison.Overflow1Chance}, {comparison.Overflow125, comparison.Overflow125Chance}, {comparison.Overflow2, comparison.Overflow2Chance}}
-	p := Panels{Info: Info{Name: "models-overflow", Title: "Choices beyond a capacity",
-		Caption: "The share of choices that a capacity of this many times the mean load of each text would drop, by the recorded routing, and what it would drop of independent tokens with the same load in all: texts of few tokens an expert drop some by chance."}}
-	categories := []string{"factor 1", "factor 1.25", "factor 2"}
-	for i, title := range []string{"Recorded routing", "Independent tokens"} {
-		p.Figures = append(p.Figures, grouped(r, panel(title), "share of choices (%)", categories,
-			func(c *comparison.Column, k int) comparison.Value { return c.Measures[kinds[k][i]].Mean }, 100))
-	}
-	return p
+	return grouped(r, Info{Name: "models-overflow", Title: "Choices beyond a capacity",
+		Caption: "The share of choices that a capacity of this many times the mean load of each text would drop, by the recorded routing, and what it would drop of independent tokens with the same load in all: texts of few tokens an expert drop some by chance."},
+		"share of choices (%)", []string{"factor 1", "independent tokens, 1", "factor 1.25", "independent tokens, 1.25", "factor 2", "independent tokens, 2"},
+		func(c *comparison.Column, i int) comparison.Value { return c.Measures[kinds[i/2][i%2]].Mean }, 100)
 }
 
 func modelRepetition(r *comparison.Result) Figure {
