@@ -141,7 +141,7 @@ func TestTwoSubjects(t *testing.T) {
 	var b bytes.Buffer
 	require.NoError(t, r.WriteTable(&b, true))
 	text := b.String()
-	for _, want := range []string{"top-2 of 6", "top-1 of 5", "not recorded", "linear", "Gate reuse", "x chance", "LRU, 1/4 of the experts", "OPT knows the future", "warning: 6 documents"} {
+	for _, want := range []string{"top-2 of 6", "top-1 of 5", "not recorded", "linear", "Gate reuse", "x, ", "LRU, 1/4 of the experts", "OPT knows the future", "warning: 6 documents"} {
 		assert.Contains(t, text, want)
 	}
 	for _, row := range r.Rows {

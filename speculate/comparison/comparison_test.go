@@ -179,6 +179,10 @@ func TestStacks(t *testing.T) {
 	assert.InDelta(t, 5./22, e.Drops[0].Share.Value, 1e-9)
 	assert.Len(t, d.Drops, 1) // factors of 70/28 to 70/18
 	assert.Empty(t, e.Caches)
+	for _, x := range e.Recalls {
+		assert.NotEqual(t, "previous token", x.Predictor, "an encoder's tokens come together")
+	}
+	assert.Contains(t, fmt.Sprint(res.Predictors()), "previous token")
 	// Distances in blocks: 4 from block 1 to 5, 2 from 5 to 7; 2 layers are 6 blocks.
 	found := map[string]bool{}
 	for _, x := range d.Recalls {

@@ -88,6 +88,9 @@ func (p *prediction) run(ctx context.Context, parts speculate.Parts, gates *spec
 	if err := speculate.Fit(ctx, parts.Train, hs, ps...); err != nil {
 		return err
 	}
+	if p.stack.encodes() { // all tokens come together, and none before another
+		ps = slices.DeleteFunc(ps, func(q speculate.Predictor) bool { return q.Name() == new(speculate.PreviousToken).Name() })
+	}
 	place := map[string]int{}
 	for _, q := range ps {
 		place[q.Name()] = len(p.names)

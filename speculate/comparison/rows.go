@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/expertspec/expertspec/speculate/prefetch"
+	"github.com/expertspec/expertspec/trace"
 )
 
 // Row is a line of the table: a measure, with a value for each column.
@@ -94,7 +95,7 @@ func (t *table) model() {
 	t.add("share of experts chosen", "", "K/E: what a predictor reaches that guesses K experts; figures of recall are beside it.", func(c *Column) Cell {
 		return Cell{Value: exactly(float64(c.TopK) / float64(c.Experts))}
 	})
-	t.add("MoE layers", "layers", "A distance of one MoE layer is as many transformer blocks as the note says: dense blocks between the layers leave more time to fetch.", func(c *Column) Cell {
+	t.add("MoE layers", "", "A distance of one MoE layer is as many transformer blocks as the note says: dense blocks between the layers leave more time to fetch.", func(c *Column) Cell {
 		x := count(int64(c.Layers))
 		if n := len(c.Blocks); n > 1 && (c.Blocks[n-1]-c.Blocks[0])%(n-1) == 0 {
 			if step := (c.Blocks[n-1] - c.Blocks[0]) / (n - 1); step == 1 {
@@ -135,7 +136,11 @@ func (t *table) model() {
 		})
 	})
 	t.add("documents", "", "Texts measured; intervals are over them.", func(c *Column) Cell { return count(int64(c.Documents)) })
-	t.add("tokens", "", "Tokens measured: an encoder and a decoder divide a text between them.", func(c *Column) Cell { return count(int64(c.Tokens)) })
+	t.add("tokens", "", "Tokens measured: an encoder and a decoder divide a text between them.", func(c *Column) Cell {
+		x := count(int64(c.Tokens))
+		x.Note = fmt.Sprintf("%.0f a text", float64(c.Tokens)/float64(max(1, c.Documents)))
+		return x
+	})
 }
 
 func (t *table) balance() {
@@ -215,14 +220,17 @@ func (t *table) information() {
 	}
 }
 
-// lift says what a recall is beside chance and frequency.
+// lift says what a recall is beside chance and frequency: "3.3x, 2.5x".
 func lift(r Recall) string {
-	s := fmt.Sprintf("%.2fx chance", r.Lift.Value)
+	s := fmt.Sprintf("%.3gx", r.Lift.Value)
 	if r.Gain.OK() && r.Predictor != frequencyName {
-		s += fmt.Sprintf(", %.2fx frequency", r.Gain.Value)
+		s += fmt.Sprintf(", %.3gx", r.Gain.Value)
 	}
 	return s
 }
+
+// parentheses explains what lift writes.
+const parentheses = " In parentheses: times chance, and times naming the experts that are chosen most often."
 
 // recall finds a predictor's recall, or says why there is none.
 func (c *Column) recall(predictor string, d distance, named int) Cell {
@@ -235,8 +243,11 @@ func (c *Column) recall(predictor string, d distance, named int) Cell {
 	if evaluated {
 		return unknown("no such distance")
 	}
-	if predictor == gateReuse {
+	switch {
+	case predictor == gateReuse:
 		return unknown(notRecorded)
+	case c.Stack == trace.Encoder:
+		return unknown("no token before") // all tokens come together
 	}
 	return unknown("-")
 }
@@ -251,7 +262,7 @@ func (t *table) reuse() {
 		if d.blocks > 0 {
 			name = fmt.Sprintf("recall@K, %d blocks ahead", d.blocks)
 		}
-		t.add(name, "", "A layer's router applied to the router input that far before: the chosen experts among its K likeliest. Higher means that the hidden state changes less on the way; equal blocks are equal time.", func(c *Column) Cell {
+		t.add(name, "", "A layer's router applied to the router input that far before: the chosen experts among its K likeliest. Higher means that the hidden state changes less on the way; equal blocks are about equal time."+parentheses, func(c *Column) Cell {
 			return c.recall(gateReuse, d, c.TopK)
 		})
 	}
@@ -278,7 +289,7 @@ func (t *table) prediction() {
 	ahead := distance{layers: 1}
 	for _, x := range Shares {
 		for _, p := range t.r.Predictors() {
-			t.add(p+", "+fraction(x), "", "Recall of the chosen experts, one MoE layer ahead, when this share of a layer's experts is named: chance is the share itself. Higher means that fewer experts must be fetched to have the right ones.", func(c *Column) Cell {
+			t.add(p+", "+fraction(x), "", "Recall of the chosen experts, one MoE layer ahead, when this share of a layer's experts is named: chance is the share itself. Higher means that fewer experts must be fetched to have the right ones."+parentheses, func(c *Column) Cell {
 				return c.recall(p, ahead, c.share(x))
 			})
 		}
@@ -286,14 +297,14 @@ func (t *table) prediction() {
 	t.section = secBytes
 	for _, b := range t.r.Budgets.Layer {
 		for _, p := range t.r.Predictors() {
-			t.add(p+", "+size(b), "", "Recall when as many experts of a layer are named as fit into these bytes: what a prefetch of equal cost at each layer is worth.", func(c *Column) Cell {
+			t.add(p+", "+size(b), "", "Recall when as many experts of a layer are named as fit into these bytes: what a prefetch of equal cost at each layer is worth. The note begins with their number."+parentheses, func(c *Column) Cell {
 				n := c.fit(b)
 				if n == 0 {
 					return unknown("no expert fits")
 				}
 				x := c.recall(p, ahead, n)
 				if x.Value.OK() {
-					x.Note = fmt.Sprintf("%d of %d, %s", n, c.Experts, x.Note)
+					x.Note = fmt.Sprintf("%d of %d; %s", n, c.Experts, x.Note)
 				}
 				return x
 			})

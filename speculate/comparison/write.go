@@ -97,7 +97,7 @@ func (c Cell) String() string {
 		s += " ± " + number((v.High-v.Low)/2)
 	}
 	if c.Note != "" {
-		s += "  (" + c.Note + ")"
+		s += " (" + c.Note + ")"
 	}
 	return s
 }
