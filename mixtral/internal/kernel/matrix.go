@@ -316,3 +316,32 @@ func (t *Tile) run(two, pairs bool) {
 		tile1(y, x, w, 4*t.XK, 4*t.WS, 4*t.WK, t.K, t.Add)
 	}
 }
+
+// DotsOf writes y[o] = the first len(x) columns of row o of W, float32, times x.
+func (m *Matrix) DotsOf(y, x []float32) {
+	k := len(x)
+	if k == 0 || k > m.Columns || len(y) > m.Rows || m.f32 == nil {
+		panic(fmt.Sprintf("kernel: %d rows of %d, %d columns of %d", len(y), m.Rows, k, m.Columns))
+	}
+	stride := m.Columns
+	for o := 0; o < len(y); o += 4 {
+		var sums [4]float32
+		rows := min(4, len(y)-o)
+		if rows < 4 {
+			for i := range rows {
+				dotsPrefix(&sums, &x[0], &m.f32[(o+i)*stride], 0, k)
+				y[o+i] = sums[0]
+			}
+			break
+		}
+		dotsPrefix(&sums, &x[0], &m.f32[o*stride], stride, k)
+		copy(y[o:], sums[:])
+	}
+}
+
+// dotsPrefix is dotsF32 with what it leaves.
+func dotsPrefix(y *[4]float32, x, w *float32, stride, k int) {
+	if done := dotsF32(&y[0], x, w, 4*stride, k); done < k {
+		plainDots(y, x, w, stride, done, k)
+	}
+}
