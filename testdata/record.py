@@ -4,7 +4,8 @@ examples/collect on 2 cores, and a check of it.
     python testdata/record.py --model mixtral/mini/checkpoint --data testdata/corpus/train.jsonl.zst --docs 600 --out train
 
 Router logits and router inputs of all layers are stored as float16; the routing is computed in float32. Documents are chosen
-at random, --docs of each data set, and shuffled; at most --tokens of each are used. Requires torch, transformers and pyarrow.
+at random, --docs of each data set, and shuffled; at most --tokens of each are used, or with --cut all, in documents of --tokens.
+Several processes are faster: each records a --share, into the same folder. Requires torch, transformers and pyarrow.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import torch
 import transformers
 
 GROUP = 16  # documents of a row group
+MINIMUM = 64  # tokens of a part of a text after the first
 
 
 def documents(path, count, skip, rng):
@@ -75,6 +77,8 @@ def main():
     p.add_argument("--tokens", type=int, default=512)
     p.add_argument("--skip", default="x-", help="prefix of data sets to omit")
     p.add_argument("--batch", type=int, default=128, help="documents at once")
+    p.add_argument("--cut", action="store_true", help="cut longer texts into documents of --tokens")
+    p.add_argument("--share", default="0/1", help="I/N: every N-th document, from the I-th on")
     p.add_argument("--seed", type=int, default=1)
     o = p.parse_args()
     rng = random.Random(o.seed)
@@ -96,9 +100,14 @@ def main():
         "expertspec.source": json.dumps({"program": "transformers " + transformers.__version__, "dtype": "float32", "seed": o.seed}),
         "expertspec.columns": json.dumps({"router_logits": list(range(c.num_hidden_layers)), "router_input": list(range(c.num_hidden_layers))}),
     }
-    chosen = documents(o.data, o.docs, o.skip, rng)
+    share, shares = map(int, o.share.split("/"))
+    chosen = documents(o.data, o.docs, o.skip, rng)[share::shares]
     ids = tokenizer([t for _, _, t in chosen])["input_ids"]
     docs = [(d, i, x[: o.tokens]) for (d, i, _), x in zip(chosen, ids)]
+    if o.cut:
+        rest = [(d, f"{i}+{at}", x[at : at + o.tokens]) for (d, i, _), x in zip(chosen, ids) for at in range(o.tokens, len(x), o.tokens)]
+        docs += [x for x in rest if len(x[2]) >= MINIMUM]
+        rng.shuffle(docs)
     os.makedirs(o.out, exist_ok=True)
     writers, pending = concurrent.futures.ThreadPoolExecutor(os.cpu_count()), []
     for at in range(0, len(docs), o.batch):
@@ -114,7 +123,7 @@ def main():
             best = z.topk(c.num_experts_per_tok, -1)
             arrays = {"experts": best.indices.short(), "weights": best.values.softmax(-1), "router_logits": z.half(), "router_input": x.half()}
         arrays = {name: a.cpu().numpy() for name, a in arrays.items()}
-        pending.append(writers.submit(write, f"{o.out}/shard-{at // o.batch:05d}.parquet", metadata, part, arrays))
+        pending.append(writers.submit(write, f"{o.out}/shard-{share:02d}-{at // o.batch:05d}.parquet", metadata, part, arrays))
     for w in pending:
         w.result()
     print(f"{o.out}: {len(docs)} documents, {sum(len(x) for _, _, x in docs)} tokens")

@@ -38,8 +38,9 @@ type options struct {
 	trace, valid, test, leaveOut, model, out, only, backend, horizons string
 	split                                                             speculate.Fractions
 	transformer, resume, with, datasets                               string
-	width, batch, accumulate                                          int
-	tokens, memory                                                    int64
+	width, batch, accumulate, checks, patience                        int
+	validTokens                                                       int
+	tokens, memory, deviceMemory                                      int64
 	seed                                                              uint64
 	rate                                                              float64
 	limit                                                             time.Duration
@@ -76,6 +77,10 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.IntVar(&o.accumulate, "accumulate", 1, "`parts` of a step that are computed one after the other, in less memory")
 	f.Float64Var(&o.rate, "rate", .002, "largest learning `rate`")
 	f.Int64Var(&o.memory, "memory", 512, "`MiB` of documents held while training; a larger trace is streamed through them")
+	f.Int64Var(&o.deviceMemory, "device-memory", 0, "`MiB` of documents that a transformer's training holds on an accelerator, in 16 bits; a larger trace is transferred as it trains; 0: 8192")
+	f.IntVar(&o.checks, "checks", 0, "`times` that a network is tried on validation documents while it trains; 0: 5")
+	f.IntVar(&o.patience, "patience", 0, "`checks` in a row without improvement that end a training; 0: 3")
+	f.IntVar(&o.validTokens, "valid-tokens", 0, "validation `tokens` of a check; 0: 1024")
 	f.StringVar(&o.with, "with", "", "`folders` that train wrote, separated by commas: their networks join those trained now, except a transformer that -only\nnames, which is trained further; a router-logit transformer starts from a routing transformer of its size among them")
 	f.StringVar(&o.resume, "resume", "", "`folder` for the state of training, from which the same command resumes after an interruption; empty: none")
 	f.Uint64Var(&o.seed, "seed", 1, "`seed` of splits and of training")
@@ -119,7 +124,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	c := neural.CompareOptions{
 		MLPs: neural.MLPConfigs(o.width, h, gates),
 		Train: neural.TrainOptions{Backend: backend, Horizons: o.hs, Seed: o.seed, Tokens: o.tokens, Limit: o.limit, Batch: o.batch, Accumulate: o.accumulate, Rate: o.rate,
-			PoolBytes: o.memory << 20, Gates: gates, Resume: o.resume,
+			Checks: o.checks, Patience: o.patience, ValidTokens: o.validTokens, PoolBytes: o.memory << 20, DeviceBytes: o.deviceMemory << 20, Gates: gates, Resume: o.resume,
 			Progress: func(p neural.Progress) {
 				fmt.Fprintf(s.Err, "%s: step %d of %d, loss %.4f, validation loss %.4f, recall %.4f, %.0f tokens/s\n", p.Name, p.Step, p.Steps, p.Loss, p.ValidLoss, p.ValidRecallK, p.TokensPerSec)
 			}},

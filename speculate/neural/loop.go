@@ -28,10 +28,13 @@ type job[B any] interface {
 	skip() (position, error)
 	// inputs returns b's arrays as tensors, which the loop finalises. The graph is
 	// built once for each number of tokens.
-	inputs(b B) []any
-	// graph builds the network from the parameters by name and the inputs. It
-	// returns the mean loss of each head, [G], and what check reads besides.
-	graph(p map[string]*graph.Node, in []*graph.Node) (losses, out *graph.Node)
+	inputs(b B) ([]any, error)
+	// resident returns arrays on the backend that all training batches refer to.
+	resident() []any
+	// graph builds the network from the parameters by name, the resident arrays (none
+	// when checking) and the inputs. It returns the mean loss of each head, [G], and
+	// what check reads besides.
+	graph(p map[string]*graph.Node, resident, in []*graph.Node) (losses, out *graph.Node)
 	// check evaluates the network on validation documents. It returns the loss, mean
 	// over heads, by which the best state is chosen, and recall@K. forward runs the
 	// graph on a batch.
@@ -132,9 +135,9 @@ func (l *loop[B]) ahead(ctx context.Context, wg *sync.WaitGroup) <-chan filled {
 // uploaded returns a batch's inputs. They are on the backend already where its
 // memory is not the host's.
 func (l *loop[B]) uploaded(b B) ([]any, error) {
-	inputs := l.job.inputs(b)
-	if l.o.Backend.HasSharedBuffers() {
-		return inputs, nil
+	inputs, err := l.job.inputs(b)
+	if err != nil || l.o.Backend.HasSharedBuffers() {
+		return inputs, err
 	}
 	for _, in := range inputs {
 		if x, ok := in.(*tensors.Tensor); ok {
@@ -255,7 +258,11 @@ func (l *loop[B]) infer(b B) (losses, out []float32, err error) {
 	for _, s := range l.state[:len(l.params)] {
 		args = append(args, s)
 	}
-	res, err := call(l.forward, args, l.job.inputs(b))
+	inputs, err := l.job.inputs(b)
+	if err != nil {
+		return nil, nil, errors.Join(err, finalize(inputs))
+	}
+	res, err := call(l.forward, args, inputs)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -310,7 +317,8 @@ func (l *loop[B]) one(i int, inputs []any) (float64, error) {
 	if i == 0 {
 		keep = 0
 	}
-	out, err := call(l.sum, append(args, keep), inputs)
+	args = append(append(args, keep), l.job.resident()...)
+	out, err := call(l.sum, args, inputs)
 	if err != nil {
 		return 0, err
 	}
@@ -336,6 +344,9 @@ func (l *loop[B]) update(inputs []any) (float64, error) {
 		return 0, err
 	}
 	args = append(args, float32(rate/(1-math.Pow(beta1, k))), float32(rate*weightDecay), float32(1/(1-math.Pow(beta2, k))))
+	if l.sums == nil {
+		args = append(args, l.job.resident()...)
+	}
 	for _, s := range l.sums {
 		args = append(args, s)
 	}

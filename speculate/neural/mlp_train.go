@@ -166,7 +166,7 @@ func (t *mlpJob) fill(a *arrays) (position, error) {
 }
 
 // inputs are in the order that unpack expects.
-func (t *mlpJob) inputs(a *arrays) []any {
+func (t *mlpJob) inputs(a *arrays) ([]any, error) {
 	z := t.r.z
 	in := []any{tensors.FromFlatDataAndDimensions(a.x, z.g, a.tokens, z.f), tensors.FromFlatDataAndDimensions(a.want, z.g, a.tokens, z.e)}
 	if z.n > 0 {
@@ -175,7 +175,7 @@ func (t *mlpJob) inputs(a *arrays) []any {
 	if z.s > 0 {
 		in = append(in, tensors.FromFlatDataAndDimensions(a.odds, z.g, a.tokens, z.s, z.e), tensors.FromFlatDataAndDimensions(a.ent, z.g, a.tokens, z.s))
 	}
-	return in
+	return in, nil
 }
 
 func (t *mlpJob) unpack(nodes []*graph.Node) batch {
@@ -191,7 +191,9 @@ func (t *mlpJob) unpack(nodes []*graph.Node) batch {
 	return b
 }
 
-func (t *mlpJob) graph(p map[string]*graph.Node, in []*graph.Node) (l, y *graph.Node) {
+func (t *mlpJob) resident() []any { return nil }
+
+func (t *mlpJob) graph(p map[string]*graph.Node, _, in []*graph.Node) (l, y *graph.Node) {
 	b := t.unpack(in)
 	y = logits(t.r.cfg, t.r.z, p, b)
 	return losses(t.soft, y, b.want), y
@@ -215,7 +217,7 @@ func (t *mlpJob) check(forward func(*arrays) (losses, out []float32, err error))
 		for i, p := range part {
 			r, n := t.recall(func(hd head) passage {
 				q := p.of(t.shape, hd.l)
-				return passage{q.doc, q.t, q.t + 1}
+				return passage{doc: q.doc, from: q.t, to: q.t + 1}
 			}, y, b, i)
 			recall += r
 			terms += n

@@ -44,6 +44,14 @@ type TrainOptions struct {
 	// PoolBytes is the size of the documents held in memory, from which steps draw
 	// at random, by default 512 MiB. Memory does not grow with the trace.
 	PoolBytes int64
+	// DeviceBytes bounds the training documents that [TrainTransformer] holds in the
+	// backend's memory, in 16 bits, so that a step transfers almost nothing. Where all
+	// fit, they are read once. The default is 8 GiB, and 0 where the backend's memory is the host's.
+	DeviceBytes int64
+	// Float32 computes products in float32 on all backends. By default
+	// [TrainTransformer] computes those of a step in bfloat16, accumulated in float32,
+	// where the backend's memory is not the host's.
+	Float32 bool
 	// Gates are the model's routers, for configurations with Gate.
 	Gates *speculate.Gates
 	// Statistics are the fitted predictors whose log odds a configuration with
@@ -61,6 +69,9 @@ type TrainOptions struct {
 	Resume string
 	// Progress, if not nil, is called after each check.
 	Progress func(Progress)
+
+	brief      bool // transfer in 16 bits and compute in bfloat16
+	devicePart int  // tokens that are copied to the backend at once
 }
 
 // Progress is the state of a training after a check.
@@ -93,6 +104,11 @@ func (o TrainOptions) withDefaults() TrainOptions {
 	o.Patience = cmp.Or(o.Patience, 3)
 	o.ValidTokens = cmp.Or(o.ValidTokens, 1024)
 	o.PoolBytes = cmp.Or(o.PoolBytes, 512<<20)
+	o.devicePart = cmp.Or(o.devicePart, 1<<16)
+	o.brief = !o.Backend.HasSharedBuffers()
+	if o.brief {
+		o.DeviceBytes = cmp.Or(o.DeviceBytes, 8<<30)
+	}
 	return o
 }
 
@@ -146,9 +162,9 @@ func (o TrainOptions) validate(cfg config, train, valid speculate.Data) error {
 // numbers reports a number that is out of range.
 func (o TrainOptions) numbers() error {
 	switch batch := cmp.Or(o.Batch, defaultBatch); {
-	case min(o.Tokens, o.PoolBytes) < 0 || min(o.Batch, o.Accumulate, o.Checks, o.Patience, o.ValidTokens) < 0:
-		return fmt.Errorf("neural: a negative number in options: %d tokens, %d bytes of documents, batch %d, accumulate %d, %d checks, patience %d, %d validation tokens",
-			o.Tokens, o.PoolBytes, o.Batch, o.Accumulate, o.Checks, o.Patience, o.ValidTokens)
+	case min(o.Tokens, o.PoolBytes, o.DeviceBytes) < 0 || min(o.Batch, o.Accumulate, o.Checks, o.Patience, o.ValidTokens) < 0:
+		return fmt.Errorf("neural: a negative number in options: %d tokens, %d bytes of documents, %d on the backend, batch %d, accumulate %d, %d checks, patience %d, %d validation tokens",
+			o.Tokens, o.PoolBytes, o.DeviceBytes, o.Batch, o.Accumulate, o.Checks, o.Patience, o.ValidTokens)
 	case o.Limit < 0:
 		return fmt.Errorf("neural: limit %v; must not be negative", o.Limit)
 	case o.Limit > 0 && o.Resume != "":

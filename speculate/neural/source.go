@@ -193,12 +193,16 @@ func (s *tokenSource) draw(ps []point) error {
 
 // passage is a part of a document: tokens from..to-1.
 type passage struct {
-	doc      *trace.Document
+	doc      *trace.Document // nil where row is used
 	from, to int
+	row      int // of the first token, among all tokens on the backend
 }
 
 // bytes is the passage's part of its document's memory.
 func (p passage) bytes() int64 {
+	if p.doc == nil {
+		return 0
+	}
 	return sizeOf(p.doc) * int64(p.to-p.from) / int64(len(p.doc.Tokens))
 }
 
@@ -207,18 +211,27 @@ func (p passage) bytes() int64 {
 type passageSource struct {
 	source[passage]
 	window int
+	draws  int
+	all    []passage // instead of documents, where they are on the backend
 }
 
 func newPassageSource(d speculate.Data, window int, bound int64, seed uint64) *passageSource {
-	return &passageSource{newSource[passage](d, bound, seed, 0x853c49e6748fea9b), window}
+	return &passageSource{source: newSource[passage](d, bound, seed, 0x853c49e6748fea9b), window: window}
+}
+
+func validDocument(doc *trace.Document, h trace.Header) error {
+	if err := doc.Validate(&h); err != nil {
+		return fmt.Errorf("neural: %w", err)
+	}
+	return nil
 }
 
 func (s *passageSource) add(doc *trace.Document) (size int64, err error) {
-	if err := doc.Validate(&s.data.Header); err != nil {
-		return 0, fmt.Errorf("neural: %w", err)
+	if err := validDocument(doc, s.data.Header); err != nil {
+		return 0, err
 	}
 	for from := 0; from < len(doc.Tokens); from += s.window {
-		p := passage{doc, from, min(from+s.window, len(doc.Tokens))}
+		p := passage{doc: doc, from: from, to: min(from+s.window, len(doc.Tokens))}
 		s.pool = append(s.pool, p)
 		size += p.bytes()
 	}
@@ -226,9 +239,15 @@ func (s *passageSource) add(doc *trace.Document) (size int64, err error) {
 }
 
 func (s *passageSource) draw() (passage, error) {
-	if err := s.fill(s.add); err != nil {
+	if s.all != nil {
+		if len(s.pool) == 0 {
+			s.pool = append(s.pool, s.all...)
+			s.Passes++
+		}
+	} else if err := s.fill(s.add); err != nil {
 		return passage{}, err
 	}
+	s.draws++
 	i := s.rng.IntN(len(s.pool))
 	p := s.pool[i]
 	s.remove(i, p.bytes())

@@ -12,7 +12,7 @@ func (l *loop[B]) build() error {
 	n := len(l.params)
 	var err error
 	if l.forward, err = graph.NewExec(l.o.Backend, func(in []*graph.Node) []*graph.Node {
-		losses, out := l.job.graph(l.named(in), in[n:])
+		losses, out := l.job.graph(l.named(in), nil, in[n:])
 		return []*graph.Node{losses, out}
 	}); err != nil {
 		return err
@@ -52,15 +52,17 @@ func (l *loop[B]) named(nodes []*graph.Node) map[string]*graph.Node {
 }
 
 // gradient returns the gradient of a batch's loss, summed over heads, and the
-// loss, mean over heads.
+// loss, mean over heads. inputs: resident arrays, batch.
 func (l *loop[B]) gradient(values, inputs []*graph.Node) (grads []*graph.Node, mean *graph.Node) {
-	losses, _ := l.job.graph(l.named(values), inputs)
+	n := len(l.job.resident())
+	losses, _ := l.job.graph(l.named(values), inputs[:n], inputs[n:])
 	loss := graph.ReduceAllSum(losses)
 	return graph.Gradient(loss, values...), graph.MulScalar(loss, 1/float64(l.heads))
 }
 
 // fused is a step of one batch. in: values, moments, second moments, rate,
-// decay, c2 (see adamW), batch; out: values, moments, second moments, loss.
+// decay, c2 (see adamW), resident arrays, batch; out: values, moments, second
+// moments, loss.
 func (l *loop[B]) fused(in []*graph.Node) []*graph.Node {
 	n := len(l.params)
 	grads, loss := l.gradient(in[:n], in[3*n+3:])
@@ -68,7 +70,7 @@ func (l *loop[B]) fused(in []*graph.Node) []*graph.Node {
 }
 
 // add adds a batch of a step. in: values, sums, 0 for the step's first
-// batch or 1, batch; out: sums, loss.
+// batch or 1, resident arrays, batch; out: sums, loss.
 func (l *loop[B]) add(in []*graph.Node) []*graph.Node {
 	n := len(l.params)
 	grads, loss := l.gradient(in[:n], in[2*n+1:])

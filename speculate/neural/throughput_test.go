@@ -46,11 +46,13 @@ func (j *rowsJob) fill(b *rows) (position, error) {
 
 func (j *rowsJob) skip() (position, error) { return j.fill(&rows{}) }
 
-func (j *rowsJob) inputs(b *rows) []any {
-	return []any{tensors.FromFlatDataAndDimensions(b.x, 1, j.size, j.z.f), tensors.FromFlatDataAndDimensions(b.want, 1, j.size, j.z.e)}
+func (j *rowsJob) inputs(b *rows) ([]any, error) {
+	return []any{tensors.FromFlatDataAndDimensions(b.x, 1, j.size, j.z.f), tensors.FromFlatDataAndDimensions(b.want, 1, j.size, j.z.e)}, nil
 }
 
-func (j *rowsJob) graph(p map[string]*graph.Node, in []*graph.Node) (l, out *graph.Node) {
+func (j *rowsJob) resident() []any { return nil }
+
+func (j *rowsJob) graph(p map[string]*graph.Node, _, in []*graph.Node) (l, out *graph.Node) {
 	y := logits(j.cfg, j.z, p, batch{x: in[0], want: in[1]})
 	return losses(false, y, in[1]), y
 }

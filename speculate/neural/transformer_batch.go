@@ -1,14 +1,21 @@
 package neural
 
-import "github.com/expertspec/expertspec/trace"
+import (
+	"github.com/expertspec/expertspec/trace"
+	"github.com/gomlx/compute/dtypes/float16"
+)
 
 // passageArrays is a batch of B passages of T tokens in host memory.
 type passageArrays struct {
-	ids   []int32   // [B,T]
-	count []float32 // [B,T]
-	route []float32 // [B,T,L,E]
-	z     []float32 // [B,T,L,E], where targets are soft
-	x     []float32 // [B,T,L,D], where router inputs are read
+	rows    []int32 // [B] of the first tokens, where documents are on the backend; the others are nil then
+	lengths []int32 // [B] likewise
+	brief   bool    // transferred in 16 bits
+	halves  [3][]float16.Float16
+	ids     []int32   // [B,T]
+	count   []float32 // [B,T]
+	route   []float32 // [B,T,L,E]
+	z       []float32 // [B,T,L,E], where targets are soft
+	x       []float32 // [B,T,L,D], where router inputs are read
 }
 
 // read fills a. Rows after a passage's end, and passages after the last of ps,
@@ -21,7 +28,8 @@ func (t *transformerJob) read(ps []passage, a *passageArrays) error {
 			p = ps[i]
 		}
 		n := p.to - p.from
-		ids, count, route := a.ids[i*w:(i+1)*w], a.count[i*w:(i+1)*w], a.route[i*w*t.z.l*t.z.e:(i+1)*w*t.z.l*t.z.e]
+		le, ld := t.z.l*t.z.e, t.z.l*t.z.d
+		ids, count, route := a.ids[i*w:(i+1)*w], a.count[i*w:(i+1)*w], a.route[i*w*le:(i+1)*w*le]
 		clear(ids[n:])
 		clear(count[n:])
 		clear(route)
@@ -29,16 +37,10 @@ func (t *transformerJob) read(ps []passage, a *passageArrays) error {
 			count[j] = 1
 			ids[j] = int32(row(p.doc.Tokens[p.from+j], t.z.v))
 		}
-		le, ld := t.z.l*t.z.e, t.z.l*t.z.d
 		if n > 0 {
-			lk := t.z.l * t.shape.TopK
-			for r := range n * t.z.l {
-				at := p.from*lk + r*t.shape.TopK
-				var ws []float32
-				if p.doc.Weights != nil {
-					ws = p.doc.Weights[at : at+t.shape.TopK]
-				}
-				shares(p.doc.Experts[at:at+t.shape.TopK], ws, route[r*t.z.e:(r+1)*t.z.e])
+			t.routes(p, route)
+			if a.brief {
+				raise(route)
 			}
 		}
 		if t.soft {
@@ -57,6 +59,20 @@ func (t *transformerJob) read(ps []passage, a *passageArrays) error {
 		}
 		return nil
 	})
+}
+
+// routes writes the routing weights of a passage's tokens by expert to out,
+// [n,L,E], which must be 0.
+func (t *transformerJob) routes(p passage, out []float32) {
+	k, e := t.shape.TopK, t.z.e
+	for r := range (p.to - p.from) * t.z.l {
+		at := (p.from*t.z.l + r) * k
+		var ws []float32
+		if p.doc.Weights != nil {
+			ws = p.doc.Weights[at : at+k]
+		}
+		shares(p.doc.Experts[at:at+k], ws, out[r*e:(r+1)*e])
+	}
 }
 
 // standard writes standardised router inputs of all layers of a token, [L*D].

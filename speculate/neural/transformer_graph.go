@@ -121,6 +121,22 @@ type net struct {
 	// horizons in the order of heads.
 	horizons []speculate.Horizon
 	p        map[string]*Node
+	// mixed computes products in bfloat16, which backends accumulate in float32, and
+	// keeps what only products read in bfloat16. All else is in float32.
+	mixed bool
+}
+
+// product is Einsum of x and the parameter or activations w, in float32.
+func (t net) product(equation string, x, w *Node) *Node {
+	return ConvertDType(Einsum(equation, t.brief(x), t.brief(w)), dtypes.Float32)
+}
+
+// brief returns x in the type of products.
+func (t net) brief(x *Node) *Node {
+	if t.mixed {
+		return ConvertDType(x, dtypes.BFloat16)
+	}
+	return x
 }
 
 // logits returns [G,n,E], n = B*T.
@@ -136,30 +152,32 @@ func (t net) logits(in passages) *Node {
 			now = Concatenate([]*Node{now, Sub(z, ReduceAndKeep(z, ReduceMean, -1))}, -1)
 		}
 	}
+	now = t.brief(now)
 	state := t.context(in.ids, later(Reshape(now, b, n/b, t.z.p))) // [n,C]
 	p := t.p
-	y := Einsum("nc,gce->gne", state, p["linear.context"])
-	h := Einsum("nc,gch->gnh", state, p["first.context"])
+	y := t.product("nc,gce->gne", state, p["linear.context"])
+	h := t.product("nc,gch->gnh", state, p["first.context"])
 	if t.c.Inputs {
 		now = TransposeAllAxes(now, 1, 0, 2)                     // [L,n,D]
 		latest := t.sources(now, 0)                              // [G,n,D]
 		f := Concatenate([]*Node{latest, t.sources(now, 1)}, -1) // [G,n,2D]
-		y = Add(y, Einsum("gnf,gfe->gne", f, p["linear"]))
-		h = Add(h, Einsum("gnf,gfh->gnh", f, p["first"]))
+		y = Add(y, t.product("gnf,gfe->gne", f, p["linear"]))
+		h = Add(h, t.product("gnf,gfh->gnh", f, p["first"]))
 		if t.c.ExpertWidth > 0 {
 			h = Add(h, t.experts(latest, TransposeAllAxes(Reshape(in.route, n, t.z.l, t.z.e), 1, 0, 2)))
 		}
 	} else {
 		f, known := Reshape(now, n, t.z.f), t.known(now.Graph()) // [n,F], [G,F,1]
-		y = Add(y, Einsum("nf,gfe->gne", f, Mul(p["linear"], known)))
-		h = Add(h, Einsum("nf,gfh->gnh", f, Mul(p["first"], known)))
+		y = Add(y, t.product("nf,gfe->gne", f, Mul(p["linear"], known)))
+		h = Add(h, t.product("nf,gfh->gnh", f, Mul(p["first"], known)))
 	}
-	h = relus(Add(h, ExpandAxes(p["first.bias"], 1)))
+	h = t.brief(relus(Add(h, ExpandAxes(p["first.bias"], 1))))
 	for i := range t.c.HeadDepth - 1 {
-		r := Einsum("gnh,ghk->gnk", h, p[fmt.Sprintf("hidden.%d", i)])
-		h = Add(h, relus(Add(r, ExpandAxes(p[fmt.Sprintf("hidden.%d.bias", i)], 1))))
+		r := t.product("gnh,ghk->gnk", h, p[fmt.Sprintf("hidden.%d", i)])
+		r = relus(Add(r, ExpandAxes(p[fmt.Sprintf("hidden.%d.bias", i)], 1)))
+		h = t.brief(Add(ConvertDType(h, dtypes.Float32), r))
 	}
-	y = Add(y, Einsum("gnh,ghe->gne", h, p["last"]))
+	y = Add(y, t.product("gnh,ghe->gne", h, p["last"]))
 	return Add(y, ExpandAxes(p["out.bias"], 1))
 }
 
@@ -182,16 +200,16 @@ func (t net) context(ids, before *Node) *Node {
 	g, b, n, c := ids.Graph(), ids.Shape().Dimensions[0], ids.Shape().Size(), t.c.Width
 	tokens := n / b
 	x := Gather(t.p["embed"], ExpandAxes(ids, -1)) // [B,T,C]
-	x = Add(Reshape(x, n, c), Einsum("np,pc->nc", Reshape(before, n, t.z.p), t.p["read"]))
+	x = Add(Reshape(x, n, c), t.product("np,pc->nc", Reshape(before, n, t.z.p), t.p["read"]))
 	hidden := ConvertDType(LessThan(Iota(g, shapes.Make(dtypes.Int32, tokens, tokens), 0), Iota(g, shapes.Make(dtypes.Int32, tokens, tokens), 1)), x.DType())
 	hidden = ExpandAxes(MulScalar(hidden, -1e9), 0, 1) // [1,1,T,T]
 	for i := range t.c.Blocks {
 		at := func(name string) *Node { return t.p[fmt.Sprintf("block.%d.%s", i, name)] }
-		qkv := Einsum("nc,cd->nd", rms(x, at("attention.norm")), at("attention.qkv"))
+		qkv := t.product("nc,cd->nd", rms(x, at("attention.norm")), at("attention.qkv"))
 		a := t.attend(Reshape(qkv, b, tokens, 3, t.c.Heads, c/t.c.Heads), hidden)
-		x = Add(x, Einsum("nc,cd->nd", Reshape(a, n, c), at("attention.out")))
-		u := relus(Einsum("nc,cd->nd", rms(x, at("mlp.norm")), at("mlp.up")))
-		x = Add(x, Einsum("nd,dc->nc", u, at("mlp.down")))
+		x = Add(x, t.product("nc,cd->nd", Reshape(a, n, c), at("attention.out")))
+		u := t.brief(relus(t.product("nc,cd->nd", rms(x, at("mlp.norm")), at("mlp.up"))))
+		x = Add(x, t.product("nd,dc->nc", u, at("mlp.down")))
 	}
 	return rms(x, t.p["norm"])
 }
@@ -217,9 +235,9 @@ func (t net) attend(qkv, hidden *Node) *Node {
 		c, s := ExpandAxes(Const(x.Graph(), cos), 0, 1), ExpandAxes(Const(x.Graph(), sin), 0, 1) // [1,1,T,hd/2]
 		return Concatenate([]*Node{Sub(Mul(lo, c), Mul(hi, s)), Add(Mul(hi, c), Mul(lo, s))}, 3)
 	}
-	scores := Einsum("bhtd,bhsd->bhts", turn(part(0)), turn(part(1)))
+	scores := t.product("bhtd,bhsd->bhts", turn(part(0)), turn(part(1)))
 	scores = Add(MulScalar(scores, 1/math.Sqrt(float64(d[4]))), hidden)
-	a := Einsum("bhts,bhsd->bhtd", Softmax(scores, -1), part(2))
+	a := t.product("bhts,bhsd->bhtd", Softmax(scores, -1), part(2))
 	return TransposeAllAxes(a, 0, 2, 1, 3)
 }
 
@@ -293,10 +311,10 @@ func (t net) known(g *Graph) *Node {
 func (t net) experts(x, route *Node) *Node {
 	m := t.c.ExpertWidth
 	n := x.Shape().Dimensions[1]
-	u := relus(Add(Einsum("gnd,gdm->gnm", x, t.p["experts.up"]), ExpandAxes(t.p["experts.bias"], 1)))
+	u := relus(Add(t.product("gnd,gdm->gnm", x, t.p["experts.up"]), ExpandAxes(t.p["experts.bias"], 1)))
 	w := ExpandAxes(t.sources(route, 0), -1) // [G,n,E,1]
 	u = Reshape(Mul(Reshape(u, t.z.g, n, t.z.e, m), w), t.z.g, n, t.z.e*m)
-	return Einsum("gnm,gmh->gnh", u, t.p["experts.down"])
+	return t.product("gnm,gmh->gnh", t.brief(u), t.p["experts.down"])
 }
 
 // losses returns the loss of each head, [G]: the mean over all tokens, where that

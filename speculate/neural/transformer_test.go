@@ -72,7 +72,7 @@ func TestTransformerEqualsGraph(t *testing.T) {
 		require.NoError(t, j.loop.run(context.Background()))
 		p := j.trained()
 		a := j.batch()
-		require.NoError(t, j.read([]passage{{docs[0], 0, 16}, {docs[1], 0, 11}}, a))
+		require.NoError(t, j.read([]passage{{doc: docs[0], to: 16}, {doc: docs[1], to: 11}}, a))
 		_, y, err := j.loop.infer(a)
 		require.NoError(t, err)
 		worst := 0.0

@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/dtypes/float16"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 )
@@ -37,13 +40,17 @@ func TrainTransformer(ctx context.Context, cfg TransformerConfig, train, valid s
 type transformerJob struct {
 	task
 	net
-	source *passageSource
-	params []*param
-	valid  []passage
-	mean   []float32 // [L*D] of router inputs
-	inv    []float32 // [L*D], 1/standard deviation
-	drawn  []passage // the current batch
-	loop   *loop[*passageArrays]
+	source  *passageSource
+	params  []*param
+	valid   []passage
+	mean    []float32 // [L*D] of router inputs
+	inv     []float32 // [L*D], 1/standard deviation
+	drawn   []passage // the current batch
+	backend compute.Backend
+	held    *onDevice // nil if batches are transferred
+	brief   bool      // train on 16 bits
+	mixed   bool      // compute in bfloat16 where inputs have 16 bits
+	loop    *loop[*passageArrays]
 }
 
 func newTransformerJob(ctx context.Context, c TransformerConfig, train, valid speculate.Data, o TrainOptions) (t *transformerJob, err error) {
@@ -59,11 +66,20 @@ func newTransformerJob(ctx context.Context, c TransformerConfig, train, valid sp
 		return nil, err
 	}
 	t.net = net{c: c, z: c.extent(t.shape, o.Horizons), horizons: o.Horizons}
+	t.backend, t.brief, t.mixed = o.Backend, o.brief, o.brief && !o.Float32
 	if err := t.drawValid(valid, o); err != nil {
 		return nil, err
 	}
 	if err := t.begin(o); err != nil {
 		return nil, err
+	}
+	if t.held, err = t.hold(ctx, train, o); err != nil {
+		return nil, err
+	}
+	if t.held != nil {
+		if err := t.drawHeld(o); err != nil {
+			return nil, err
+		}
 	}
 	p := plan{name: c.Name, heads: t.z.g, steps: t.steps, params: t.params, started: started}
 	if o.Resume != "" {
@@ -71,6 +87,21 @@ func newTransformerJob(ctx context.Context, c TransformerConfig, train, valid sp
 	}
 	t.loop, err = newLoop(p, t, o)
 	return t, err
+}
+
+// drawHeld replaces the source by one of the passages on the backend, after as many
+// draws.
+func (t *transformerJob) drawHeld(o TrainOptions) error {
+	s := newPassageSource(t.source.data, t.c.Window, o.PoolBytes, o.Seed)
+	s.all, s.Digest = t.held.passages, t.held.digest
+	t.source.close()
+	for range t.source.draws {
+		if _, err := s.draw(); err != nil {
+			return err
+		}
+	}
+	t.source = s
+	return nil
 }
 
 // drawValid draws the validation passages, whole batches of them.
@@ -138,6 +169,9 @@ func (t *transformerJob) widened(p *param) []float32 {
 
 func (t *transformerJob) close() {
 	t.source.close()
+	if t.held != nil {
+		t.held.close()
+	}
 	if t.loop != nil {
 		t.loop.close()
 	}
@@ -152,6 +186,12 @@ func (t *transformerJob) identity() map[string]any {
 	d.floats(t.mean)
 	id := t.task.identity(t.c)
 	id["validation documents"] = d
+	if t.held != nil {
+		id["tokens on the backend"] = t.held.tokens
+	}
+	if t.brief {
+		id["products"] = map[bool]string{true: "bfloat16", false: "float32"}[t.mixed]
+	}
 	return id
 }
 
@@ -180,6 +220,16 @@ func (t *transformerJob) standardise() error {
 
 // batch implements job, as do the methods below.
 func (t *transformerJob) batch() *passageArrays {
+	if t.held != nil {
+		return &passageArrays{rows: make([]int32, len(t.drawn)), lengths: make([]int32, len(t.drawn))}
+	}
+	a := t.wholeBatch()
+	a.brief = t.brief
+	return a
+}
+
+// wholeBatch allocates a batch that is transferred.
+func (t *transformerJob) wholeBatch() *passageArrays {
 	n := len(t.drawn) * t.c.Window
 	a := &passageArrays{ids: make([]int32, n), count: make([]float32, n), route: make([]float32, n*t.z.l*t.z.e)}
 	if t.soft {
@@ -204,42 +254,74 @@ func (t *transformerJob) skip() (position, error) {
 
 func (t *transformerJob) fill(a *passageArrays) (position, error) {
 	at, err := t.skip()
-	if err == nil {
-		err = t.read(t.drawn, a)
+	if err != nil {
+		return at, err
 	}
-	return at, err
+	if t.held == nil {
+		return at, t.read(t.drawn, a)
+	}
+	for i, p := range t.drawn {
+		a.rows[i], a.lengths[i] = int32(p.row), int32(p.to-p.from)
+	}
+	return at, nil
 }
 
-func (t *transformerJob) inputs(a *passageArrays) []any {
+func (t *transformerJob) inputs(a *passageArrays) ([]any, error) {
 	b, w, l := len(t.drawn), t.c.Window, t.z.l
-	in := []any{tensors.FromFlatDataAndDimensions(a.ids, b, w), tensors.FromFlatDataAndDimensions(a.count, b, w),
-		tensors.FromFlatDataAndDimensions(a.route, b, w, l, t.z.e)}
-	if t.soft {
-		in = append(in, tensors.FromFlatDataAndDimensions(a.z, b, w, l, t.z.e))
+	if a.rows != nil {
+		return []any{tensors.FromFlatDataAndDimensions(a.rows, b), tensors.FromFlatDataAndDimensions(a.lengths, b)}, nil
 	}
-	if t.c.Inputs {
-		in = append(in, tensors.FromFlatDataAndDimensions(a.x, b, w, l, t.z.d))
+	in := []any{tensors.FromFlatDataAndDimensions(a.ids, b, w), tensors.FromFlatDataAndDimensions(a.count, b, w)}
+	for i, x := range []struct {
+		values []float32
+		width  int
+	}{{a.route, t.z.e}, {a.z, t.z.e}, {a.x, t.z.d}} {
+		switch {
+		case x.values == nil:
+		case !a.brief:
+			in = append(in, tensors.FromFlatDataAndDimensions(x.values, b, w, l, x.width))
+		default:
+			if t.backend.HasSharedBuffers() || a.halves[i] == nil { // else it was copied
+				a.halves[i] = make([]float16.Float16, len(x.values))
+			}
+			manyHalves(x.values, a.halves[i])
+			half, err := onBackend(t.backend, a.halves[i], dtypes.Float16, b, w, l, x.width)
+			if err != nil {
+				return in, err
+			}
+			in = append(in, half)
+		}
 	}
-	return in
+	return in, nil
 }
 
-func (t *transformerJob) graph(p map[string]*graph.Node, in []*graph.Node) (l, y *graph.Node) {
-	b := passages{ids: in[0], count: in[1], route: in[2]}
-	in = in[3:]
-	if t.soft {
-		b.z, in = in[0], in[1:]
-	}
-	if t.c.Inputs {
-		b.x = in[0]
+func (t *transformerJob) graph(p map[string]*graph.Node, held, in []*graph.Node) (l, y *graph.Node) {
+	var b passages
+	if len(held) > 0 {
+		b = t.gathered(held, in)
+	} else {
+		b = passages{ids: in[0], count: in[1], route: in[2]}
+		in = in[3:]
+		if t.soft {
+			b.z, in = in[0], in[1:]
+		}
+		if t.c.Inputs {
+			b.x = in[0]
+		}
 	}
 	n := t.net
-	n.p = p
+	n.p, n.mixed = p, t.mixed && b.route.DType() == dtypes.Float16
+	for _, x := range []**graph.Node{&b.route, &b.z, &b.x} {
+		if *x != nil {
+			*x = graph.ConvertDType(*x, dtypes.Float32)
+		}
+	}
 	y = n.logits(b)
 	return n.losses(b, y), y
 }
 
 func (t *transformerJob) check(forward func(*passageArrays) (losses, out []float32, err error)) (loss, recall float64, err error) {
-	a, tokens, terms := t.batch(), 0, 0
+	a, tokens, terms := t.wholeBatch(), 0, 0
 	for part := range slices.Chunk(t.valid, len(t.drawn)) {
 		if err := t.read(part, a); err != nil {
 			return 0, 0, err
