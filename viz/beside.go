@@ -18,7 +18,7 @@ func beside(a, b Study) Figures {
 		name, title string
 		figure      func(Study) Figure
 	}{
-		{"usage", "Usage", func(s Study) Figure { return usageMap(&s.Routing.Overall, "panel", "") }},
+		{"usage", "Usage", func(s Study) Figure { return usageMap(s.Routing.Model, &s.Routing.Overall, "panel", "") }},
 		{"balance", "Balance", func(s Study) Figure { return balance(s.Routing) }},
 		{"entropy", "Evenness of use by data set", func(s Study) Figure { return entropyMap(s.Routing) }},
 		{"proportions", "Data sets and their experts", func(s Study) Figure { return proportions(s.Routing) }},

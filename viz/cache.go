@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/expertspec/expertspec/speculate/prefetch"
+	"github.com/expertspec/expertspec/trace"
 )
 
 // CacheStudy holds simulations, on one trace, of running a model with most of
@@ -25,9 +26,9 @@ type CacheStudy struct {
 	From, To int
 }
 
-// section is the part of a report about a model of the given number of layers:
-// hit rate by size of the cache, cost by policy, and a timeline.
-func (c *CacheStudy) section(layers int) (Section, error) {
+// section is the part of a report about a model: hit rate by size of the cache, cost by
+// policy, and a timeline.
+func (c *CacheStudy) section(m trace.Model) (Section, error) {
 	s := Section{ID: "cache", Title: "Expert cache", Text: c.Text}
 	if len(c.Names) != len(c.Rates) || len(c.Labels) != len(c.Costs) {
 		return s, fmt.Errorf("viz: expert cache: got %d names for %d curves and %d labels for %d costs", len(c.Names), len(c.Rates), len(c.Labels), len(c.Costs))
@@ -40,7 +41,7 @@ func (c *CacheStudy) section(layers int) (Section, error) {
 		for i, points := range c.Rates {
 			curve := Curve{Name: c.Names[i]}
 			for _, p := range points {
-				curve.add(float64(p.Capacity)/float64(max(1, layers)), 100*p.HitRate)
+				curve.add(float64(p.Capacity)/float64(max(1, m.Layers)), 100*p.HitRate)
 			}
 			f.Curves = append(f.Curves, curve)
 		}
@@ -50,7 +51,7 @@ func (c *CacheStudy) section(layers int) (Section, error) {
 		s.Blocks = append(s.Blocks, c.costTable())
 	}
 	if c.Timeline != nil {
-		s.add(prefetchTimeline(c.Timeline, c.From, c.To))
+		s.add(prefetchTimeline(c.Timeline, stacksOf(m), c.From, c.To))
 	}
 	return s, nil
 }
@@ -72,13 +73,23 @@ func (c *CacheStudy) costTable() Table {
 
 // prefetchTimeline draws the events that happened while tokens from to to-1 of
 // the first document were decoded, in milliseconds after the start of the first.
-func prefetchTimeline(r *prefetch.Result, from, to int) timeline {
+// Layers are numbered in their stack.
+func prefetchTimeline(r *prefetch.Result, x stacks, from, to int) timeline {
 	t := timeline{Info: Info{Name: "prefetch-timeline", Title: "Timeline of prefetch"}, Unit: "ms", Lanes: []string{"compute", "copy", "wait"}}
 	tokens := fmt.Sprintf("Tokens %d to %d", from, to-1)
 	if to-from == 1 {
 		tokens = fmt.Sprintf("Token %d", from)
 	}
 	t.Caption = tokens + ": when each layer (the number in the box) was computed, which experts were copied (layer.expert) and when the computation waited for them."
+	layer := func(l int) int {
+		if l >= x.split {
+			l -= x.split
+		}
+		return l
+	}
+	if x.names != nil {
+		t.Caption += " Layers are numbered in their stack."
+	}
 	start, end := -1.0, 0.0
 	for _, e := range r.Events {
 		if e.Document == r.Events[0].Document && e.Token >= from && e.Token < to && (e.Kind == prefetch.Compute || e.Kind == prefetch.Stall) {
@@ -103,9 +114,9 @@ func prefetchTimeline(r *prefetch.Result, from, to int) timeline {
 		v.Start, v.End = 1000*(e.Start-start), 1000*(e.End-start)
 		switch e.Kind {
 		case prefetch.Compute:
-			v.Label = fmt.Sprint(e.Layer)
+			v.Label = fmt.Sprint(layer(e.Layer))
 		case prefetch.Demand, prefetch.Prefetch:
-			v.Label = fmt.Sprintf("%d.%d", e.Layer, e.Expert)
+			v.Label = fmt.Sprintf("%d.%d", layer(e.Layer), e.Expert)
 		}
 		t.Events = append(t.Events, v)
 	}

@@ -35,7 +35,7 @@ func TestExpertCache(t *testing.T) {
 	require.NoError(t, err)
 	study := CacheStudy{Names: []string{"LRU"}, Rates: [][]prefetch.Point{points}, Labels: []string{"ahead"}, Costs: []*prefetch.Result{r},
 		Timeline: r, From: 1, To: 2}
-	s, err := study.section(3)
+	s, err := study.section(trace.Model{Layers: 3})
 	require.NoError(t, err)
 	require.Len(t, s.Blocks, 3)
 	lines := s.Blocks[0].(Figures).List[0].(Lines)
@@ -54,8 +54,8 @@ func TestExpertCache(t *testing.T) {
 			assert.NoError(t, f.List[0].check())
 		}
 	}
-	assert.Empty(t, prefetchTimeline(r, 20, 21).Events)
+	assert.Empty(t, prefetchTimeline(r, stacks{}, 20, 21).Events)
 	study.Names = nil
-	_, err = study.section(3)
+	_, err = study.section(trace.Model{Layers: 3})
 	assert.Error(t, err, "a curve without a name")
 }

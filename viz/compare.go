@@ -193,7 +193,7 @@ func compareLayers(a, b Study) Panels {
 
 // relativeUsage shows the usage relative to an even spread, [E,L].
 func relativeUsage(s Study) HeatMap {
-	h := usageMap(&s.Routing.Overall, "panel", s.Name)
+	h := usageMap(s.Routing.Model, &s.Routing.Overall, "panel", s.Name)
 	for _, row := range h.Data {
 		for j := range row {
 			row[j] *= float64(len(h.Data)) / 100
@@ -208,10 +208,13 @@ func relativeUsage(s Study) HeatMap {
 func usageDifference(a, b Study) HeatMap {
 	h := HeatMap{Info: Info{Name: "comparison-difference", Title: "Difference of usage: " + a.Name + " minus " + b.Name},
 		RowAxis: "expert", ColumnAxis: "layer", Value: "difference of share", Unit: "percentage points", Diverging: true}
-	x, y := usageMap(&a.Routing.Overall, "x", "").Data, usageMap(&b.Routing.Overall, "x", "").Data
+	x, y := usageMap(a.Routing.Model, &a.Routing.Overall, "x", "").Data, usageMap(b.Routing.Model, &b.Routing.Overall, "x", "").Data
 	r, c := dims(x)
 	if r2, c2 := dims(y); r == r2 && c == c2 {
 		h.Data = newGrid(r, c, func(i, j int) float64 { return x[i][j] - y[i][j] })
+		if h.Columns = stacksOf(a.Routing.Model).names; !slices.Equal(h.Columns, stacksOf(b.Routing.Model).names) {
+			h.Columns = nil
+		}
 	}
 	return h
 }

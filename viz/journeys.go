@@ -12,7 +12,8 @@ type journeysJSON struct {
 	Layers    int           `json:"layers"`
 	Experts   int           `json:"experts"`
 	TopK      int           `json:"topK"`
-	Wide      bool          `json:"wide"` // experts as uint16
+	Wide      bool          `json:"wide"`            // experts as uint16
+	Names     []string      `json:"names,omitempty"` // of the layers, [L]; none: their numbers
 	Documents []journeyJSON `json:"documents"`
 }
 
@@ -33,7 +34,7 @@ func (j journeys) block(p *page) (blockHTML, error) {
 		return blockHTML{}, fmt.Errorf("viz: journeys %s: got %d experts, expected 0 to %d", j.Name, j.Experts, maxSide)
 	}
 	out := blockHTML{ID: j.Name, Title: j.Title, Caption: j.Caption}
-	data := journeysJSON{Layers: j.Layers, Experts: j.Experts, TopK: j.TopK, Wide: j.Experts > 255, Documents: []journeyJSON{}}
+	data := journeysJSON{Layers: j.Layers, Experts: j.Experts, TopK: j.TopK, Wide: j.Experts > 255, Names: j.names, Documents: []journeyJSON{}}
 	for _, d := range j.Documents {
 		if err := d.check(); err != nil {
 			return out, err

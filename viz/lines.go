@@ -25,7 +25,8 @@ type Lines struct {
 	// Height in points; 0 means 300.
 	Height float64
 
-	named bool // each curve is a point, with its name beside it; LogX by powers of ten
+	named  bool   // each curve is a point, with its name beside it; LogX by powers of ten
+	layers stacks // of the layers on the x axis
 }
 
 func (l Lines) check() error {
@@ -60,7 +61,11 @@ func (l Lines) Table() Table {
 	for _, c := range l.Curves {
 		for i := range c.X {
 			lo, hi := c.interval(i)
-			t.Rows = append(t.Rows, []any{c.Name, c.X[i], c.Y[i], lo, hi})
+			x := any(c.X[i])
+			if l.layers.names != nil {
+				x = l.layers.number(int(c.X[i]))
+			}
+			t.Rows = append(t.Rows, []any{c.Name, x, c.Y[i], lo, hi})
 		}
 	}
 	return t
@@ -155,7 +160,9 @@ func (l Lines) axes(width, height float64) (x, y axis) {
 		if !wider(x0, x1) {
 			x0, x1 = x0-1, x1+1
 		}
-		if nx := math.Max(2, width/44); l.IntegerX {
+		if nx := math.Max(2, width/44); l.layers.names != nil {
+			x.ticks = l.layers.ticks(x0, x1)
+		} else if l.IntegerX {
 			x.ticks = integerTicks(x0, x1, int(nx))
 		} else {
 			x.ticks = linearTicks(x0, x1, int(nx*0.7))
@@ -198,8 +205,10 @@ func (l Lines) draw(p *pen, at rect) hover {
 		h.Spots = l.drawNamed(p, &x, &y, box)
 		return h
 	}
-	for i := range l.Curves {
-		l.drawBand(p, i, &x, &y)
+	for i, c := range l.Curves {
+		for _, r := range l.layers.parts(c.X) {
+			l.drawBand(p, i, r[0], r[1], &x, &y)
+		}
 	}
 	for i := range l.Curves {
 		h.Spots = append(h.Spots, l.drawCurve(p, i, &x, &y)...)
@@ -227,12 +236,12 @@ func (l Lines) drawReferences(p *pen, y *axis, box rect, labels bool) {
 	}
 }
 
-// drawBand draws the intervals of a curve as a band and, if they are few, as
-// whiskers.
-func (l Lines) drawBand(p *pen, i int, x, y *axis) {
+// drawBand draws the intervals of points from..to-1 of a curve as a band and, if they
+// are few, as whiskers.
+func (l Lines) drawBand(p *pen, i, from, to int, x, y *axis) {
 	c := l.Curves[i]
 	var xs, lo, hi []float64
-	for k := range c.X {
+	for k := from; k < to; k++ {
 		a, b := c.interval(k)
 		if math.IsNaN(c.Y[k]) || math.IsNaN(a) || math.IsNaN(b) {
 			continue
@@ -262,7 +271,11 @@ func (l Lines) pointText(c Curve, k int) string {
 	if c.Name != "" {
 		text = c.Name + "\n"
 	}
-	text += orElse(l.XAxis, "x") + " " + short(c.X[k], 5) + ": " + short(c.Y[k], 4)
+	x := short(c.X[k], 5)
+	if l.layers.names != nil {
+		x = l.layers.number(int(c.X[k]))
+	}
+	text += orElse(l.XAxis, "x") + " " + x + ": " + short(c.Y[k], 4)
 	return text + intervalText(c.interval(k))
 }
 
@@ -282,15 +295,17 @@ func (l Lines) drawCurve(p *pen, i int, x, y *axis) []spot {
 		p.polyline(xs, ys, 2, tone, dashOf(i))
 		xs, ys = nil, nil
 	}
-	for k := range c.X {
-		if math.IsNaN(c.Y[k]) {
-			flush()
-			continue
+	for _, r := range l.layers.parts(c.X) {
+		for k := r[0]; k < r[1]; k++ {
+			if math.IsNaN(c.Y[k]) {
+				flush()
+				continue
+			}
+			s := spot{X: x.at(c.X[k]), Y: y.at(c.Y[k]), Text: l.pointText(c, k)}
+			xs, ys, spots = append(xs, s.X), append(ys, s.Y), append(spots, s)
 		}
-		s := spot{X: x.at(c.X[k]), Y: y.at(c.Y[k]), Text: l.pointText(c, k)}
-		xs, ys, spots = append(xs, s.X), append(ys, s.Y), append(spots, s)
+		flush()
 	}
-	flush()
 	first, step := 0, 1
 	if n := len(spots); n > 40 { // more markers would hide the line
 		first, step = n/24, max(1, n/12)

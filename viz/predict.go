@@ -143,7 +143,7 @@ func recallByLayer(r *speculate.Results, h speculate.Horizon) Lines {
 	f := Lines{
 		Info: Info{Name: "recall-by-layer-" + horizonName(h), Title: "Recall by layer, " + horizonText(h),
 			Caption: "The layer is the one whose experts are predicted. Bands are 95 % intervals over documents."},
-		XAxis: "layer", YAxis: recallAxis(r.Shape), IntegerX: true, References: chance(r.Shape),
+		XAxis: "layer", YAxis: recallAxis(r.Shape), IntegerX: true, References: chance(r.Shape), layers: stacksOfShape(r.Shape),
 	}
 	f.eachPredictor(r, func(p string, c *Curve) {
 		for _, row := range r.Find(p, h, "layer") {
@@ -195,6 +195,11 @@ func recallByK(r *speculate.Results, h speculate.Horizon) Lines {
 		for _, row := range r.Find(p, h, "all") {
 			for k := 1; k <= min(speculate.MaxRank, r.Shape.Experts); k++ {
 				c.add(float64(k), 100*row.Recall[k-1])
+			}
+			for _, b := range row.Budgets {
+				if b.Experts > speculate.MaxRank {
+					c.add(float64(b.Experts), 100*b.Recall)
+				}
 			}
 		}
 	})

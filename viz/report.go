@@ -74,6 +74,7 @@ type journeys struct {
 	// 2.5 MB. Documents are included completely or not at all, from each data
 	// set in turn.
 	MaxTokens int
+	names     []string // of the layers, [L]; nil: their numbers
 }
 
 //go:embed assets/report.tmpl

@@ -13,9 +13,9 @@ func panel(title string) Info { return Info{Name: "panel", Title: title} }
 // even returns the reference of an even spread, in percent.
 func even(v float64) *Reference { return &Reference{v, "even: " + short(v, 3)} }
 
-// usageMap shows the share of each expert in the choices of each layer, in
+// usageMap shows the share of each expert in the choices of each layer of a model, in
 // percent, [E,L].
-func usageMap(g *trace.GroupSummary, name, title string) HeatMap {
+func usageMap(m trace.Model, g *trace.GroupSummary, name, title string) HeatMap {
 	h := HeatMap{
 		Info:    Info{Name: name, Title: title, Caption: "Share of each expert in all choices of a layer. Every column adds up to 100 %."},
 		RowAxis: "expert", ColumnAxis: "layer", Value: "share of choices", Unit: "%",
@@ -24,6 +24,7 @@ func usageMap(g *trace.GroupSummary, name, title string) HeatMap {
 		return h
 	}
 	experts := len(g.Layers[0].Share)
+	h.Columns = stacksOf(m).names
 	h.Data = newGrid(experts, len(g.Layers), func(e, l int) float64 { return 100 * g.Layers[l].Share[e] })
 	h.Reference = even(100 / float64(experts))
 	return h
@@ -37,7 +38,7 @@ func usagePanels(r *trace.Summary) Panels {
 	}
 	for i := range r.Datasets {
 		g := &r.Datasets[i]
-		p.Figures = append(p.Figures, usageMap(g, "usage", datasetName(g.Dataset)))
+		p.Figures = append(p.Figures, usageMap(r.Model, g, "usage", datasetName(g.Dataset)))
 	}
 	return p
 }
@@ -54,8 +55,8 @@ func byLayer(name string, layers []trace.LayerSummary, value func(*trace.LayerSu
 }
 
 // layerLines is a panel of curves by layer.
-func layerLines(title, axis string, curves ...Curve) Lines {
-	return Lines{Info: panel(title), XAxis: "layer", YAxis: axis, IntegerX: true, Curves: curves}
+func layerLines(r *trace.Summary, title, axis string, curves ...Curve) Lines {
+	return Lines{Info: panel(title), XAxis: "layer", YAxis: axis, IntegerX: true, Curves: curves, layers: stacksOf(r.Model)}
 }
 
 // balance shows by layer how evenly the experts are used.
@@ -63,7 +64,7 @@ func balance(r *trace.Summary) Panels {
 	e := float64(max(r.Model.Experts, 1))
 	layers := r.Overall.Layers
 	line := func(title, axis string, ref Reference, value func(trace.Usage) float64) Lines {
-		l := layerLines(title, axis,
+		l := layerLines(r, title, axis,
 			byLayer("all choices", layers, func(l *trace.LayerSummary) float64 { return value(l.Usage) }),
 			byLayer("first choice", layers, func(l *trace.LayerSummary) float64 { return value(l.FirstUsage) }))
 		l.References, l.Height = []Reference{ref}, 240
@@ -94,6 +95,9 @@ func entropyMap(r *trace.Summary) HeatMap {
 		h.Rows = append(h.Rows, datasetName(g.Dataset))
 	}
 	h.Data = newGrid(len(r.Datasets), len(r.Overall.Layers), func(i, l int) float64 { return 100 * r.Datasets[i].Layers[l].Usage.Normalized })
+	if len(h.Data) > 0 {
+		h.Columns = stacksOf(r.Model).names
+	}
 	return h
 }
 
@@ -117,8 +121,8 @@ func repeats(r *trace.Summary) Panels {
 		Info: Info{Name: "repeats", Title: "Repeated assignment by layer",
 			Caption: "Share of consecutive tokens with the same first choice, and with at least one expert in common. Dashed: a router that chooses at random."},
 	}
-	first := layerLines("Same first choice", "repeated (%)", byLayer("this trace", layers, func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedFirst }))
-	both := layerLines("An expert in common", "repeated (%)", byLayer("this trace", layers, func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedAny }))
+	first := layerLines(r, "Same first choice", "repeated (%)", byLayer("this trace", layers, func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedFirst }))
+	both := layerLines(r, "An expert in common", "repeated (%)", byLayer("this trace", layers, func(l *trace.LayerSummary) float64 { return 100 * l.RepeatedAny }))
 	if len(layers) > 0 {
 		v, w := 100*layers[0].RandomRepeatedFirst, 100*layers[0].RandomRepeatedAny
 		first.References = []Reference{{v, "random " + short(v, 3)}}
@@ -151,7 +155,7 @@ func proportions(r *trace.Summary) Panels {
 	}
 	for _, l := range some(len(r.Overall.Layers), 3) {
 		h := HeatMap{
-			Info:    panel(fmt.Sprint("Layer ", l)),
+			Info:    panel(sentence(stacksOf(r.Model).layer(l))),
 			RowAxis: "data set", ColumnAxis: "expert", Value: "share of choices", Unit: "%",
 			Reference: even(100 / float64(max(1, e))),
 		}
@@ -210,7 +214,7 @@ func locality(r *trace.Summary) Panels {
 	if len(layers) == 0 || len(layers[0].Local) == 0 {
 		return p
 	}
-	srp, hit := layerLines("One set of experts per window", "F1 score"), layerLines("A cache of the window's experts", "hit rate (%)")
+	srp, hit := layerLines(r, "One set of experts per window", "F1 score"), layerLines(r, "A cache of the window's experts", "hit rate (%)")
 	for i, seg := range layers[0].Local {
 		if seg.Windows == 0 {
 			continue
@@ -231,7 +235,7 @@ func certainty(r *trace.Summary) Panels {
 	p := Panels{Info: Info{Name: "certainty", Title: "Certainty of the router",
 		Caption: "Mean routing weight of each choice; entropy of the softmax of all router logits, mean over tokens."}}
 	layers := r.Overall.Layers
-	weights := layerLines("Routing weights", "mean routing weight")
+	weights := layerLines(r, "Routing weights", "mean routing weight")
 	for k := range r.Model.TopK {
 		weights.Curves = append(weights.Curves, byLayer(fmt.Sprintf("choice %d", k+1), layers, func(l *trace.LayerSummary) float64 {
 			if k >= len(l.MeanWeights) {
@@ -240,7 +244,7 @@ func certainty(r *trace.Summary) Panels {
 			return l.MeanWeights[k]
 		}))
 	}
-	entropy := layerLines("Entropy of the router", "entropy (bits)", byLayer("", layers, func(l *trace.LayerSummary) float64 {
+	entropy := layerLines(r, "Entropy of the router", "entropy (bits)", byLayer("", layers, func(l *trace.LayerSummary) float64 {
 		if l.RouterEntropy == nil {
 			return math.NaN()
 		}

@@ -73,7 +73,7 @@ func NewReport(s Study) (Report, error) {
 		rep.Sections = append(rep.Sections, s.Calibration.section())
 	}
 	if s.Cache != nil {
-		sec, err := s.Cache.section(r.Model.Layers)
+		sec, err := s.Cache.section(r.Model)
 		if err != nil {
 			return Report{}, err
 		}
@@ -103,7 +103,7 @@ func facts(r *trace.Summary, results *speculate.Results) []Fact {
 	}
 	facts := []Fact{
 		{"tokens", whole(r.Tokens), fmt.Sprintf("%s documents, %s %s", whole(r.Documents), whole(int64(len(r.Datasets))), sets)},
-		{"MoE layers", whole(int64(r.Model.Layers)), ""},
+		{"MoE layers", whole(int64(r.Model.Layers)), stackCounts(r.Model)},
 		{"experts", whole(int64(r.Model.Experts)), fmt.Sprintf("per layer, top-%d", r.Model.TopK)},
 		{"evenness of use", short(entropy, 3) + " %", "entropy, share of its maximum"},
 		{"Gini coefficient", short(gini, 2), "0: all used equally"},
@@ -122,6 +122,18 @@ func facts(r *trace.Summary, results *speculate.Results) []Fact {
 		facts = append(facts, Fact{fmt.Sprintf("best recall@%d", results.Shape.TopK), short(100*best.RecallK, 3) + " %", best.Predictor + ", " + horizonText(best.Horizon)})
 	}
 	return facts
+}
+
+// stackCounts says how many layers each of several stacks has.
+func stackCounts(m trace.Model) string {
+	if len(m.Stacks) < 2 {
+		return ""
+	}
+	var parts []string
+	for _, s := range m.Stacks {
+		parts = append(parts, fmt.Sprintf("%s %d", s.Name, s.Layers))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // origin says where a trace comes from.
@@ -145,8 +157,11 @@ const maxDatasets = 48
 func usageSection(r *trace.Summary) Section {
 	s := Section{ID: "usage", Title: "Usage", Text: []string{
 		"How often each expert is chosen. If the spread is even, the model uses its whole capacity. Experts that are chosen often in one data set only are its specialists."}}
-	s.add(usageMap(&r.Overall, "usage", "Expert usage by layer"))
+	s.add(usageMap(r.Model, &r.Overall, "usage", "Expert usage by layer"))
 	s.add(balance(r))
+	if f := dropped(r); len(f.Curves) > 0 {
+		s.add(f)
+	}
 	switch n := len(r.Datasets); {
 	case n > maxDatasets:
 		s.Text = append(s.Text, fmt.Sprintf("There are %s data sets, too many for figures: see the table.", whole(int64(n))))
@@ -156,7 +171,7 @@ func usageSection(r *trace.Summary) Section {
 			c := Figures{Label: "Data set"}
 			for i := range r.Datasets {
 				g := &r.Datasets[i]
-				c.add(datasetName(g.Dataset), usageMap(g, fmt.Sprintf("usage-dataset-%d", i+1), "Expert usage: "+datasetName(g.Dataset)))
+				c.add(datasetName(g.Dataset), usageMap(r.Model, g, fmt.Sprintf("usage-dataset-%d", i+1), "Expert usage: "+datasetName(g.Dataset)))
 			}
 			s.Blocks = append(s.Blocks, c)
 		}
@@ -192,7 +207,7 @@ func journeySection(r *trace.Summary, docs []Journey) Section {
 		"Choose a document and a layer: each token has the colour and the number of its expert at that layer. Choose a token: its path through all layers is drawn below. Keep the path to compare it with others."},
 		Blocks: []Block{journeys{Info: Info{Name: "journey", Title: "Read a document by its experts",
 			Caption: "Filled circles are first choices, rings the other choices; their size is the routing weight. Press an expert in the legend to see only its tokens. Arrow keys move from token to token."},
-			Layers: r.Model.Layers, Experts: r.Model.Experts, TopK: r.Model.TopK, Documents: docs}}}
+			Layers: r.Model.Layers, Experts: r.Model.Experts, TopK: r.Model.TopK, Documents: docs, names: stacksOf(r.Model).names}}}
 }
 
 func layerSection(r *trace.Summary) Section {

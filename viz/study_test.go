@@ -83,7 +83,7 @@ func TestUsageMap(t *testing.T) {
 			}
 		}
 	}
-	m := usageMap(&r.Overall, "usage", "")
+	m := usageMap(r.Model, &r.Overall, "usage", "")
 	rows, cols := dims(m.Data)
 	require.Equal(t, 7, rows)
 	require.Equal(t, 5, cols)

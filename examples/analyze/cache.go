@@ -29,7 +29,7 @@ func (s *side) cacheStudy(ctx context.Context, o options) error {
 	m := h.Model
 	cfg := prefetch.Config{Load: o.load, Compute: o.compute}
 	ahead := cfg
-	if m.Layers > 1 {
+	if s := speculate.ShapeOf(m); s.Layers-s.Encoder > 1 { // an encoder's tokens are one step
 		p := &speculate.Transition{}
 		ahead.Predictor, ahead.Horizon, ahead.Prefetch = p, speculate.Horizon{Layers: 1}, m.TopK
 		if err := speculate.Fit(ctx, parts.Train, []speculate.Horizon{ahead.Horizon}, p); err != nil {
@@ -43,8 +43,8 @@ func (s *side) cacheStudy(ctx context.Context, o options) error {
 	if err := s.costs(ctx, parts.Test, cfg, ahead, &study); err != nil {
 		return err
 	}
-	study.Text = []string{fmt.Sprintf("A simulation of running the model with most experts outside device memory. The layers share one cache, which is empty at the start of each document; tokens are decoded one at a time. "+
-		"Copying an expert takes %v and computing a layer %v: these are assumptions (flags -load and -compute), not measurements. %d documents, %d tokens.", o.load, o.compute, study.Costs[0].Documents, study.Costs[0].Tokens),
+	study.Text = []string{fmt.Sprintf("A simulation of running the model with most experts outside device memory. The layers share one cache, which is empty at the start of each document; tokens are decoded one at a time%s. "+
+		"Copying an expert takes %v and computing a layer %v: these are assumptions (flags -load and -compute), not measurements. %d documents, %d tokens.", encoderStep(m), o.load, o.compute, study.Costs[0].Documents, study.Costs[0].Tokens),
 		"LRU evicts the least recently used expert, LFU the least frequently used. OPT knows the future: no eviction policy has a higher hit rate."}
 	if ahead.Predictor != nil {
 		study.Text = append(study.Text, fmt.Sprintf("With prefetch, the %d most likely experts of the next layer, according to the transition predictor fitted on other documents, are copied while a layer is computed. "+
@@ -55,6 +55,14 @@ func (s *side) cacheStudy(ctx context.Context, o options) error {
 	}
 	s.cache = &study
 	return nil
+}
+
+// encoderStep says how the tokens of an encoder are simulated.
+func encoderStep(m trace.Model) string {
+	if speculate.ShapeOf(m).Encoder == 0 {
+		return ""
+	}
+	return ", after those of the encoder, which are one step a layer"
 }
 
 // exceptTrain is what Split did not give to training.
@@ -130,14 +138,25 @@ func timeline(ctx context.Context, data speculate.Data, cfg prefetch.Config, stu
 		if err != nil {
 			return err
 		}
-		n := min(d.Len(), 64)
+		first := d.Encoded()
+		if first == d.Len() { // nothing is decoded
+			continue
+		}
+		n := min(d.Len(), first+64)
 		part := &trace.Document{Dataset: d.Dataset, ID: d.ID, Tokens: d.Tokens[:n], Experts: d.Experts[:n*m.Layers*m.TopK]}
+		if d.Phases != nil {
+			part.Phases = d.Phases[:n]
+		}
 		if d.Weights != nil {
 			part.Weights = d.Weights[:n*m.Layers*m.TopK]
 		}
+		if d.Dropped != nil {
+			part.Dropped = d.Dropped[:n*m.Layers]
+		}
+		s := speculate.ShapeOf(m)
 		cfg.Capacity, cfg.Events = max(1, m.Layers*m.Experts/2), 1<<18
 		study.Timeline, err = prefetch.Simulate(ctx, speculate.Slice(data.Header, []*trace.Document{part}), cfg)
-		study.From, study.To = max(0, n-max(1, 24/m.Layers)), n
+		study.From, study.To = max(first, n-max(1, 24/(s.Layers-s.Encoder))), n
 		return err
 	}
 	return nil

@@ -114,3 +114,43 @@ func TestRefusals(t *testing.T) {
 	assert.Equal(t, cli.Failed, new(options).program().Start(ctx, args, cli.Streams{Out: io.Discard, Err: &errs}))
 	assert.Contains(t, errs.String(), "interrupted")
 }
+
+// TestStacks writes the report of a model with an encoder.
+func TestStacks(t *testing.T) {
+	in, out := clitest.Stacks(t, 40), t.TempDir()
+	ok := func(args ...string) {
+		t.Helper()
+		status, _, errs := clitest.Run(t, new(options).program(), args...)
+		require.Equal(t, cli.Done, status, errs)
+	}
+	ok("-trace", in, "-out", out)
+	report, err := os.ReadFile(filepath.Join(out, "report.html"))
+	require.NoError(t, err)
+	for _, want := range []string{"encoder 2, decoder 3", "From encoder layer 0 to encoder layer 1", "From decoder layer 1 to decoder layer 2", "First choices, layers decoder 0 to decoder 2",
+		"Dropped tokens by layer", "after those of the encoder, which are one step a layer", `"names":["encoder 0","encoder 1","decoder 0","decoder 1","decoder 2"]`} {
+		assert.Contains(t, string(report), want)
+	}
+	assert.NotContains(t, string(report), "From encoder layer 1")
+	table, err := os.ReadFile(filepath.Join(out, "figures", "recall-by-layer-h1.csv"))
+	require.NoError(t, err)
+	assert.Contains(t, string(table), "transition,encoder 1,100,")
+	assert.Contains(t, string(table), "transition,decoder 2,100,")
+	assert.NotContains(t, string(table), "decoder 0,")
+	var s trace.Summary
+	for phase, layers := range map[string][]int{"encode": {0, 1}, "decode": {2, 3, 4}} {
+		file := filepath.Join(out, phase+".json")
+		ok("-trace", in, "-phase", phase, "-json", file, "-out", filepath.Join(out, phase), "-figures=false")
+		raw, err := os.ReadFile(file)
+		require.NoError(t, err)
+		s = trace.Summary{}
+		require.NoError(t, json.Unmarshal(raw, &s))
+		for l, x := range s.Overall.Layers {
+			assert.Equal(t, x.Layer == layers[0] || x.Layer == layers[len(layers)-1] || x.Layer == 3 && phase == "decode", x.Usage.Active > 0, "%s, layer %d", phase, l)
+			if phase == "encode" && l < 2 {
+				require.NotNil(t, x.Dropped)
+				assert.Positive(t, *x.Dropped)
+			}
+		}
+	}
+	ok("-trace", in, "-phase", "encode", "-against", in, "-against-phase", "decode", "-out", filepath.Join(out, "both"), "-figures=false")
+}

@@ -177,7 +177,8 @@ func (s *side) sample(tokens int) ([]*trace.Document, error) {
 // baselines fits the counting predictors on part of the documents and scores
 // them on others; nil where there are too few.
 func (s *side) baselines(ctx context.Context, tokens int, seed uint64) (*speculate.Results, error) {
-	if tokens == 0 || s.header.Model.Layers < 2 {
+	depth := speculate.ShapeOf(s.header.Model).Depth()
+	if tokens == 0 || depth < 2 {
 		return nil, nil
 	}
 	docs, err := s.sample(tokens)
@@ -200,7 +201,7 @@ func (s *side) baselines(ctx context.Context, tokens int, seed uint64) (*specula
 	}
 	var hs []speculate.Horizon
 	for _, d := range []int{1, 2, 4, 8} {
-		if d < h.Model.Layers {
+		if d < depth {
 			hs = append(hs, speculate.Horizon{Layers: d})
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/trace"
 	"github.com/parquet-go/parquet-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -94,5 +95,42 @@ func TestStatus(t *testing.T) {
 		status, _, stderr := clitest.Run(t, new(options).program(), c.args...)
 		assert.Equal(t, c.code, status, c.args)
 		assert.Contains(t, stderr, c.says)
+	}
+}
+
+// TestStacks evaluates predictors of an encoder and a decoder: the planted rule is
+// known by transition and token id in both, one expert in six by chance.
+func TestStacks(t *testing.T) {
+	in, predictors, file := clitest.Stacks(t, 40), t.TempDir(), filepath.Join(t.TempDir(), "r.json")
+	reader, err := trace.Open(in)
+	require.NoError(t, err)
+	data := speculate.FromReader(reader)
+	parts, err := speculate.Split(t.Context(), data, speculate.Fractions{Valid: .2, Test: .3}, 1)
+	require.NoError(t, err)
+	set := &speculate.Set{Predictors: []speculate.Predictor{&speculate.Frequency{}, &speculate.Transition{}, &speculate.TokenID{}}}
+	hs := []speculate.Horizon{{Layers: 1}, {Layers: 2}, {}}
+	require.NoError(t, speculate.Fit(t.Context(), parts.Train, hs, set.Predictors...))
+	set.Provenance, err = speculate.NewProvenance(t.Context(), parts)
+	require.NoError(t, err)
+	require.NoError(t, speculate.SaveAll(predictors, set))
+	status, stdout, stderr := clitest.Run(t, new(options).program(), "-trace", in, "-split", ".2,.3", "-predictors", predictors, "-horizons", "1,2,token", "-json", file, "-by", "phase", "-resamples", "100")
+	require.Equal(t, cli.Done, status, stderr)
+	assert.Contains(t, stdout, "transition  1.000")
+	assert.Regexp(t, `transition +h=1 +encode +12 +1.000`, stdout)
+	assert.Regexp(t, `transition +h=1 +decode +12 +1.000`, stdout)
+	var r speculate.Results
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(text, &r))
+	var stacks []string
+	for _, x := range r.Find("transition", hs[0], "layer") {
+		stacks = append(stacks, x.Key+" "+x.Stack)
+		if x.Stack == trace.Encoder {
+			assert.EqualValues(t, 12*9, x.Pairs)
+		}
+	}
+	assert.Equal(t, []string{"1 encoder", "3 decoder", "4 decoder"}, stacks)
+	for _, x := range r.Find("frequency", hs[0], "layer") {
+		assert.InDelta(t, 1./6, x.RecallK, .2)
 	}
 }

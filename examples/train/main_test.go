@@ -79,3 +79,19 @@ func TestStatus(t *testing.T) {
 		assert.Contains(t, stderr, c.says)
 	}
 }
+
+// TestStacks fits predictors of an encoder and a decoder, and says why a transformer
+// is none.
+func TestStacks(t *testing.T) {
+	out, in := filepath.Join(t.TempDir(), "predictors"), clitest.Stacks(t, 40)
+	status, stdout, stderr := clitest.Run(t, new(options).program(), "-trace", in, "-out", out, "-horizons", "1,2,token", "-only", "transition,token id,inter-layer,ensemble", "-tokens", "600", "-batch", "32", "-width", "8")
+	require.Equal(t, cli.Done, status, stderr)
+	assert.Contains(t, stdout, "inter-layer: ")
+	assert.Contains(t, stdout, "4 predictors")
+	status, _, stderr = clitest.Run(t, new(options).program(), "-trace", in, "-out", out, "-horizons", "1", "-only", "routing transformer", "-transformer", "1,32,8")
+	assert.Equal(t, cli.Failed, status)
+	assert.Contains(t, stderr, "routing transformer reads tokens one after another")
+	status, _, stderr = clitest.Run(t, new(options).program(), "-trace", in, "-out", out, "-horizons", "3")
+	assert.Equal(t, cli.Failed, status)
+	assert.Contains(t, stderr, "horizon of 3 layers in a model of 3")
+}

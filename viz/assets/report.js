@@ -255,6 +255,7 @@ $$("[data-journey]").forEach(root => {
   const ui = Object.fromEntries(["dataset", "document", "layer", "layername", "choice", "numbers", "legend", "tokens", "path"].map(n => [n, part(n)]));
   const {layers: L, experts: E, topK: K} = J;
   const none = J.wide ? 65535 : 255;
+  const name = l => J.names ? J.names[l] : l; // of a layer
   const state = {doc: null, layer: 0, choice: 0, only: -1, token: 0, pins: []};
   $(".controls", root).hidden = false;
   const decode = d => {
@@ -281,8 +282,8 @@ $$("[data-journey]").forEach(root => {
 
   const paint = () => {
     const d = state.doc, l = state.layer;
-    ui.layername.textContent = `${l} of 0–${L - 1}`;
-    ui.layer.setAttribute("aria-valuetext", "layer " + l);
+    ui.layername.textContent = J.names ? name(l) : `${l} of 0–${L - 1}`;
+    ui.layer.setAttribute("aria-valuetext", "layer " + name(l));
     const count = new Array(E).fill(0);
     $$("span", ui.tokens).forEach((el, t) => {
       const e = expert(d, t, l, state.choice);
@@ -347,8 +348,8 @@ $$("[data-journey]").forEach(root => {
       if (rowH >= 8) svg.append(draw("line", {x1: x0, x2: W - 8, y1: Y(e), y2: Y(e), stroke: "var(--grid)"}));
       if (e % every(rowH, 13) === 0) svg.append(draw("text", {x: x0 - 8, y: Y(e) + 4, "text-anchor": "end", "font-size": 11, fill: "var(--soft)"}, e));
     }
-    for (let l = 0; l < L; l++) if (l % every(colW, 20) === 0)
-      svg.append(draw("text", {x: X(l), y: y0 + H + 16, "text-anchor": "middle", "font-size": 11, fill: "var(--soft)"}, l));
+    for (let l = 0; l < L; l++) if (l % every(colW, J.names ? 64 : 20) === 0)
+      svg.append(draw("text", {x: X(l), y: y0 + H + 16, "text-anchor": "middle", "font-size": 11, fill: "var(--soft)"}, name(l)));
     svg.append(draw("text", {x: (W + x0) / 2, y: y0 + H + 37, "text-anchor": "middle", "font-size": 12, fill: "var(--ink)"}, "layer"));
     svg.append(draw("text", {x: 12, y: y0 + H / 2, "text-anchor": "middle", "font-size": 12, fill: "var(--ink)", transform: `rotate(-90 12 ${y0 + H / 2})`}, "expert"));
     const tokens = [...state.pins.filter(t => t !== state.token), state.token];
@@ -369,7 +370,7 @@ $$("[data-journey]").forEach(root => {
       const box = svg.getBoundingClientRect(), k = W / box.width;
       return {l: Math.floor(((e.clientX - box.left) * k - x0) / colW)};
     };
-    const describe = (t, l) => `token ${t} “${pieceText(d.pieces[t])}”, layer ${l}` + Array.from({length: K}, (_, k) => {
+    const describe = (t, l) => `token ${t} “${pieceText(d.pieces[t])}”, layer ${name(l)}` + Array.from({length: K}, (_, k) => {
       const e = expert(d, t, l, k), w = weight(d, t, l, k);
       return e < 0 ? "" : `\n${k + 1}. expert ${e}` + (Number.isNaN(w) ? "" : `, weight ${w.toFixed(2)}`);
     }).join("");
@@ -393,7 +394,7 @@ $$("[data-journey]").forEach(root => {
     const t = {columns: ["layer"], rows: []};
     for (let k = 0; k < K; k++) t.columns.push(K === 1 ? "expert" : `expert ${k + 1}`, "weight" + (K === 1 ? "" : ` ${k + 1}`));
     for (let l = 0; l < L; l++) {
-      const row = [l];
+      const row = [name(l)];
       for (let k = 0; k < K; k++) { const e = expert(d, state.token, l, k), w = weight(d, state.token, l, k); row.push(e < 0 ? null : e, Number.isNaN(w) ? null : +w.toFixed(2)); }
       t.rows.push(row);
     }
@@ -414,7 +415,7 @@ $$("[data-journey]").forEach(root => {
     const s = e.target.closest("span");
     if (!s) { hideTip(); return; }
     const t = +s.dataset.t, d = state.doc, l = state.layer;
-    showTip(`token ${t}, layer ${l}` + Array.from({length: K}, (_, k) => {
+    showTip(`token ${t}, layer ${name(l)}` + Array.from({length: K}, (_, k) => {
       const x = expert(d, t, l, k), w = weight(d, t, l, k);
       return x < 0 ? "" : `\n${k + 1}. expert ${x}` + (Number.isNaN(w) ? "" : `, weight ${w.toFixed(2)}`);
     }).join(""), e.clientX, e.clientY);

@@ -26,6 +26,20 @@ func RunInput(t *testing.T, p cli.Program, stdin string, args ...string) (status
 	return status, out.String(), errs.String()
 }
 
+// Stacks returns the folder of a trace of n documents of a model with an encoder of 2
+// layers and a decoder of 3, whose layers choose experts e, e+1 and so on of 6, with
+// dropped tokens and router logits. Of each document's tokens 9 are the encoder's, and
+// 8 to 11 the decoder's.
+func Stacks(t *testing.T, n int) (dir string) {
+	h := trace.Header{Model: trace.Model{Name: "stacks", Layers: 5, Experts: 6, TopK: 1, Vocabulary: 96,
+		Stacks: []trace.Stack{{Name: trace.Encoder, Layers: 2, Blocks: []int{1, 3}}, {Name: trace.Decoder, Layers: 3, Blocks: []int{1, 3, 5}}}}, Dropped: true}
+	h.LogitLayers = h.Model.AllLayers()
+	r := tracetest.Router{Header: h, Prompt: 9, Capacity: 3, Rule: tracetest.Choose(func(s *tracetest.Step) []int32 {
+		return []int32{(s.Token + int32(s.Layer)) % 6}
+	})}
+	return tracetest.Write(t, h, r.Documents(n, 17, 1), trace.WriterOptions{})
+}
+
 // Wheel returns n documents of the data sets in turn, and the folder of a trace of
 // them, whose 3 layers choose experts e, e+1 and e+2 of 4. No two documents have
 // the same token ids.
