@@ -16,7 +16,7 @@ type routeRows func(layer int, logits, input []float32) (experts []int32, weight
 
 // maxFew is the number of rows for which a program selects experts; for more, it
 // computes all experts.
-const maxFew = 4
+const maxFew = 8
 
 // pass is one computation of a stack.
 type pass struct {

@@ -108,6 +108,12 @@ func (s Shape) Model() (fsys fs.FS, size int64) {
 			shapes[q+"w1.weight"], shapes[q+"w3.weight"], shapes[q+"w2.weight"] = []int{f, d}, []int{f, d}, []int{d, f}
 		}
 	}
+	return files(config, shapes, "model.embed_tokens.weight")
+}
+
+// files are a checkpoint of a configuration and tensors in bfloat16, of which one is
+// large. size is that of the weights in bytes.
+func files(config []byte, shapes map[string][]int, large string) (fsys fs.FS, size int64) {
 	header := map[string]any{}
 	var loud [2]int64
 	for _, name := range slices.Sorted(maps.Keys(shapes)) {
@@ -116,7 +122,7 @@ func (s Shape) Model() (fsys fs.FS, size int64) {
 			bytes *= int64(n)
 		}
 		header[name] = map[string]any{"dtype": "BF16", "shape": shapes[name], "data_offsets": []int64{size, size + bytes}}
-		if name == "model.embed_tokens.weight" {
+		if name == large {
 			loud = [2]int64{size, size + bytes}
 		}
 		size += bytes
