@@ -97,7 +97,7 @@ func (p *prediction) run(ctx context.Context, parts speculate.Parts, gates *spec
 		p.names = append(p.names, q.Name())
 	}
 	blocks := p.stack.blocks()
-	o := speculate.EvaluateOptions{Horizons: hs, Resamples: -1, Each: func(a *speculate.Answer) error {
+	each := func(a *speculate.Answer) error {
 		doc := p.document(trace.Key{Dataset: a.Dataset, Document: a.Document})
 		apart := blocks[a.Layer] - blocks[a.Layer-a.Horizon.Layers]
 		for i, d := range p.distances {
@@ -106,9 +106,12 @@ func (p *prediction) run(ctx context.Context, parts speculate.Parts, gates *spec
 			}
 		}
 		return nil
-	}}
-	if _, err := speculate.Evaluate(ctx, parts.Test, o, ps...); err != nil {
-		return fmt.Errorf("predictors: %w", err)
+	}
+	for _, h := range hs { // one after the other: a document's answers are held, each of E numbers
+		o := speculate.EvaluateOptions{Horizons: []speculate.Horizon{h}, Resamples: -1, Each: each}
+		if _, err := speculate.Evaluate(ctx, parts.Test, o, ps...); err != nil {
+			return fmt.Errorf("predictors: %w", err)
+		}
 	}
 	return nil
 }
