@@ -76,7 +76,9 @@ func TestRefusals(t *testing.T) {
 		status int
 		want   string
 	}{
-		{"", cli.Usage, "-trace and -against"},
+		{"", cli.Usage, "-out is required"},
+		{"-out x -model mini", cli.Usage, "-against-model"},
+		{"-out x -docs 1", cli.Usage, "-docs is 1"},
 		{"-trace " + a, cli.Usage, "-against"},
 		{"-trace " + a + " -against none", cli.Failed, "none"},
 		{"-trace " + a + " -against " + a, cli.Failed, `two models are named "one"`},
@@ -87,4 +89,30 @@ func TestRefusals(t *testing.T) {
 		assert.Equal(t, c.status, status, c.args)
 		assert.Contains(t, errs, c.want)
 	}
+}
+
+// TestRecord records both embedded models over the same texts, and resumes.
+func TestRecord(t *testing.T) {
+	dir := t.TempDir()
+	args := []string{"-out", dir, "-docs", "5", "-tokens", "12", "-short", "-json", filepath.Join(dir, "c.json")}
+	status, out, errs := clitest.Run(t, new(options).program(), args...)
+	require.Equal(t, cli.Done, status, errs)
+	for _, want := range []string{"Mixtral ", "Switch, encoder", "top-1 of 32", "48 (factor 219 to 219)", "11,042,112", "50 documents"} {
+		assert.Contains(t, out, want)
+	}
+	assert.Contains(t, out, "warning: Switch, decoder: too few tokens, 350")
+	assert.Contains(t, out, "shorter texts")
+	assert.NotContains(t, out, "not recorded")
+	assert.Contains(t, errs, "mini-switch, collecting: 50 of 50 documents")
+	r, err := trace.Open(filepath.Join(dir, "trace-mini-switch"))
+	require.NoError(t, err)
+	assert.True(t, r.Header().Dropped)
+	assert.EqualValues(t, 50*(12+2), r.Tokens()) // an end of text and a start
+	first, err := os.ReadFile(filepath.Join(dir, "c.json"))
+	require.NoError(t, err)
+	status, _, errs = clitest.Run(t, new(options).program(), append(args, "-quiet")...)
+	require.Equal(t, cli.Done, status, errs)
+	second, err := os.ReadFile(filepath.Join(dir, "c.json"))
+	require.NoError(t, err)
+	assert.Equal(t, first, second)
 }

@@ -313,6 +313,9 @@ func (c *comparing) column(ctx context.Context, col *Column, x *stack, light, fu
 		}
 		add(m)
 	}
+	if bits, chance := col.Measures[TokenBits].Mean.Value, col.Measures[TokenChance].Mean.Value; chance > bits {
+		c.Warnings = append(c.Warnings, fmt.Sprintf("%s: too few tokens, %d, to measure what token ids say: chance gives %.2f bits, more than the %.2f that are left", col.Name, col.Tokens, chance, bits))
+	}
 	if col.model != nil && col.model.Capacity > 0 {
 		t.drop(col, float64(col.model.Capacity*col.Experts))
 	}

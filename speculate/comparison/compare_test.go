@@ -137,7 +137,9 @@ func TestTwoSubjects(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 20, r.Documents)
 	assert.Equal(t, []int{20, 20}, []int{r.Columns[0].Documents, r.Columns[1].Documents})
-	assert.Equal(t, []string{"6 documents of other are not in all traces and were omitted"}, r.Warnings)
+	assert.Equal(t, "6 documents of other are not in all traces and were omitted", r.Warnings[0])
+	assert.Contains(t, r.Warnings[1], "other: too few tokens, 895")
+	assert.Len(t, r.Warnings, 2)
 	var b bytes.Buffer
 	require.NoError(t, r.WriteTable(&b, true))
 	text := b.String()

@@ -63,7 +63,7 @@ func TestRoundRobin(t *testing.T) {
 	}
 	assert.InDelta(t, 1, mean(c, comparison.PreviousShare), .02)
 	assert.InDelta(t, 0, mean(c, comparison.DomainBits), 1e-9)
-	assert.False(t, c.Measures[comparison.PreviousBits].Layers[0].OK(), "the first layer has none before it")
+	assert.Equal(t, "no layer before", c.Measures[comparison.PreviousBits].Layers[0].Missing)
 	assert.True(t, c.Measures[comparison.PreviousBits].Layers[1].OK())
 	for _, k := range []comparison.Kind{comparison.Auxiliary, comparison.TopProbability, comparison.Dropped} {
 		assert.Equal(t, "not recorded", c.Measures[k].Mean.Missing, k)

@@ -28,8 +28,8 @@
 // among the tokens, exactly (Vinh, Epps and Bailey 2010, "Information theoretic measures
 // for clusterings comparison", equation 24a); for the data set it is the mean over
 // permutations of the data sets among the documents, since the tokens of a
-// document are alike. The difference is a careful estimate: chance is largest where
-// there is no information.
+// document are alike. The difference is a careful estimate, too small where tokens are
+// few: chance is largest where there is no information.
 //
 // Axis letters: T tokens, L MoE layers, E experts, K experts per token.
 package comparison

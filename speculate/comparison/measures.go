@@ -77,7 +77,20 @@ const prefix = 32
 // factors are the capacity factors of Overflow1 and its like.
 var factors = [...]float64{1, 1.25, 2}
 
-// range of a measure: its interval ends there.
+// absent is why a measure has no value.
+func (k Kind) absent() string {
+	switch k {
+	case PrefixShare, PrefixRelative:
+		return "shorter texts"
+	case PreviousBits, PreviousChance, PreviousShare:
+		return "no layer before"
+	case Repetition, RepetitionLift:
+		return "no token before"
+	}
+	return notRecorded
+}
+
+// bounds of a measure: its interval ends there.
 func (k Kind) bounds() (low, high float64) {
 	switch k {
 	case Entropy, Gini, TopProbability, Dropped, Overflow1, Overflow125, Overflow2, Overflow1Chance, Overflow125Chance, Overflow2Chance, Repetition, RepetitionChance, WorkingShare, PrefixShare:

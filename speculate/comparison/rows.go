@@ -154,7 +154,13 @@ func (t *table) balance() {
 
 func (t *table) dropped() {
 	t.section = secDropped
-	t.measure("dropped tokens", "", "Tokens whose expert was full, which pass the layer unchanged, as recorded.", Dropped)
+	t.add("dropped tokens", "", "Tokens whose expert was full, which pass the layer unchanged, as recorded. Higher means that more of the text is not computed by any expert.", func(c *Column) Cell {
+		x := Cell{Value: c.Measures[Dropped].Mean}
+		if !x.Value.OK() && c.model != nil && c.model.Capacity == 0 {
+			x.Value.Missing = "no limit"
+		}
+		return x
+	})
 	bins := map[[2]float64]bool{}
 	for _, c := range t.r.Columns {
 		for _, b := range c.Drops {
@@ -193,14 +199,14 @@ func (t *table) dropped() {
 
 func (t *table) repetition() {
 	t.section = secRepetition
-	t.measure("same first choice as the token before", "", "Share of tokens, mean over layers: to compare with chance in the next row.", Repetition)
+	t.measure("same first choice as the token before", "", "Share of tokens, mean over layers, to compare with chance in the next row: higher means that a token needs what is there already.", Repetition)
 	t.measure("by chance", "", "sum f_e^2: the same for tokens that choose independently by the layer's shares.", RepetitionChance)
 	t.measure("times chance", "x", "The one by the other: 1 is no memory from token to token; higher means that caches gain.", RepetitionLift)
 }
 
 func (t *table) information() {
 	t.section = secInformation
-	t.measure("H(expert)", "bits", "Entropy of the first choice: what there is to know.", ExpertBits)
+	t.measure("H(expert)", "bits", "Entropy of the first choice: what there is to know; log2 E where the load is even.", ExpertBits)
 	for _, x := range []struct {
 		name, meaning       string
 		bits, chance, share Kind
@@ -358,8 +364,8 @@ func (t *table) workingSet() {
 	t.measure(first+"times independent tokens", "x", "The same by what as many tokens that choose independently would use: lower means that a text keeps to its own experts.", PrefixRelative)
 	t.measure("whole text: experts of a layer", "", "Different experts that the stack's part of a text uses; parts have the lengths that they have.", WorkingSet)
 	t.measure("whole text: share of the experts", "", "The same by E: 1 means that encoding, or a prompt, needs every expert, so that no prediction saves reading one.", WorkingShare)
-	t.measure("whole text: times independent tokens", "x", "The same by what as many independent tokens would use.", WorkingRelative)
-	t.add("whole text: bytes of experts", "", "Of all layers of the stack: what is read at least once for a text.", func(c *Column) Cell {
+	t.measure("whole text: times independent tokens", "x", "The same by what as many independent tokens would use: lower means that a text keeps to its own experts.", WorkingRelative)
+	t.add("whole text: bytes of experts", "", "Of all layers of the stack: what is read at least once for a text; higher means a slower first token where experts are elsewhere.", func(c *Column) Cell {
 		return c.known(func() Cell {
 			v := c.Measures[WorkingSet].Mean.scaled(float64(c.Layers) * float64(c.model.ExpertBytes) / 1e6)
 			return Cell{Value: v, Note: "MB"}

@@ -294,12 +294,15 @@ func collect(kinds []Kind, v []float64, j *jackknife) map[Kind]Measure {
 	out := map[Kind]Measure{}
 	for i, k := range kinds {
 		low, high := k.bounds()
-		var m Measure
-		for l := range layers {
-			m.Layers = append(m.Layers, j.value(l*len(kinds)+i, v[l*len(kinds)+i], low, high))
+		var values []Value
+		for l := range layers + 1 {
+			x := j.value(l*len(kinds)+i, v[l*len(kinds)+i], low, high)
+			if !x.OK() {
+				x.Missing = k.absent()
+			}
+			values = append(values, x)
 		}
-		m.Mean = j.value(layers*len(kinds)+i, v[layers*len(kinds)+i], low, high)
-		out[k] = m
+		out[k] = Measure{Mean: values[layers], Layers: values[:layers:layers]}
 	}
 	return out
 }
