@@ -46,7 +46,7 @@ func executors(t testing.TB, f func(name string, o switchtransformer.Options)) {
 // checkpoints are the models whose outputs transformers computed for us.
 func checkpoints() map[string]fs.FS {
 	models := map[string]fs.FS{"mini-switch": mini.FS()}
-	for _, name := range []string{"a", "b"} {
+	for _, name := range []string{"a", "b", "c"} {
 		models["variants-switch/"+name] = os.DirFS(filepath.Join("..", "..", "testdata", "variants-switch", name))
 	}
 	return models
@@ -102,6 +102,15 @@ func references(t testing.TB, model string) map[string]reference {
 	return cases
 }
 
+// some returns the cases that an executor is tested with: of those that compile
+// programs for each length, two.
+func some(executor string, cases map[string]reference) map[string]reference {
+	if executor == "go" {
+		return cases
+	}
+	return map[string]reference{"case1": cases["case1"], "case2": cases["case2"]}
+}
+
 // recorder collects the routing of one document, [L] of each stack.
 type recorder [2]map[int]*layerRouting
 
@@ -140,7 +149,7 @@ func TestParity(t *testing.T) {
 	executors(t, func(name string, o switchtransformer.Options) {
 		for model, fsys := range checkpoints() {
 			m := load(t, fsys, o)
-			for id, c := range references(t, model) {
+			for id, c := range some(name, references(t, model)) {
 				t.Run(fmt.Sprintf("%s/%s/%s", name, model, id), func(t *testing.T) { testParity(t, m, c) })
 			}
 		}
@@ -202,4 +211,40 @@ func near(t *testing.T, want, got []float32, tolerance float64, label string) {
 		}
 	}
 	assert.LessOrEqual(t, worst, tolerance, "%s: element %d is %v, expected %v", label, at, got[at], want[at])
+}
+
+// TestGreedy compares greedy ids: decoded over a cache, as transformers' generate does,
+// and from the start for each token, which drops tokens.
+func TestGreedy(t *testing.T) {
+	executors(t, func(name string, o switchtransformer.Options) {
+		for model, fsys := range checkpoints() {
+			m := load(t, fsys, o)
+			for id, c := range some(name, references(t, model)) {
+				t.Run(fmt.Sprintf("%s/%s/%s", name, model, id), func(t *testing.T) { testGreedy(t, m, c, name == "go") })
+			}
+		}
+	})
+}
+
+func testGreedy(t *testing.T, m *switchtransformer.Model, c reference, uncached bool) {
+	ctx := context.Background()
+	got, err := m.Generate(ctx, c.tokens[0], switchtransformer.GenerateOptions{MaxTokens: len(c.greedy), Stop: []int32{}})
+	require.NoError(t, err)
+	assert.Equal(t, c.greedy, got)
+	if !uncached {
+		return // of many lengths, for which programs are compiled
+	}
+	tokens := []int32{int32(m.Config().DecoderStart)}
+	for range c.greedyUncached {
+		out, err := m.Forward(ctx, switchtransformer.Request{Tokens: [][]int32{c.tokens[0]}, DecoderTokens: [][]int32{tokens}, Logits: switchtransformer.LastLogits})
+		require.NoError(t, err)
+		best := 0
+		for i, x := range out.Logits[0] {
+			if x > out.Logits[0][best] {
+				best = i
+			}
+		}
+		tokens = append(tokens, int32(best))
+	}
+	assert.Equal(t, c.greedyUncached, tokens[1:])
 }
