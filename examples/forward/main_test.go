@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
@@ -86,4 +88,62 @@ func TestUsage(t *testing.T) {
 		assert.Equal(t, cli.Failed, status, args)
 		assert.Contains(t, errs, want)
 	}
+}
+
+// TestForwardSwitch runs the program on a text of the embedded Switch Transformer, which
+// transformers computed.
+func TestForwardSwitch(t *testing.T) {
+	ref, err := safetensors.Open(os.DirFS(filepath.Join("..", "..", "testdata", "mini-switch")), "reference.safetensors")
+	require.NoError(t, err)
+	defer ref.Close()
+	line := map[string]any{"id": "case2"}
+	for field, name := range map[string]string{"ids": "input_ids", "decoder_ids": "decoder_input_ids"} {
+		line[field], err = ref.Int32s("case2." + name)
+		require.NoError(t, err)
+	}
+	text, err := json.Marshal(line)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	in, out := filepath.Join(dir, "in.jsonl"), filepath.Join(dir, "out.safetensors")
+	text = append(text, "\n{\"id\": \"text\", \"text\": \"Call me\"}\n{\"id\": \"none\", \"ids\": [5], \"decoder_ids\": []}\n"...)
+	require.NoError(t, os.WriteFile(in, text, 0o600))
+	status, _, errs := clitest.Run(t, new(options).program(), "-model", "mini-switch", "-in", in, "-out", out, "-greedy", "24")
+	require.Equal(t, cli.Partial, status, errs)
+	assert.Contains(t, errs, `in.jsonl:3: document "none": switchtransformer: document 0, decoder: no tokens`)
+	got, err := safetensors.Open(os.DirFS(dir), "out.safetensors")
+	require.NoError(t, err)
+	defer got.Close()
+	assert.Len(t, got.Names(), 20)
+	for _, name := range ref.Names() {
+		if !strings.HasPrefix(name, "case2.") || name == "case2.greedy_nocache_ids" {
+			continue
+		}
+		want, _ := ref.Info(name)
+		info, ok := got.Info(name)
+		require.True(t, ok, name)
+		require.Equal(t, want.Shape, info.Shape, name)
+		require.Equal(t, want.DType, info.DType, name)
+		if want.DType == safetensors.I32 {
+			a, errA := got.Int32s(name)
+			b, errB := ref.Int32s(name)
+			require.NoError(t, errors.Join(errA, errB))
+			assert.Equal(t, b, a, name)
+			continue
+		}
+		a, errA := got.Float32s(name)
+		b, errB := ref.Float32s(name)
+		require.NoError(t, errors.Join(errA, errB))
+		assert.InDeltaSlice(t, b, a, 1e-4, name)
+	}
+	// without decoder_ids the decoder reads its start token
+	start, err := got.Int32s("text.decoder_input_ids")
+	require.NoError(t, err)
+	assert.Equal(t, []int32{0}, start)
+
+	status, _, errs = clitest.Run(t, new(options).program(), "-model", "mini-switch", "-in", in, "-out", out, "-quantize", "int8")
+	assert.Equal(t, cli.Failed, status)
+	assert.Contains(t, errs, "-quantize int8: not for a Switch Transformer")
+	status, _, errs = clitest.Run(t, new(options).program(), "-model", "mini", "-in", in, "-out", out)
+	assert.Equal(t, cli.Partial, status)
+	assert.Contains(t, errs, "decoder_ids are for a Switch Transformer")
 }
