@@ -78,6 +78,7 @@ def main():
     p.add_argument("--skip", default="x-", help="prefix of data sets to omit")
     p.add_argument("--batch", type=int, default=128, help="documents at once")
     p.add_argument("--cut", action="store_true", help="cut longer texts into documents of --tokens")
+    p.add_argument("--no-input", action="store_true", help="leave out router inputs, the most of a trace")
     p.add_argument("--share", default="0/1", help="I/N: every N-th document, from the I-th on")
     p.add_argument("--seed", type=int, default=1)
     o = p.parse_args()
@@ -98,7 +99,7 @@ def main():
             "stacks": [{"name": "decoder", "layers": c.num_hidden_layers}], "experts": c.num_local_experts,
             "top_k": c.num_experts_per_tok, "hidden": c.hidden_size, "vocabulary": c.vocab_size}),
         "expertspec.source": json.dumps({"program": "transformers " + transformers.__version__, "dtype": "float32", "seed": o.seed}),
-        "expertspec.columns": json.dumps({"router_logits": list(range(c.num_hidden_layers)), "router_input": list(range(c.num_hidden_layers))}),
+        "expertspec.columns": json.dumps({n: list(range(c.num_hidden_layers)) for n in ["router_logits", "router_input"][: 1 if o.no_input else 2]}),
     }
     share, shares = map(int, o.share.split("/"))
     chosen = documents(o.data, o.docs, o.skip, rng)[share::shares]
@@ -121,7 +122,9 @@ def main():
             x = torch.stack(inputs, 2)  # [B,T,L,D]
             z = torch.stack([h @ block.gate.weight.T for h, block in zip(inputs, blocks)], 2)  # [B,T,L,E]
             best = z.topk(c.num_experts_per_tok, -1)
-            arrays = {"experts": best.indices.short(), "weights": best.values.softmax(-1), "router_logits": z.half(), "router_input": x.half()}
+            arrays = {"experts": best.indices.short(), "weights": best.values.softmax(-1), "router_logits": z.half()}
+            if not o.no_input:
+                arrays["router_input"] = x.half()
         arrays = {name: a.cpu().numpy() for name, a in arrays.items()}
         pending.append(writers.submit(write, f"{o.out}/shard-{share:02d}-{at // o.batch:05d}.parquet", metadata, part, arrays))
     for w in pending:
