@@ -207,3 +207,21 @@ func alive(b compute.Buffer) (ok bool) {
 	shape, err := b.Shape()
 	return err == nil && shape.Ok()
 }
+
+// Many rows are chosen as single ones are.
+func TestChooseParts(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 9))
+	const n, e = 5003, 13
+	logits := make([]float32, n*e)
+	for i := range logits {
+		logits[i] = float32(rng.IntN(7)) // ties
+	}
+	experts, weights := make([]int32, n), make([]float32, n)
+	choose(logits, e, experts, weights)
+	for i := range n {
+		expert, weight := []int32{-1}, []float32{0}
+		choose(logits[i*e:(i+1)*e], e, expert, weight)
+		require.Equal(t, expert[0], experts[i])
+		require.Equal(t, weight[0], weights[i])
+	}
+}

@@ -2,9 +2,11 @@ package switchtransformer
 
 import (
 	"math"
+	"runtime"
 	"slices"
 
 	"github.com/expertspec/expertspec/trace"
+	"golang.org/x/sync/errgroup"
 )
 
 // Routing is the decision of one MoE layer about the T tokens of a step, of all
@@ -45,6 +47,25 @@ type Routing struct {
 // choose sets experts [N] to the most probable of each row, on ties the lowest, and
 // weights [N] to its probability in the softmax over all. logits: [N,E].
 func choose(logits []float32, numExperts int, experts []int32, weights []float32) {
+	const some = 1 << 14 // logits for which a goroutine pays
+	rows := max(1, some/numExperts)
+	if len(experts) < 2*rows {
+		chooseRows(logits, numExperts, experts, weights)
+		return
+	}
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for from := 0; from < len(experts); from += rows {
+		to := min(from+rows, len(experts))
+		g.Go(func() error {
+			chooseRows(logits[from*numExperts:to*numExperts], numExperts, experts[from:to], weights[from:to])
+			return nil
+		})
+	}
+	_ = g.Wait() // there are no errors
+}
+
+func chooseRows(logits []float32, numExperts int, experts []int32, weights []float32) {
 	p := make([]float64, numExperts)
 	for t := range experts {
 		row := logits[t*numExperts:][:numExperts]
