@@ -13,8 +13,13 @@
 // decodes, a [Session] receives each layer's routing and predicts later layers.
 // A type with the four methods of Predictor can take part in all of this.
 //
+// A model with an encoder has two stacks. Its encoder computes all tokens of a layer
+// at once, so that a view of one of them shows all ids, all tokens at the layers up to
+// l-h, and nothing above; see [Order]. Distances count within a stack.
+//
 // Layers below h have no known routing of their own token at distance h and are
-// not evaluated: figures at distance h are means over target layers h..L-1.
+// not evaluated: figures at distance h are means over target layers h..L-1, or over
+// those of each stack ([Shape.Targets]).
 //
 // Axis letters: T tokens, L MoE layers, E experts, K experts per token,
 // D hidden size, V vocabulary.

@@ -53,13 +53,17 @@ func compareSection(a, b Study) Section {
 	return s
 }
 
-// meanOver returns the mean of a value over layers, NaN without layers.
+// meanOver returns the mean of a value over the layers that routed tokens, NaN without
+// such layers.
 func meanOver(layers []trace.LayerSummary, value func(*trace.LayerSummary) float64) float64 {
-	sum := 0.0
+	sum, n := 0.0, 0
 	for i := range layers {
-		sum += value(&layers[i])
+		if routed(&layers[i]) > 0 {
+			sum += value(&layers[i])
+			n++
+		}
 	}
-	return sum / float64(len(layers))
+	return sum / float64(n)
 }
 
 // comparisonTable has a row for each measure and a column for each study.
@@ -148,26 +152,29 @@ func sharedPredictors(a, b Study) []string {
 
 // compareLayers shows evenness, repeats and information by share of the depth.
 func compareLayers(a, b Study) Panels {
-	line := func(title, axis string, curve func(Study) (n int, value func(i int) float64)) Lines {
+	line := func(title, axis string, curve func(Study) (n int, value func(i int) (layer int, y float64))) Lines {
 		l := Lines{Info: panel(title), XAxis: "share of the depth (%)", YAxis: axis, Height: 250}
 		for _, s := range []Study{a, b} {
-			c := Curve{Name: s.Name}
 			n, value := curve(s)
+			var ls []int
+			var ys []float64
 			for i := range n {
-				x := 50.0
-				if n > 1 {
-					x = 100 * float64(i) / float64(n-1)
-				}
-				c.add(x, value(i))
+				layer, y := value(i)
+				ls, ys = append(ls, layer), append(ys, y)
 			}
-			l.Curves = append(l.Curves, c)
+			l.Curves = append(l.Curves, stackCurves(s, ls, ys)...)
 		}
 		return l
 	}
 	layers := func(title, axis string, f func(*trace.LayerSummary) float64) Lines {
-		return line(title, axis, func(s Study) (int, func(int) float64) {
+		return line(title, axis, func(s Study) (int, func(int) (int, float64)) {
 			ls := s.Routing.Overall.Layers
-			return len(ls), func(i int) float64 { return f(&ls[i]) }
+			return len(ls), func(i int) (int, float64) {
+				if routed(&ls[i]) == 0 {
+					return i, math.NaN()
+				}
+				return i, f(&ls[i])
+			}
 		})
 	}
 	return Panels{
@@ -183,12 +190,38 @@ func compareLayers(a, b Study) Panels {
 				}
 				return 100 * (l.RepeatedFirst - random) / (1 - random)
 			}),
-			line("Information about the next layer", "share of its maximum, log2 E (%)", func(s Study) (int, func(int) float64) {
+			line("Information about the next layer", "share of its maximum, log2 E (%)", func(s Study) (int, func(int) (int, float64)) {
 				t, most := s.Routing.Transitions, math.Log2(float64(s.Routing.Model.Experts))
-				return len(t), func(i int) float64 { return 100 * t[i].FirstMutualInformation / most }
+				return len(t), func(i int) (int, float64) { return t[i].From, 100 * t[i].FirstMutualInformation / most }
 			}),
 		},
 	}
+}
+
+// stackCurves returns the curve of a study's values at layers by their share of the depth,
+// or of a model with an encoder one for each stack.
+func stackCurves(s Study, layers []int, values []float64) []Curve {
+	x := stacksOf(s.Routing.Model)
+	curves := []Curve{{Name: s.Name}}
+	if x.names != nil {
+		curves = []Curve{{Name: s.Name + ", encoder"}, {Name: s.Name + ", decoder"}}
+	}
+	for k := range curves {
+		var of []float64
+		for i, l := range layers {
+			if x.names == nil || (l < x.split) == (k == 0) {
+				of = append(of, values[i])
+			}
+		}
+		for i, y := range of {
+			at := 50.0
+			if n := len(of); n > 1 {
+				at = 100 * float64(i) / float64(n-1)
+			}
+			curves[k].add(at, y)
+		}
+	}
+	return curves
 }
 
 // relativeUsage shows the usage relative to an even spread, [E,L].

@@ -25,7 +25,12 @@ func usageMap(m trace.Model, g *trace.GroupSummary, name, title string) HeatMap 
 	}
 	experts := len(g.Layers[0].Share)
 	h.Columns = stacksOf(m).names
-	h.Data = newGrid(experts, len(g.Layers), func(e, l int) float64 { return 100 * g.Layers[l].Share[e] })
+	h.Data = newGrid(experts, len(g.Layers), func(e, l int) float64 {
+		if routed(&g.Layers[l]) == 0 {
+			return math.NaN()
+		}
+		return 100 * g.Layers[l].Share[e]
+	})
 	h.Reference = even(100 / float64(experts))
 	return h
 }
@@ -45,11 +50,15 @@ func usagePanels(r *trace.Summary) Panels {
 
 func datasetName(s string) string { return orElse(s, "(unnamed)") }
 
-// byLayer returns a curve of a value of each layer.
+// byLayer returns a curve of a value of each layer, NaN where it routed no token.
 func byLayer(name string, layers []trace.LayerSummary, value func(*trace.LayerSummary) float64) Curve {
 	c := Curve{Name: name}
 	for i := range layers {
-		c.add(float64(layers[i].Layer), value(&layers[i]))
+		y := math.NaN()
+		if routed(&layers[i]) > 0 {
+			y = value(&layers[i])
+		}
+		c.add(float64(layers[i].Layer), y)
 	}
 	return c
 }
@@ -94,7 +103,12 @@ func entropyMap(r *trace.Summary) HeatMap {
 	for _, g := range r.Datasets {
 		h.Rows = append(h.Rows, datasetName(g.Dataset))
 	}
-	h.Data = newGrid(len(r.Datasets), len(r.Overall.Layers), func(i, l int) float64 { return 100 * r.Datasets[i].Layers[l].Usage.Normalized })
+	h.Data = newGrid(len(r.Datasets), len(r.Overall.Layers), func(i, l int) float64 {
+		if routed(&r.Datasets[i].Layers[l]) == 0 {
+			return math.NaN()
+		}
+		return 100 * r.Datasets[i].Layers[l].Usage.Normalized
+	})
 	if len(h.Data) > 0 {
 		h.Columns = stacksOf(r.Model).names
 	}

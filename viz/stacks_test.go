@@ -1,6 +1,8 @@
 package viz
 
 import (
+	"math"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -48,6 +50,20 @@ func TestStacks(t *testing.T) {
 	}
 	assert.InDelta(t, 200, sum, 1e-9)
 	assert.Len(t, dropped(r).Curves, 1)
+	// Without the decoder's tokens, its layers do not count.
+	encoder := *r
+	encoder.Overall.Layers = slices.Clone(r.Overall.Layers)
+	for l := 2; l < 7; l++ {
+		encoder.Overall.Layers[l] = trace.LayerSummary{Layer: l, Counts: make([]int64, 4), FirstCounts: make([]int64, 4), Share: make([]float64, 4)}
+	}
+	entropy := func(l *trace.LayerSummary) float64 { return l.Usage.Entropy }
+	assert.InDelta(t, (r.Overall.Layers[0].Usage.Entropy+r.Overall.Layers[1].Usage.Entropy)/2, meanOver(encoder.Overall.Layers, entropy), 1e-12)
+	assert.True(t, math.IsNaN(usageMap(r.Model, &encoder.Overall, "x", "").Data[1][4]))
+	assert.True(t, math.IsNaN(byLayer("", encoder.Overall.Layers, entropy).Y[4]))
+	curves := stackCurves(Study{Name: "m", Routing: r}, []int{0, 1, 2, 3, 4, 5, 6}, []float64{1, 2, 3, 4, 5, 6, 7})
+	require.Len(t, curves, 2)
+	assert.Equal(t, Curve{Name: "m, encoder", X: []float64{0, 100}, Y: []float64{1, 2}}, curves[0])
+	assert.Equal(t, []float64{0, 25, 50, 75, 100}, curves[1].X)
 	rows := dropped(r).Table().Rows
 	assert.Equal(t, "encoder 1", rows[1][1])
 	assert.Equal(t, 0., rows[2][2])

@@ -19,6 +19,7 @@ func FuzzFile(f *testing.F) {
 	for _, specs := range [][]Spec{
 		{{Name: "name"}, {Name: "count", Kind: Counter}},
 		{{Name: "list", Kind: Index16, Width: 3, Values: 9}, {Name: "half", Kind: Float16, Width: 2}},
+		{{Name: "name"}, {Name: "flags", Kind: Bool, Width: 3}},
 	} {
 		var b bytes.Buffer
 		w, err := NewWriter(&b, specs, []KeyValue{{"key", "value"}}, "test")
@@ -30,6 +31,8 @@ func FuzzFile(f *testing.F) {
 					w.Column(j).AppendString("s", 1)
 				case Float16:
 					err = w.Column(j).AppendFloats(make([]float32, s.Width))
+				case Bool:
+					w.Column(j).AppendBools([]bool{i%3 == 0, true, false})
 				default:
 					w.Column(j).AppendInts([]int32{int32(i % 9), 2, -1}[:max(1, s.Width)])
 				}
@@ -60,7 +63,7 @@ func fuzzColumn(file *File, g int, c Column) {
 	if m := &file.meta.RowGroups[g].Columns[c.index].MetaData; c.MaxRep > 0 && rows > 0 && m.NumValues < 1<<20 {
 		width = int(max(1, m.NumValues/rows))
 	}
-	ints, floats := make([]int32, 100), make([]float32, 100)
+	ints, floats, bools := make([]int32, 100), make([]float32, 100), make([]bool, 100)
 	for _, skip := range []int64{0, 30} {
 		cursor, err := file.Cursor(g, c, width)
 		if err != nil {
@@ -72,7 +75,7 @@ func fuzzColumn(file *File, g int, c Column) {
 		for range 50 { // a tiny file may rightly hold millions of equal values
 			_, _, a := cursor.ReadString(100)
 			b, d := cursor.ReadInts(ints), cursor.ReadFloats(floats)
-			if a != nil && b != nil && d != nil {
+			if a != nil && b != nil && d != nil && cursor.ReadBools(bools) != nil {
 				break
 			}
 		}
