@@ -236,13 +236,17 @@ func lift(r Recall) string {
 }
 
 // parentheses explains what lift writes.
-const parentheses = " In parentheses: times chance, and times naming the experts that are chosen most often."
+const parentheses = " In parentheses: times chance, and times naming the experts that are chosen most often; where fewer than K are named, what is possible."
 
 // recall finds a predictor's recall, or says why there is none.
 func (c *Column) recall(predictor string, d distance, named int) Cell {
 	for _, r := range c.Recalls {
 		if r.Predictor == predictor && r.Layers == d.layers && r.Blocks == d.blocks && r.Named == named {
-			return Cell{Value: r.Recall, Note: lift(r)}
+			note := lift(r)
+			if named < c.TopK { // of K chosen, so many can be named
+				note += fmt.Sprintf("; at most %.3g", float64(named)/float64(c.TopK))
+			}
+			return Cell{Value: r.Recall, Note: note}
 		}
 	}
 	evaluated := slices.ContainsFunc(c.Recalls, func(r Recall) bool { return r.Predictor == predictor })
@@ -327,7 +331,11 @@ func (c *Column) hitRate(p prefetch.Policy, experts int) Cell {
 	}
 	for _, x := range c.Caches {
 		if x.Policy == p && x.Experts == experts {
-			return Cell{Value: x.HitRate, Note: fmt.Sprintf("%d of %d", experts, c.Layers*c.Experts)}
+			note := fmt.Sprintf("%d of %d", experts, c.Layers*c.Experts)
+			if c.ExpertBytes > 0 {
+				note += "; " + size(int64((1-x.HitRate.Value)*float64(c.Layers*c.TopK)*float64(c.ExpertBytes))) + " a token"
+			}
+			return Cell{Value: x.HitRate, Note: note}
 		}
 	}
 	return unknown("no expert fits")
@@ -335,7 +343,7 @@ func (c *Column) hitRate(p prefetch.Policy, experts int) Cell {
 
 func (t *table) cache() {
 	t.section = secCache
-	meaning := "Hit rate of a cache that all layers of the stack share, empty at the start of each text, whose tokens are computed one by one: higher means fewer copies. LRU has no hits where fewer fit than a token uses in all layers. OPT knows the future and bounds all policies."
+	meaning := "Hit rate of a cache that all layers of the stack share, empty at the start of each text, whose tokens are computed one by one: higher means fewer copies. The note says how many experts fit and what is copied for a token, which depends on the layers too. LRU has no hits where fewer fit than a token uses in all layers. OPT knows the future and bounds all policies."
 	if len(t.r.Budgets.Cache) == 0 {
 		for _, x := range Shares {
 			for _, p := range policies {
