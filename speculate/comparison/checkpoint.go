@@ -195,9 +195,8 @@ func (c *checkpointReader) end() (*Checkpoint, error) {
 	if len(c.routers) == 0 {
 		return nil, fmt.Errorf("no routers in a checkpoint of model type %q", c.config.ModelType)
 	}
-	order := []string{"", "encoder", "decoder"}
 	slices.SortFunc(c.routers, func(a, b router) int {
-		if p := slices.Index(order, a.part) - slices.Index(order, b.part); p != 0 {
+		if p := slices.Index(partNames, a.part) - slices.Index(partNames, b.part); p != 0 {
 			return p
 		}
 		return a.block - b.block
@@ -225,6 +224,16 @@ func (c *checkpointReader) end() (*Checkpoint, error) {
 		return nil, fmt.Errorf("%d parameters of %d experts", experts, all)
 	}
 	out.ExpertParameters, out.ExpertBytes = experts/all, c.expertBytes/all
+	out.Active = c.active(parts, out.ExpertParameters)
+	return out, nil
+}
+
+// partNames are those of stacks, in their order: "" is a model of one.
+var partNames = []string{"", "encoder", "decoder"}
+
+// active returns the parameters that a token of each stack passes, of those of the parts
+// without experts and of one expert.
+func (c *checkpointReader) active(parts map[string]int64, expert int64) (active []int64) {
 	topK := 1
 	if c.config.TopK != nil {
 		topK = *c.config.TopK
@@ -235,7 +244,7 @@ func (c *checkpointReader) end() (*Checkpoint, error) {
 			head = t.n
 		}
 	}
-	for _, part := range order {
+	for _, part := range partNames {
 		layers := 0
 		for _, r := range c.routers {
 			if r.part == part {
@@ -245,16 +254,16 @@ func (c *checkpointReader) end() (*Checkpoint, error) {
 		if layers == 0 {
 			continue
 		}
-		active := parts[""] + int64(layers*topK)*out.ExpertParameters
+		n := parts[""] + int64(layers*topK)*expert
 		if part != "" {
-			active += parts[part]
+			n += parts[part]
 		}
 		if part == "encoder" {
-			active -= head
+			n -= head
 		}
-		out.Active = append(out.Active, active)
+		active = append(active, n)
 	}
-	return out, nil
+	return active
 }
 
 // copied reports whether a tensor repeats another, or is one with the embedding.

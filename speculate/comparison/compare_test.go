@@ -214,3 +214,32 @@ func TestErrors(t *testing.T) {
 	_, err := comparison.Compare(ctx, comparison.Options{}, comparison.Subject{Data: data})
 	assert.ErrorIs(t, err, context.Canceled)
 }
+
+// Traces that lack what a measure reads: token ids, a layer before, one of two stacks,
+// a second text.
+func TestLittle(t *testing.T) {
+	m := trace.Model{Name: "little", Layers: 2, Experts: 3, TopK: 1, Stacks: []trace.Stack{{Name: trace.Encoder, Layers: 1}, {Name: trace.Decoder, Layers: 1}}}
+	r := tracetest.Router{Header: trace.Header{Model: m}, Prompt: 9, Rule: tracetest.Random(2)}
+	var docs []*trace.Document
+	for i := range 8 {
+		ids := []int32{-1, -1, -1, -1, -1, -1, -1, -1, -1}
+		docs = append(docs, r.Document("a", string(rune('a'+i)), ids))
+	}
+	res := compare(t, r.Header, docs, nil)
+	require.Len(t, res.Columns, 1)
+	c := &res.Columns[0]
+	assert.Equal(t, "little, encoder", c.Name)
+	assert.Equal(t, []string{"little, decoder: no tokens"}, res.Warnings)
+	for k, why := range map[comparison.Kind]string{comparison.TokenBits: "not recorded", comparison.TokenShare: "not recorded", comparison.PreviousBits: "no layer before",
+		comparison.DomainBits: "one data set", comparison.PrefixShare: "shorter texts"} {
+		assert.Equal(t, why, c.Measures[k].Mean.Missing, k)
+	}
+	assert.Empty(t, c.Recalls)
+	var b bytes.Buffer
+	require.NoError(t, res.WriteTable(&b, true))
+	assert.NotContains(t, b.String(), "NaN")
+
+	one := compare(t, r.Header, docs[:1], nil).Columns[0].Measures[comparison.Entropy].Mean
+	assert.True(t, one.OK())
+	assert.False(t, one.HasInterval(), "one text")
+}

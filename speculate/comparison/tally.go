@@ -23,6 +23,8 @@ type tally struct {
 	tokens  int
 }
 
+var errNoTokens = errors.New("no tokens")
+
 // newTally reads a stack's documents: light of routing alone, full with router logits.
 func newTally(ctx context.Context, light, full speculate.Data) (*tally, error) {
 	t := &tally{model: light.Header.Model, drops: light.Header.Dropped}
@@ -46,7 +48,7 @@ func newTally(ctx context.Context, light, full speculate.Data) (*tally, error) {
 		t.tokens += doc.Len()
 	}
 	if t.tokens == 0 {
-		return nil, errors.New("no tokens")
+		return nil, errNoTokens
 	}
 	if len(full.Header.LogitLayers) > 0 {
 		for doc, err := range full.All(ctx) {
