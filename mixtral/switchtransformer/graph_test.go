@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/stretchr/testify/assert"
@@ -99,6 +100,11 @@ func computed(t *testing.T, m *Model, singly bool) map[string]seen {
 	return all
 }
 
+// ownMemory is a backend as if its device had memory of its own, like a GPU.
+type ownMemory struct{ compute.Backend }
+
+func (ownMemory) HasSharedBuffers() bool { return false }
+
 // TestGraph compares the executor of graphs with the host's: what hooks see, and
 // logits.
 func TestGraph(t *testing.T) {
@@ -106,8 +112,11 @@ func TestGraph(t *testing.T) {
 	require.NoError(t, err)
 	backends := map[string]compute.Backend{"go": host}
 	if plugin := os.Getenv("EXPERTSPEC_TEST_XLA"); plugin != "" {
-		backends["xla"], err = mixtral.OpenBackend("xla:" + plugin)
+		b, err := mixtral.OpenBackend("xla:" + plugin)
 		require.NoError(t, err)
+		if backends["xla"] = b; !xla.IsGPU(b) {
+			backends["xla"] = ownMemory{b}
+		}
 	}
 	for _, variant := range []string{"a", "b"} {
 		fsys := os.DirFS(filepath.Join("..", "..", "testdata", "variants-switch", variant))
@@ -121,6 +130,7 @@ func TestGraph(t *testing.T) {
 			}
 			t.Run(name+"/"+variant, func(t *testing.T) {
 				m, x := graphModel(t, fsys, b, dtypes.Float32)
+				x.gpu = name == "xla"               // TestParity has what XLA CPU computes
 				got := computed(t, m, name == "go") // XLA compiles other programs for single texts, which TestParity has
 				for name, g := range got {
 					equal(t, want[name], g, name)
@@ -224,4 +234,36 @@ func TestChooseParts(t *testing.T) {
 		require.Equal(t, expert[0], experts[i])
 		require.Equal(t, weight[0], weights[i])
 	}
+}
+
+// In bfloat16 weights take half the memory, and router logits are near those of float32
+// up to the first difference of experts.
+func TestGraphBFloat16(t *testing.T) {
+	b, err := mixtral.OpenBackend("go")
+	require.NoError(t, err)
+	fsys := os.DirFS(filepath.Join("..", "..", "testdata", "variants-switch", "a"))
+	var logits [2][]float32
+	var sizes [2]uintptr
+	for i, dtype := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16} {
+		m, x := graphModel(t, fsys, b, dtype)
+		for s := range Stack(stacks) {
+			for _, w := range x.w.stacks[s].blocks {
+				shape, err := w.wi.Shape()
+				require.NoError(t, err)
+				sizes[i] += uintptr(shape.ByteSize())
+			}
+		}
+		_, err := m.Forward(t.Context(), Request{Tokens: [][]int32{{5, 9, 33, 2, 71}}, Observe: func(_ context.Context, r *Routing) error {
+			if r.Layer == 0 {
+				logits[i] = append(logits[i], r.Logits...)
+			}
+			return nil
+		}})
+		require.NoError(t, err)
+		require.NoError(t, m.Close())
+	}
+	assert.Equal(t, sizes[0], 2*sizes[1])
+	require.Len(t, logits[0], 5*4)
+	assert.InDeltaSlice(t, logits[0], logits[1], .05)
+	assert.NotEqual(t, logits[0], logits[1])
 }
