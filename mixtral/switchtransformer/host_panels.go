@@ -233,7 +233,32 @@ func (f *hostPanels) activate(act, y []float32, lo, hi, size int) {
 	}
 }
 
+// panelRows is the number of an expert's rows from which products of panels take less
+// time: a panel of fewer is mostly empty.
+const panelRows = 10
+
 func (f *hostPanels) experts(w *hostBlock, groups []chosen) {
+	var few, many []chosen
+	for _, g := range groups {
+		if len(g.rows) < panelRows {
+			few = append(few, g)
+		} else {
+			many = append(many, g)
+		}
+	}
+	d := f.cfg.HiddenSize
+	f.expertRows(w, few,
+		func(row []float32, t int) { host.UnpackRow(row, f.h, t) },
+		func(t, lo int, y []float32, weight float32) {
+			to := f.x[t/width*d*width+lo*width+t%width:]
+			for k, v := range y {
+				to[k*width] += weight * v
+			}
+		})
+	f.expertPanels(w, many)
+}
+
+func (f *hostPanels) expertPanels(w *hostBlock, groups []chosen) {
 	if len(groups) == 0 {
 		return
 	}

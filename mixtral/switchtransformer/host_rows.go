@@ -129,7 +129,21 @@ func (f *hostRowsForm) dense(wi, wo *kernel.Matrix) {
 }
 
 func (f *hostRowsForm) experts(w *hostBlock, groups []chosen) {
-	d, size := f.cfg.HiddenSize, f.cfg.IntermediateSize
+	d := f.cfg.HiddenSize
+	f.expertRows(w, groups,
+		func(row []float32, t int) { copy(row, f.h[t*d:]) },
+		func(t, lo int, y []float32, weight float32) {
+			to := f.x[t*d+lo:][:len(y)]
+			for k, v := range y {
+				to[k] += weight * v
+			}
+		})
+}
+
+// expertRows computes experts of few rows each, which gather writes. add adds an
+// expert's output from column lo, times weight, to that of token t.
+func (h *hostStep) expertRows(w *hostBlock, groups []chosen, gather func(row []float32, t int), add func(t, lo int, y []float32, weight float32)) {
+	d, size := h.cfg.HiddenSize, h.cfg.IntermediateSize
 	rows := 0
 	first := make([]int, len(groups))
 	for i, g := range groups {
@@ -139,40 +153,37 @@ func (f *hostRowsForm) experts(w *hostBlock, groups []chosen) {
 	if rows == 0 {
 		return
 	}
-	in, act := host.Sized(&f.work.in, rows*d), host.Sized(&f.work.act, rows*size)
+	in, act := host.Sized(&h.work.in, rows*d), host.Sized(&h.work.act, rows*size)
 	for i, g := range groups {
 		for j, t := range g.rows {
-			copy(in[(first[i]+j)*d:][:d], f.h[int(t)*d:])
+			gather(in[(first[i]+j)*d:][:d], int(t))
 		}
 	}
 	wi, wo := &w.wi[0], &w.wo[0] // like all
-	in = host.FitRows(wi, &f.work.fit, in, rows)
+	in = host.FitRows(wi, &h.work.fit, in, rows)
 	wide, wide2 := wi.RowWidth(), wo.RowWidth()
-	lanes := f.team.Lanes
+	lanes := h.team.Lanes
 	if len(groups)*wo.Rows*wo.Bytes() <= host.FewBytes {
-		f.team.Lanes = 1
+		h.team.Lanes = 1
 	}
-	defer func() { f.team.Lanes = lanes }()
-	block := f.rowBlock(size)
+	defer func() { h.team.Lanes = lanes }()
+	block := h.rowBlock(size)
 	blocks := (size + block - 1) / block
-	f.each(len(groups)*blocks, func(l *hostLane, task int) {
+	h.each(len(groups)*blocks, func(l *hostLane, task int) {
 		i, lo := task/blocks, task%blocks*block
 		g, hi := &groups[i], min(lo+block, size)
 		w.wi[g.expert].Dots(act[first[i]*size+lo:], size, in[first[i]*wide:], len(g.rows), lo, hi)
 		for j := range g.rows {
-			kernel.Activate(f.cfg.Activation, act[(first[i]+j)*size+lo:][:hi-lo])
+			kernel.Activate(h.cfg.Activation, act[(first[i]+j)*size+lo:][:hi-lo])
 		}
 	})
-	act = host.FitRows(wo, &f.work.fit, act, rows)
-	f.blocks(d, f.rowBlock(d), func(l *hostLane, lo, hi int) {
+	act = host.FitRows(wo, &h.work.fit, act, rows)
+	h.blocks(d, h.rowBlock(d), func(l *hostLane, lo, hi int) {
 		for i, g := range groups {
 			y := host.Sized(&l.out, len(g.rows)*(hi-lo))
 			w.wo[g.expert].Dots(y, hi-lo, act[first[i]*wide2:], len(g.rows), lo, hi)
 			for j, t := range g.rows {
-				to, from := f.x[int(t)*d+lo:int(t)*d+hi], y[j*(hi-lo):][:hi-lo]
-				for k, v := range from {
-					to[k] += g.weights[j] * v
-				}
+				add(int(t), lo, y[j*(hi-lo):][:hi-lo], g.weights[j])
 			}
 		}
 	})

@@ -27,8 +27,8 @@ func (p Part) chunkSize() int {
 	return ChunkSize
 }
 
-// Chunks is memory for a chunk.
-var Chunks = sync.Pool{New: func() any { return new([ChunkSize]byte) }}
+// chunks is memory for a chunk.
+var chunks = sync.Pool{New: func() any { return new([ChunkSize]byte) }}
 
 // StoredTypes are the types that Read converts to.
 var StoredTypes = map[dtypes.DType]safetensors.DType{
@@ -64,8 +64,8 @@ func (p Part) Read(name string, dtype dtypes.DType, dst []byte) error {
 	if from == to {
 		return p.readSame(name, dst)
 	}
-	pooled := Chunks.Get().(*[ChunkSize]byte)
-	defer Chunks.Put(pooled)
+	pooled := chunks.Get().(*[ChunkSize]byte)
+	defer chunks.Put(pooled)
 	scratch := pooled[:]
 	if p.Info.Strided {
 		scratch = make([]byte, min(p.chunkSize(), p.Elements()*from.Size()))
