@@ -222,7 +222,7 @@ func (t *table) information() {
 			}
 			return cell
 		})
-		t.measure("  share of H(expert)", "", "The same as a share of what there is to know: 1 would determine the expert; comparable for any E.", x.share)
+		t.measure("from "+x.name+", share of H", "", "The same as a share of what there is to know: 1 would determine the expert; comparable for any E.", x.share)
 	}
 }
 
