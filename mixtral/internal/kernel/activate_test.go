@@ -43,22 +43,24 @@ func TestDotsOf(t *testing.T) {
 		w[i] = float32(i%13) - 5
 	}
 	m := F32(w, rows)
-	for _, k := range []int{1, 3, 16, 50, columns} {
-		for n := range rows + 1 {
-			x, y := make([]float32, k), make([]float32, n)
-			for i := range x {
-				x[i] = float32(i%7) - 2
-			}
-			m.DotsOf(y, x)
-			for o := range y {
-				var want float32
+	each(t, func(t *testing.T) {
+		for _, k := range []int{1, 3, 16, 50, columns} {
+			for n := range rows + 1 {
+				x, y := make([]float32, k), make([]float32, n)
 				for i := range x {
-					want += x[i] * w[o*columns+i]
+					x[i] = float32(i%7) - 2
 				}
-				require.Equal(t, want, y[o], "row %d of %d, %d columns", o, n, k)
+				m.DotsOf(y, x)
+				for o := range y {
+					var want float32
+					for i := range x {
+						want += x[i] * w[o*columns+i]
+					}
+					require.Equal(t, want, y[o], "row %d of %d, %d columns", o, n, k)
+				}
 			}
 		}
-	}
+	})
 	assert.Panics(t, func() { m.DotsOf(make([]float32, rows+1), make([]float32, 2)) })
 	assert.Panics(t, func() { m.DotsOf(make([]float32, 1), make([]float32, columns+1)) })
 }
