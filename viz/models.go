@@ -65,6 +65,10 @@ func modelSection(r *comparison.Result, rows []comparison.Row) Section {
 		t.Columns = append(t.Columns, Column{Name: c.Name})
 	}
 	s := Section{ID: id, Title: title}
+	same := map[string]int{} // rows with a meaning
+	for _, row := range rows {
+		same[row.Meaning]++
+	}
 	said := map[string]bool{}
 	for _, row := range rows {
 		cells := []any{strings.TrimSpace(row.Label())}
@@ -74,7 +78,14 @@ func modelSection(r *comparison.Result, rows []comparison.Row) Section {
 		t.Rows = append(t.Rows, cells)
 		if !said[row.Meaning] {
 			said[row.Meaning] = true
-			s.Text = append(s.Text, strings.TrimSpace(row.Name)+": "+row.Meaning)
+			switch name := strings.TrimSpace(row.Name); same[row.Meaning] {
+			case len(rows):
+				s.Text = append(s.Text, row.Meaning)
+			case 1:
+				s.Text = append(s.Text, name+": "+row.Meaning)
+			default:
+				s.Text = append(s.Text, name+" and its like: "+row.Meaning)
+			}
 		}
 	}
 	s.Blocks = append(s.Blocks, t)
@@ -232,9 +243,10 @@ func modelRecall(r *comparison.Result, bytes bool) Figure {
 					c.addValue(at, x.Recall, 100)
 				}
 			}
-			if len(c.X) > 0 {
-				f.Curves = append(f.Curves, c)
+			if len(c.X) == 0 { // keeps the colours of the others
+				c.Name += ": none"
 			}
+			f.Curves = append(f.Curves, c)
 		}
 		p.Figures = append(p.Figures, f)
 	}

@@ -69,6 +69,7 @@ func TestComparisonReport(t *testing.T) {
 	assert.Equal(t, "frequency", share.Title)
 	assert.InDelta(t, 100./6, share.Curves[0].X[0], 1e-9)
 	assert.InDelta(t, 400./6, share.Curves[0].X[last], 1e-9)
+	assert.Equal(t, "two, encoder: none", r.Figure("models-recall-share").(Panels).Figures[1].(Lines).Curves[1].Name, "an encoder's tokens come together")
 	assert.Len(t, r.Figure("models-reuse").(Panels).Figures[0].(Lines).Curves, 1, "one model has gates")
 	information := r.Figure("models-information").(bars)
 	assert.InDelta(t, 100*result.Columns[1].Measures[comparison.TokenShare].Mean.Value, information.Groups[1].Y[1], 1e-9)
