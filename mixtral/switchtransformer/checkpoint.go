@@ -31,7 +31,8 @@ type Checkpoint struct {
 // All tensors of the model must exist in their shapes, and no others. The exceptions
 // are the embeddings of the stacks, encoder.embed_tokens and decoder.embed_tokens,
 // which are shared.weight where they are not stored, and lm_head.weight, which is so
-// if tie_word_embeddings is true.
+// if tie_word_embeddings is true; and the bias of attention to the encoder that T5's
+// first programs wrote, which is ignored.
 //
 // Errors name file and tensor or field; most are of type *safetensors.Error. If
 // the folder or one of its files does not exist, they wrap fs.ErrNotExist. NaN and
@@ -111,6 +112,10 @@ const (
 	sharedName = "shared.weight"
 	headName   = "lm_head.weight"
 )
+
+// leftover is a tensor of T5's first programs, in files converted by them; no attention
+// to the encoder has a bias, and transformers does not read it either.
+const leftover = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
 func embedName(s Stack) string { return s.String() + ".embed_tokens.weight" }
 
@@ -287,7 +292,7 @@ func (c *Checkpoint) check() error {
 		}
 	}
 	for _, name := range checkpoint.SortedKeys(c.files.Tensors) {
-		if !used[name] {
+		if !used[name] && name != leftover {
 			return &safetensors.Error{File: c.files.Tensors[name].File.Name(), Tensor: name,
 				Err: fmt.Errorf("is surplus: the model of %s has no such tensor", checkpoint.ConfigFile)}
 		}

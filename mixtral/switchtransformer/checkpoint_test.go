@@ -83,9 +83,16 @@ func TestDamaged(t *testing.T) {
 		_, err := OpenCheckpoint(ck.FS())
 		assert.ErrorContains(t, err, c.want, c.name)
 	}
+	ck := tiny()
+	ck.Edit = func(t tensors) {
+		t["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = t["decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
+	}
+	m, err := OpenCheckpoint(ck.FS())
+	require.NoError(t, err, "T5's leftover")
+	require.NoError(t, m.Close())
 	files := tiny().FS()
 	delete(files, "model.safetensors")
-	_, err := OpenCheckpoint(files)
+	_, err = OpenCheckpoint(files)
 	assert.ErrorIs(t, err, fs.ErrNotExist)
 	_, err = OpenCheckpoint(fstest.MapFS{})
 	assert.ErrorContains(t, err, "this is not the folder of a model")
