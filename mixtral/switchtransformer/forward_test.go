@@ -31,6 +31,15 @@ func onGo(t testing.TB, fsys fs.FS) *switchtransformer.Model {
 	return load(t, fsys, switchtransformer.Options{Backend: b})
 }
 
+// onHost calls f with the options of the host executor. TestGraph compares that of
+// graphs with it.
+func onHost(t *testing.T, f func(name string, o switchtransformer.Options)) {
+	t.Helper()
+	b, err := mixtral.OpenBackend("go")
+	require.NoError(t, err)
+	f("go", switchtransformer.Options{Backend: b})
+}
+
 // someTokens returns n token ids of a vocabulary.
 func someTokens(n, vocabulary, seed int) []int32 {
 	tokens := make([]int32, n)
@@ -63,7 +72,7 @@ func (d *byDocument) hook(_ context.Context, r *switchtransformer.Routing) error
 // A batch gives what its documents give alone: capacity is per sequence, and lengths of
 // others change nothing.
 func TestBatch(t *testing.T) {
-	executors(t, func(name string, o switchtransformer.Options) {
+	onHost(t, func(name string, o switchtransformer.Options) {
 		m := load(t, variant("c"), o)
 		var req switchtransformer.Request
 		req.Logits = switchtransformer.AllLogits
@@ -94,7 +103,7 @@ func TestBatch(t *testing.T) {
 // Over a cache, the decoder's results do not depend on how its tokens are divided, and
 // are those of an uncapped pass.
 func TestCache(t *testing.T) {
-	executors(t, func(name string, o switchtransformer.Options) {
+	onHost(t, func(name string, o switchtransformer.Options) {
 		m := load(t, variant("c"), o)
 		ctx := context.Background()
 		texts := [][]int32{someTokens(19, 53, 1), someTokens(5, 53, 2)}
@@ -159,7 +168,7 @@ func TestCapacity(t *testing.T) {
 
 // The encoder alone routes as with a decoder.
 func TestEncoderAlone(t *testing.T) {
-	executors(t, func(name string, o switchtransformer.Options) {
+	onHost(t, func(name string, o switchtransformer.Options) {
 		m := load(t, variant("c"), o)
 		var alone, both byDocument
 		text := [][]int32{someTokens(35, 53, 1)}

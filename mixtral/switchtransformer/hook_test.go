@@ -13,7 +13,7 @@ import (
 
 // An intervention's choice is what runs, and what counts for capacity.
 func TestIntervene(t *testing.T) {
-	executors(t, func(name string, o switchtransformer.Options) {
+	onHost(t, func(name string, o switchtransformer.Options) {
 		m := load(t, variant("a"), o) // capacity 5, E 4
 		text, decoder := [][]int32{someTokens(9, 101, 2)}, [][]int32{someTokens(8, 101, 3)}
 		run := func(intervene switchtransformer.Hook) (recorder, []float32) {

@@ -103,12 +103,12 @@ func references(t testing.TB, model string) map[string]reference {
 }
 
 // some returns the cases that an executor is tested with: of those that compile
-// programs for each length, two.
+// programs for each length, one. TestGraph compares more with the host executor.
 func some(executor string, cases map[string]reference) map[string]reference {
 	if executor == "go" {
 		return cases
 	}
-	return map[string]reference{"case1": cases["case1"], "case2": cases["case2"]}
+	return map[string]reference{"case1": cases["case1"]}
 }
 
 // recorder collects the routing of one document, [L] of each stack.
@@ -218,6 +218,9 @@ func near(t *testing.T, want, got []float32, tolerance float64, label string) {
 func TestGreedy(t *testing.T) {
 	executors(t, func(name string, o switchtransformer.Options) {
 		for model, fsys := range checkpoints() {
+			if name != "go" && model != "variants-switch/c" {
+				continue
+			}
 			m := load(t, fsys, o)
 			for id, c := range some(name, references(t, model)) {
 				t.Run(fmt.Sprintf("%s/%s/%s", name, model, id), func(t *testing.T) { testGreedy(t, m, c, name == "go") })
