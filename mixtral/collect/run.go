@@ -144,6 +144,7 @@ func (r *run) showNow(p Progress) {
 func (r *run) collected() Progress {
 	p := r.now
 	p.Stage = "collecting"
+	p.TokensTotal = max(p.TokensTotal, p.Tokens) // a model may add tokens
 	if s := time.Since(r.collect).Seconds(); s > 0 && p.Tokens > 0 {
 		p.Rate = float64(p.Tokens) / s
 		p.Remaining = time.Duration(float64(p.TokensTotal-p.Tokens) / p.Rate * float64(time.Second))
