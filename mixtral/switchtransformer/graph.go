@@ -87,7 +87,7 @@ type padded struct {
 }
 
 // minTokens is the smallest T except for decoding, where it is 1.
-const minTokens = 16
+const minTokens = 64
 
 func pad(s *step) *padded {
 	p := &padded{b: bucketDocuments(len(s.tokens))}
@@ -183,8 +183,12 @@ func (x *graph) decode(ctx context.Context, s *step, m memory, route routeFunc, 
 	return x.head(out, p.b*p.t, head, emit)
 }
 
-// maxHead is the number of rows whose logits one program computes.
-const maxHead = 512
+// maxHead is the number of rows whose logits one program computes, and minHead the
+// smallest one except for 1.
+const (
+	maxHead = 512
+	minHead = 64
+)
 
 // head calls emit with the next-token logits [V] of rows of the decoder's x [N,D].
 func (x *graph) head(out compute.Buffer, n int, rows []int32, emit func(i int, logits []float32)) error {
@@ -199,6 +203,9 @@ func (x *graph) head(out compute.Buffer, n int, rows []int32, emit func(i int, l
 
 func (x *graph) someHead(out compute.Buffer, n int, rows []int32, emit func(i int, logits []float32)) error {
 	size := powerOfTwo(len(rows))
+	if size > 1 {
+		size = max(minHead, size)
+	}
 	index, err := xla.Upload(x.Device, append(append([]int32(nil), rows...), make([]int32, size-len(rows))...), size)
 	if err != nil {
 		return err

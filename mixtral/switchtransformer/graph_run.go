@@ -260,11 +260,15 @@ func newBatch(experts []int32, weights []float32, numExperts int) batch {
 	return b
 }
 
-// bucketRows rounds up to a multiple of an eighth of the next power of two, at least
-// 8: at most a quarter more above 32, in four sizes for each power of two. 0 is 0.
+// bucketRows rounds up to 16, 32, 64, 96, 128, 192 and so on. 0 is 0.
 func bucketRows(n int) int {
-	step := max(8, powerOfTwo(n)/8)
-	return (n + step - 1) / step * step
+	switch {
+	case n == 0:
+		return 0
+	case n <= 64:
+		return max(16, powerOfTwo(n))
+	}
+	return bucketDocuments(n)
 }
 
 // powerOfTwo returns the least power of two that is at least n.
