@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/expertspec/expertspec/mixtral/switchtransformer"
 	"github.com/expertspec/expertspec/mixtral/switchtransformer/mini"
 	"github.com/expertspec/expertspec/trace/safetensors"
+	"github.com/gomlx/compute"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -37,15 +39,29 @@ func executors(t testing.TB, f func(name string, o switchtransformer.Options)) {
 		}{"xla_stepped", "xla:" + plugin, mixtral.Stepped})
 	}
 	for _, k := range kinds {
-		b, err := mixtral.OpenBackend(k.backend)
-		require.NoError(t, err)
+		b := opened[k.backend]
+		if b == nil {
+			var err error
+			b, err = mixtral.OpenBackend(k.backend)
+			require.NoError(t, err)
+			opened[k.backend] = b
+		}
 		f(k.name, switchtransformer.Options{Backend: b, Executor: k.executor})
 	}
 }
 
+// opened and loaded are shared by the tests, none of which is parallel: XLA compiles a
+// model's programs once.
+var (
+	opened = map[string]compute.Backend{}
+	loaded = map[any]*switchtransformer.Model{}
+)
+
+var miniFS = mini.FS()
+
 // checkpoints are the models whose outputs transformers computed for us.
 func checkpoints() map[string]fs.FS {
-	models := map[string]fs.FS{"mini-switch": mini.FS()}
+	models := map[string]fs.FS{"mini-switch": miniFS}
 	for _, name := range []string{"a", "b", "c"} {
 		models["variants-switch/"+name] = os.DirFS(filepath.Join("..", "..", "testdata", "variants-switch", name))
 	}
@@ -137,9 +153,18 @@ func (r *recorder) hook(_ context.Context, rt *switchtransformer.Routing) error 
 
 func load(t testing.TB, fsys fs.FS, o switchtransformer.Options) *switchtransformer.Model {
 	t.Helper()
+	shared := o.Executor == mixtral.Stepped && reflect.TypeOf(fsys).Comparable()
+	key := [2]any{fsys, o.DType}
+	if shared && loaded[key] != nil {
+		return loaded[key]
+	}
 	m, err := switchtransformer.Load(context.Background(), fsys, o)
 	require.NoError(t, err)
-	t.Cleanup(func() { m.Close() })
+	if shared {
+		loaded[key] = m
+	} else {
+		t.Cleanup(func() { m.Close() })
+	}
 	return m
 }
 
@@ -223,6 +248,9 @@ func TestGreedy(t *testing.T) {
 			}
 			m := load(t, fsys, o)
 			for id, c := range some(name, references(t, model)) {
+				if name != "go" && id == "case2" {
+					continue // programs of other lengths do the same
+				}
 				t.Run(fmt.Sprintf("%s/%s/%s", name, model, id), func(t *testing.T) { testGreedy(t, m, c, name == "go") })
 			}
 		}
