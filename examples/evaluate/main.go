@@ -51,7 +51,7 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.json, "json", "", "`file` for all figures")
 	f.StringVar(&o.predictions, "predictions", "", "`file` for the predictions, Parquet; large: E numbers a row")
 	f.StringVar(&o.only, "only", "", "`names` of the predictors to score, separated by commas; empty: all, and the oracle")
-	f.StringVar(&o.horizons, "horizons", "1,2,4", "`horizons`: distances in layers, token+id or token, separated by commas")
+	f.StringVar(&o.horizons, "horizons", "", "`horizons`: distances in layers, token+id or token, separated by commas"+cli.HorizonsUsage)
 	f.StringVar(&o.by, "by", "", "print the measures by layer, dataset or phase; empty: over all, with the cost of each predictor")
 	f.Uint64Var(&o.seed, "seed", 1, "`seed` of the resampling and of -split")
 	f.IntVar(&o.resamples, "resamples", 1000, "`times` that the documents are resampled; at least 100")
@@ -75,6 +75,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	if err != nil {
 		return err
 	}
+	o.hs = cli.HorizonsOf(o.hs, r.Header().Model)
 	data, total := speculate.FromReader(r), fmt.Sprintf("of %d ", r.Tokens())
 	parts := speculate.Parts{Test: data}
 	if o.split != (speculate.Fractions{}) {

@@ -68,7 +68,7 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.model, "model", "", "`folder` of the checkpoint that the gates are read from, or mini; empty: no gates")
 	f.StringVar(&o.out, "out", "predictors", "`folder` to write")
 	f.StringVar(&o.only, "only", "", "`names` of the predictors to fit, separated by commas; empty: all")
-	f.StringVar(&o.horizons, "horizons", "1,2,4", "`horizons`: distances in layers, token+id (one token earlier, its id known) or token, separated by commas")
+	f.StringVar(&o.horizons, "horizons", "", "`horizons`: distances in layers, token+id (one token earlier, its id known) or token, separated by commas"+cli.HorizonsUsage)
 	f.IntVar(&o.width, "width", 64, "hidden `units` of the networks")
 	f.Int64Var(&o.tokens, "tokens", 0, "`tokens` to train each network on, repeats included; 0: 4 passes")
 	f.DurationVar(&o.limit, "limit", 0, "`time` for each network, for example 90s or 10m, by which its learning rate has fallen to its end unless its tokens end earlier; 0: none")
@@ -121,6 +121,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	}
 	defer backend.Finalize()
 	h := parts.Train.Header
+	o.hs = cli.HorizonsOf(o.hs, h.Model)
 	c := neural.CompareOptions{
 		MLPs: neural.MLPConfigs(o.width, h, gates),
 		Train: neural.TrainOptions{Backend: backend, Horizons: o.hs, Seed: o.seed, Tokens: o.tokens, Limit: o.limit, Batch: o.batch, Accumulate: o.accumulate, Rate: o.rate,

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
+	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/trace"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -174,4 +176,16 @@ func TestBytes(t *testing.T) {
 	for b, want := range map[cli.Bytes]string{0: "0 B", 999: "999 B", 1000: "1.000 KB", 24e9: "24.00 GB", 123456789: "123.5 MB", 5e15: "5000 TB"} {
 		assert.Equal(t, want, b.String())
 	}
+}
+
+// Without -horizons, distances are those for which the stacks are deep enough.
+func TestHorizonsOf(t *testing.T) {
+	for layers, want := range map[int][]speculate.Horizon{
+		1: {{KnownID: true}}, 2: speculate.LayersAhead(1), 4: speculate.LayersAhead(1, 2), 5: speculate.LayersAhead(1, 2, 4),
+	} {
+		m := trace.Model{Layers: layers + 1, Experts: 3, TopK: 1, Stacks: []trace.Stack{{Name: trace.Encoder, Layers: 1}, {Name: trace.Decoder, Layers: layers}}}
+		assert.Equal(t, want, cli.HorizonsOf(nil, m))
+	}
+	given := speculate.LayersAhead(7)
+	assert.Equal(t, given, cli.HorizonsOf(given, trace.Model{Layers: 2, Experts: 3, TopK: 1}))
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/trace"
 )
 
 // List splits the value of a flag at commas; nil for "".
@@ -24,7 +25,10 @@ func List(value string) []string {
 	return list
 }
 
-// Horizons reads the value of -horizons.
+// HorizonsUsage is what -horizons says of its default, "".
+const HorizonsUsage = " (default 1,2,4, without those that the model's stacks are too short for)"
+
+// Horizons reads the value of -horizons; nil for "".
 func Horizons(value string) ([]speculate.Horizon, error) {
 	var hs []speculate.Horizon
 	for _, s := range List(value) {
@@ -34,10 +38,24 @@ func Horizons(value string) ([]speculate.Horizon, error) {
 		}
 		hs = append(hs, h)
 	}
-	if hs == nil {
-		return nil, errors.New("-horizons is empty")
-	}
 	return hs, nil
+}
+
+// HorizonsOf returns hs, or if they are nil, those that fit the model: 1, 2 and 4
+// layers, or one token where a stack has a single layer.
+func HorizonsOf(hs []speculate.Horizon, m trace.Model) []speculate.Horizon {
+	if hs != nil {
+		return hs
+	}
+	for _, h := range speculate.LayersAhead(1, 2, 4) {
+		if h.Validate(speculate.ShapeOf(m).Depth()) == nil {
+			hs = append(hs, h)
+		}
+	}
+	if hs == nil {
+		hs = []speculate.Horizon{{KnownID: true}}
+	}
+	return hs
 }
 
 // Requirement is what a predictor reads beyond the routing of a trace.
