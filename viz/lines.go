@@ -196,7 +196,7 @@ func (l Lines) draw(p *pen, at rect) hover {
 	p.drawY(&y, box, at.x, true)
 	p.drawX(&x, box, false)
 	p.line(box.x, box.y+box.h, box.x+box.w, box.y+box.h, 1, p.style.tone("axis"))
-	l.drawReferences(p, &y, box, false)
+	l.drawReferences(p, nil, &y, box)
 	if lo, hi := math.Max(x.min, y.min), math.Min(x.max, y.max); l.Diagonal && hi > lo {
 		p.line(x.at(lo), y.at(lo), x.at(hi), y.at(hi), 1.2, p.style.tone("soft"), 4, 3)
 	}
@@ -213,27 +213,47 @@ func (l Lines) draw(p *pen, at rect) hover {
 	for i := range l.Curves {
 		h.Spots = append(h.Spots, l.drawCurve(p, i, &x, &y)...)
 	}
-	l.drawReferences(p, &y, box, true)
+	l.drawReferences(p, &x, &y, box)
 	return h
 }
 
-// drawReferences draws the lines, or, after the curves, their labels.
-func (l Lines) drawReferences(p *pen, y *axis, box rect, labels bool) {
+// drawReferences draws the lines, or, after the curves, if x is not nil, their labels:
+// each on the right, in the middle or on the left, where it covers the fewest points.
+func (l Lines) drawReferences(p *pen, x, y *axis, box rect) {
 	t := textStyle{size: 10, tone: p.style.tone("soft"), h: 1, v: 1}
 	for _, r := range l.References {
 		v := y.at(r.Value)
 		if v < box.y-1 || v > box.y+box.h+1 {
 			continue
 		}
-		if !labels {
+		if x == nil {
 			p.line(box.x, v, box.x+box.w, v, 1.2, p.style.tone("soft"), 4, 3)
 			continue
 		}
 		s := t.fit(r.Label, box.w-4)
-		w := t.measure(s)
-		p.rect(box.x+box.w-w-4, v-13, w+4, 11, p.style.tone("ground").fade(0.8))
-		p.text(box.x+box.w-2, v-4, s, t)
+		w := t.measure(s) + 4
+		label, fewest := rect{}, math.MaxInt
+		for _, at := range []float64{box.x + box.w - w, box.x + (box.w-w)/2, box.x} {
+			here := rect{at, v - 13, w, 11}
+			if n := l.within(here, x, y); n < fewest {
+				label, fewest = here, n
+			}
+		}
+		p.rect(label.x, label.y, label.w, label.h, p.style.tone("ground").fade(0.8))
+		p.text(label.x+w-2, v-4, s, t)
 	}
+}
+
+// within returns the number of the curves' points in a part of the drawing.
+func (l Lines) within(r rect, x, y *axis) (n int) {
+	for _, c := range l.Curves {
+		for k := range c.X {
+			if px, py := x.at(c.X[k]), y.at(c.Y[k]); px >= r.x && px <= r.x+r.w && py >= r.y && py <= r.y+r.h {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // drawBand draws the intervals of points from..to-1 of a curve as a band and, if they
