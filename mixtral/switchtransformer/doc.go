@@ -14,7 +14,7 @@
 // An expert computes at most C tokens of a sequence, those with the lowest positions:
 // others are dropped, that is, the layer adds nothing to them. The encoder drops so,
 // and the decoder when it computes the tokens of a sequence at once, as Hugging Face
-// transformers does from version 5.24 (and 4.51 to 4.57; see config.go for others).
+// transformers does from version 5.24 and from 4.51 to 4.57.
 // Over a Cache, and with Request.Uncapped, the decoder drops nothing, as in decoding
 // one token at a time.
 //
