@@ -72,6 +72,9 @@ func BenchmarkTrainTransformer(b *testing.B) {
 	backend, err := mixtral.OpenBackend("xla:" + plugin)
 	require.NoError(b, err)
 	defer backend.Finalize()
+	if backend.HasSharedBuffers() {
+		b.Skip("the plugin is a CPU's, on which this takes half an hour")
+	}
 	for _, c := range []TransformerConfig{hiddenTransformer(4, 256, 512), logitTransformer(4, 256, 512), routingTransformer(4, 256, 512)} {
 		for _, kind := range []string{"transferred-float32", "transferred-16", "held-float32", "held-bfloat16"} {
 			for _, batch := range []int{8192, 16384} {
