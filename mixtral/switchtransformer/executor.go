@@ -62,7 +62,7 @@ type step struct {
 	tokens [][]int32 // [B] of [T_b]; T_b may be 0, but not of all
 	first  []int     // positions of the documents' first tokens, [B]; 0 in the encoder
 	keep   bool      // the decoder's keys and values are used by a later step
-	input  bool      // route wants the router's input
+	input  bool      // route requires the router's input
 	lanes  int       // parts of the step that run concurrently
 	// capacity is C, or -1 where nothing is dropped. Executors do not need it.
 	capacity int

@@ -137,7 +137,7 @@ func TestCache(t *testing.T) {
 	})
 }
 
-// A decoder's capacity is applied in a pass over a sequence, whose phase says so.
+// The decoder applies the capacity where it computes a sequence at once, in phase Prefill.
 func TestCapacity(t *testing.T) {
 	m := onGo(t, variant("c"))
 	for _, uncapped := range []bool{false, true} {
@@ -210,7 +210,7 @@ func TestBFloat16(t *testing.T) {
 	assert.Greater(t, float64(same)/float64(n), .95, "of %d", n)
 }
 
-// Concurrent passes over one model do not disturb each other.
+// Concurrent passes over one model do not affect each other.
 func TestConcurrent(t *testing.T) {
 	m := onGo(t, variant("a"))
 	req := func(seed int) switchtransformer.Request {

@@ -23,7 +23,7 @@ type pass struct {
 	p           *padded
 	lens        compute.Buffer // of the encoder, [B]; nil in the decoder, which has memory
 	memory      *graphMemory
-	input       bool // route wants the router's input
+	input       bool // route requires the router's input
 	routingOnly bool
 
 	bias, starts compute.Buffer // see view; starts is nil in the encoder

@@ -75,7 +75,7 @@ func TestRecorder(t *testing.T) {
 	}
 }
 
-// A decoder that is recorded piece by piece goes on in position.
+// The positions of a decoder that is recorded in pieces continue.
 func TestRecorderTake(t *testing.T) {
 	rec, err := NewRecorder(recorderHeader())
 	require.NoError(t, err)

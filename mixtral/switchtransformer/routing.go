@@ -87,8 +87,8 @@ func chooseRows(logits []float32, numExperts int, experts []int32, weights []flo
 }
 
 // drop sets dropped [N] for rows after the capacity-th of their document that have the
-// same expert. Documents are runs of equal numbers in document [N]. A negative capacity
-// is none.
+// same expert. Documents are runs of equal numbers in document [N]. With a negative
+// capacity no row is dropped.
 func drop(dropped []bool, document []int, experts []int32, numExperts, capacity int) {
 	clear(dropped)
 	if capacity < 0 {

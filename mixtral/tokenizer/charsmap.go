@@ -102,9 +102,8 @@ func (c *charsmap) replacement(at int) string {
 	return with
 }
 
-// find returns the replacement of the shortest beginning of s that has one. That this
-// stands for all of s is what sentencepiece's table means in the Hugging Face
-// tokenizers.
+// find returns the replacement of the shortest beginning of s that has one. It
+// replaces all of s, as the Hugging Face tokenizers apply sentencepiece's table.
 func (c *charsmap) find(s string) (with string, ok bool) {
 	base := trieOffset(c.units[0])
 	for i := range len(s) {

@@ -238,7 +238,7 @@ func lift(r Recall) string {
 // parentheses explains what lift writes.
 const parentheses = " In parentheses: times chance, and times naming the experts that are chosen most often; where fewer than K are named, what is possible."
 
-// recall finds a predictor's recall, or says why there is none.
+// recall returns a predictor's recall, or the reason why it does not exist.
 func (c *Column) recall(predictor string, d distance, named int) Cell {
 	for _, r := range c.Recalls {
 		if r.Predictor == predictor && r.Layers == d.layers && r.Blocks == d.blocks && r.Named == named {

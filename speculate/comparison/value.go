@@ -7,7 +7,7 @@ import (
 
 // Value is a measured number with its 95 % interval over documents.
 type Value struct {
-	// Value is NaN where there is none; Missing says why.
+	// Value is NaN where it does not exist, for the reason in Missing.
 	Value float64
 	// Low and High are NaN without an interval.
 	Low, High float64

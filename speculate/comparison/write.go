@@ -83,7 +83,8 @@ func (r Row) Label() string {
 	return r.Name + " (" + r.Unit + ")"
 }
 
-// String returns the value with half its interval, or the text, or why there is none.
+// String returns the value with half its interval, or the text, or the reason why there
+// is no value.
 func (c Cell) String() string {
 	if c.Text != "" {
 		return c.Text
