@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/expertspec/expertspec/mixtral/internal/calls"
 	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/expertspec/expertspec/trace"
 	"github.com/gomlx/compute"
@@ -91,18 +92,13 @@ func (m *Model) Forward(ctx context.Context, req Request) (*Output, error) {
 	if err := m.begin(); err != nil {
 		return nil, err
 	}
-	defer m.end()
+	defer m.calls.End()
 	out, err := m.forward(ctx, req)
 	return out, prefixed(err)
 }
 
 // prefixed adds the package's name to an error, except to a context's.
-func prefixed(err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	return fmt.Errorf("mixtral: %w", err)
-}
+func prefixed(err error) error { return calls.Prefixed("mixtral", err) }
 
 func (m *Model) forward(ctx context.Context, req Request) (*Output, error) {
 	if err := m.checkRequest(&req); err != nil {
@@ -135,7 +131,7 @@ func (m *Model) forward(ctx context.Context, req Request) (*Output, error) {
 	}
 	err := g.Wait()
 	if err == nil && int(returned.Load()) != len(parts) {
-		err = errGoexit
+		err = calls.ErrGoexit
 	}
 	if cause := ctx.Err(); err != nil && cause != nil {
 		err = cause

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/expertspec/expertspec/mixtral/internal/calls"
 	"github.com/expertspec/expertspec/mixtral/internal/generate"
 )
 
@@ -54,7 +55,7 @@ func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions)
 	if err := m.begin(); err != nil {
 		return nil, err
 	}
-	defer m.end()
+	defer m.calls.End()
 	if err := o.Validate(); err != nil {
 		return nil, prefixed(err)
 	}
@@ -84,7 +85,7 @@ func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions)
 		}
 		made = append(made, id)
 		if o.Token != nil {
-			if err := protect("Token", func() error { return o.Token(id) }); err != nil {
+			if err := calls.Protect("Token", func() error { return o.Token(id) }); err != nil {
 				return made, err
 			}
 		}

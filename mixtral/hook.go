@@ -2,11 +2,11 @@ package mixtral
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
-	"runtime/debug"
 	"slices"
+
+	"github.com/expertspec/expertspec/mixtral/internal/calls"
 )
 
 // Hook receives a layer's routing before the layer's experts run; with the
@@ -15,9 +15,6 @@ import (
 // document come in order of layer, and within a layer by position. An error or a
 // panic stops the forward pass, which returns it with the layer's number.
 type Hook func(ctx context.Context, r *Routing) error
-
-// errGoexit is the error of a pass whose hook ended the goroutine.
-var errGoexit = errors.New("a hook called runtime.Goexit (as t.FailNow does)")
 
 // hooks chooses the experts of a layer and calls the request's hooks.
 func (r *run) hooks(ctx context.Context, rt *Routing) error {
@@ -54,26 +51,10 @@ func (r *run) hooks(ctx context.Context, rt *Routing) error {
 
 // call calls the hook, a field of Request, and adds the layer to its error.
 func (h Hook) call(ctx context.Context, field string, r *Routing) error {
-	if err := protect(field, func() error { return h(ctx, r) }); err != nil {
+	if err := calls.Protect(field, func() error { return h(ctx, r) }); err != nil {
 		return fmt.Errorf("layer %d: hook: %w", r.Layer, err)
 	}
 	return nil
-}
-
-// protect calls a user's function, the value of an options field, and returns
-// its panic as an error with the stack: hooks run in goroutines of this package,
-// where a panic would end the process.
-func protect(field string, f func() error) (err error) {
-	defer func() {
-		switch p := recover().(type) {
-		case nil:
-		case error:
-			err = fmt.Errorf("panic in %s: %w\n\n%s", field, p, debug.Stack())
-		default:
-			err = fmt.Errorf("panic in %s: %v\n\n%s", field, p, debug.Stack())
-		}
-	}()
-	return f()
 }
 
 // check returns an error if a hook made the routing invalid.

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 
+	"github.com/expertspec/expertspec/mixtral/internal/calls"
 	"github.com/expertspec/expertspec/mixtral/internal/kernel"
 	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
@@ -119,13 +120,10 @@ type Model struct {
 	elsewhere ExpertStore  // nil: they are in w
 	slots     *deviceSlots // of elsewhere; nil: they are in host memory
 	ck        *Checkpoint  // from which elsewhere reads; nil without
-	closing   error        // of closing elsewhere and ck
 	work      sync.Pool    // of *hostWork
 	programs  xla.Programs[programKey]
 	capacities
-	state   sync.Mutex
-	running int           // calls in progress
-	closed  chan struct{} // closed once Close was called and no call is in progress; nil before
+	calls calls.Lifetime
 }
 
 // Load reads the checkpoint in the folder fsys onto the backend (see
@@ -233,46 +231,25 @@ func (m *Model) Quantize() QuantizeMode {
 // Close waits for calls in progress to return, frees the model's memory on the
 // device, and closes Options.Experts, of which its error is. Later calls of Forward
 // and Generate return an error. A hook must not call Close.
-func (m *Model) Close() error {
-	m.state.Lock()
-	if m.closed == nil {
-		m.closed = make(chan struct{})
-		if m.running == 0 {
-			m.free()
-		}
-	}
-	m.state.Unlock()
-	<-m.closed
-	return m.closing
-}
+func (m *Model) Close() error { return m.calls.Close(m.free) }
 
-// begin counts a call in; end must follow where it returns nil.
+// begin counts a call in; m.calls.End must follow where it returns nil.
 func (m *Model) begin() error {
-	m.state.Lock()
-	defer m.state.Unlock()
-	if m.closed != nil {
+	if !m.calls.Begin() {
 		return errors.New("mixtral: the model is closed")
 	}
-	m.running++
 	return nil
 }
 
-func (m *Model) end() {
-	m.state.Lock()
-	defer m.state.Unlock()
-	if m.running--; m.running == 0 && m.closed != nil {
-		m.free()
-	}
-}
-
-func (m *Model) free() {
+func (m *Model) free() error {
 	m.programs.Close()
 	m.w.free()
-	if m.elsewhere != nil {
-		m.closing = errors.Join(m.elsewhere.Close(), m.ck.Close())
-		m.slots.free()
+	if m.elsewhere == nil {
+		return nil
 	}
-	close(m.closed)
+	err := errors.Join(m.elsewhere.Close(), m.ck.Close())
+	m.slots.free()
+	return err
 }
 
 // onHost reports whether the host executor computes all steps.

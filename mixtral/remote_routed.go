@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/expertspec/expertspec/mixtral/internal/calls"
 	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -231,7 +232,7 @@ func (l *routedGroup) read(ctx context.Context, r *run, s *step) {
 	l.done = make(chan struct{})
 	go func() {
 		defer close(l.done)
-		l.err = errGoexit
+		l.err = calls.ErrGoexit
 		l.err = l.route(ctx, r, s)
 	}()
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"unsafe"
 
+	"github.com/expertspec/expertspec/mixtral/internal/calls"
 	"github.com/expertspec/expertspec/mixtral/internal/xla"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -139,7 +140,7 @@ func (l *loader) allLayers(layers []layerWeights) error {
 				done++
 				var err error
 				if l.report != nil {
-					err = protect("Progress", func() error { l.report(done, len(layers)); return nil })
+					err = calls.Protect("Progress", func() error { l.report(done, len(layers)); return nil })
 				}
 				mu.Unlock()
 				if err != nil {

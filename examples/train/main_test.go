@@ -80,8 +80,8 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// TestStacks fits predictors of an encoder and a decoder, and returns an error for a
-// transformer, which requires a decoder.
+// Predictors are fitted on a trace of an encoder and a decoder; a transformer, which
+// requires a decoder, is an error.
 func TestStacks(t *testing.T) {
 	out, in := filepath.Join(t.TempDir(), "predictors"), clitest.Stacks(t, 40)
 	status, stdout, stderr := clitest.Run(t, new(options).program(), "-trace", in, "-out", out, "-horizons", "1,2,token", "-only", "transition,token id,inter-layer,ensemble", "-tokens", "600", "-batch", "32", "-width", "8")

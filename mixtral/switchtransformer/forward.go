@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/mixtral/internal/calls"
 	"github.com/expertspec/expertspec/trace"
 	"golang.org/x/sync/errgroup"
 )
@@ -80,7 +81,7 @@ func (m *Model) Forward(ctx context.Context, req Request) (*Output, error) {
 	if err := m.begin(); err != nil {
 		return nil, err
 	}
-	defer m.end()
+	defer m.calls.End()
 	out, err := m.forward(ctx, &req)
 	return out, prefixed(err)
 }
@@ -93,7 +94,7 @@ func (m *Model) forward(ctx context.Context, req *Request) (*Output, error) {
 	if req.Logits != NoLogits && req.DecoderTokens != nil {
 		r.out.Logits = make([][]float32, len(req.DecoderTokens))
 	}
-	err := errGoexit
+	err := calls.ErrGoexit
 	defer func() { r.settle(err) }() // also where a hook ends the goroutine
 	err = r.all(ctx, r.parts())
 	if cause := ctx.Err(); err != nil && cause != nil {
@@ -163,7 +164,7 @@ func (r *run) all(ctx context.Context, parts []*part) error {
 	}
 	err := g.Wait()
 	if err == nil && int(returned.Load()) != len(parts) {
-		err = errGoexit
+		err = calls.ErrGoexit
 	}
 	return err
 }

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"sync"
 
 	"github.com/expertspec/expertspec/mixtral"
+	"github.com/expertspec/expertspec/mixtral/internal/calls"
 	"github.com/expertspec/expertspec/mixtral/internal/kernel"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -52,14 +52,12 @@ func (o *Options) onHost() bool {
 
 // Model is a loaded Switch Transformer, safe for concurrent use.
 type Model struct {
-	cfg     Config
-	blocks  [stacks][]int // of MoE layers
-	hash    string
-	dtype   dtypes.DType
-	x       executor
-	state   sync.Mutex
-	running int           // calls in progress
-	closed  chan struct{} // closed once Close was called and no call is in progress; nil before
+	cfg    Config
+	blocks [stacks][]int // of MoE layers
+	hash   string
+	dtype  dtypes.DType
+	x      executor
+	calls  calls.Lifetime
 }
 
 // Load reads the checkpoint in the folder fsys onto the backend (see
@@ -110,7 +108,7 @@ type loading struct {
 func (l *loading) progress() error {
 	l.done++
 	if l.report != nil {
-		err := protect("Progress", func() error {
+		err := calls.Protect("Progress", func() error {
 			l.report(l.done, l.cfg.EncoderBlocks+l.cfg.DecoderBlocks)
 			return nil
 		})
@@ -145,47 +143,20 @@ func (m *Model) DType() dtypes.DType { return m.dtype }
 // Close waits for calls in progress to return and frees the model's memory on the
 // device. Later calls of Forward and Generate return an error. A hook must not call
 // Close.
-func (m *Model) Close() error {
-	m.state.Lock()
-	if m.closed == nil {
-		m.closed = make(chan struct{})
-		if m.running == 0 {
-			m.free()
-		}
-	}
-	m.state.Unlock()
-	<-m.closed
-	return nil
-}
+func (m *Model) Close() error { return m.calls.Close(m.free) }
 
-// begin counts a call in; end must follow where it returns nil.
+// begin counts a call in; m.calls.End must follow where it returns nil.
 func (m *Model) begin() error {
-	m.state.Lock()
-	defer m.state.Unlock()
-	if m.closed != nil {
+	if !m.calls.Begin() {
 		return errors.New("switchtransformer: the model is closed")
 	}
-	m.running++
 	return nil
 }
 
-func (m *Model) end() {
-	m.state.Lock()
-	defer m.state.Unlock()
-	if m.running--; m.running == 0 && m.closed != nil {
-		m.free()
-	}
-}
-
-func (m *Model) free() {
+func (m *Model) free() error {
 	m.x.close()
-	close(m.closed)
+	return nil
 }
 
 // prefixed adds the package's name to an error, except to a context's.
-func prefixed(err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	return fmt.Errorf("switchtransformer: %w", err)
-}
+func prefixed(err error) error { return calls.Prefixed("switchtransformer", err) }
