@@ -12,32 +12,43 @@ import (
 	"time"
 
 	"github.com/expertspec/expertspec/mixtral"
-	large8x7b "github.com/expertspec/expertspec/mixtral/internal/large"
+	synthetic "github.com/expertspec/expertspec/mixtral/internal/large"
 	"github.com/expertspec/expertspec/trace"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 )
 
-// layersVariable is the number of layers of BenchmarkLarge's model.
-const layersVariable = "EXPERTSPEC_BENCH_LAYERS"
+// layersVariable is the number of layers of BenchmarkLarge's model, and shapeVariable
+// its shape, 8x7B (the default) or 8x22B.
+const (
+	layersVariable = "EXPERTSPEC_BENCH_LAYERS"
+	shapeVariable  = "EXPERTSPEC_BENCH_SHAPE"
+)
 
-// BenchmarkLarge loads some layers of Mixtral 8x7B's shape in bfloat16, or int8,
-// through XLA, decodes one document, with all layers as one graph and stepped, and
-// prefills. The metrics are medians.
+// BenchmarkLarge loads some layers of the shape of Mixtral 8x7B or 8x22B in bfloat16, or
+// int8, through XLA, or without a plugin on the Go backend, decodes one document, with
+// all layers as one graph and stepped, and prefills. The metrics are medians.
 func BenchmarkLarge(b *testing.B) {
 	layers, err := strconv.Atoi(os.Getenv(layersVariable))
-	plugin := os.Getenv(xlaVariable)
-	if err != nil || plugin == "" {
-		b.Skipf("set %s to a number of layers and %s to an XLA plugin", layersVariable, xlaVariable)
+	if err != nil {
+		b.Skipf("set %s to a number of layers, %s to an XLA plugin, %s to 8x22B for its shape", layersVariable, xlaVariable, shapeVariable)
 	}
-	be, err := mixtral.OpenBackend("xla:" + plugin)
+	shape, err := synthetic.Named(os.Getenv(shapeVariable))
+	require.NoError(b, err)
+	shape.Layers = layers
+	backend := "go"
+	if plugin := os.Getenv(xlaVariable); plugin != "" {
+		backend = "xla:" + plugin
+	}
+	be, err := mixtral.OpenBackend(backend)
 	require.NoError(b, err)
 	o := mixtral.Options{Backend: be, DType: dtypes.BFloat16}
 	if os.Getenv(int8Variable) != "" {
 		o.Quantize = mixtral.Int8
 	}
-	fsys, size := large8x7b.Model(layers)
+	fsys, size := shape.Model()
+	large := func(n int) []int32 { return randomIDs(n, shape.Vocabulary) }
 	start := time.Now()
 	m := load(b, fsys, o)
 	seconds := time.Since(start).Seconds()
@@ -101,13 +112,13 @@ func BenchmarkLarge(b *testing.B) {
 			})
 		}
 	}
-	b.Run("collect", func(b *testing.B) { collectLarge(b, m, true) })
-	b.Run("collect-bare", func(b *testing.B) { collectLarge(b, m, false) })
+	b.Run("collect", func(b *testing.B) { collectLarge(b, m, large, true) })
+	b.Run("collect-bare", func(b *testing.B) { collectLarge(b, m, large, false) })
 }
 
 // collectLarge computes 64 documents of 64 to 512 tokens as package collect does: in
 // batches of similar length, two at a time. It records them or does not observe.
-func collectLarge(b *testing.B, m *mixtral.Model, record bool) {
+func collectLarge(b *testing.B, m *mixtral.Model, large func(n int) []int32, record bool) {
 	docs := make([][]int32, 64)
 	total := 0
 	for i := range docs {
@@ -151,11 +162,11 @@ func collectLarge(b *testing.B, m *mixtral.Model, record bool) {
 
 var largeRandom = rand.New(rand.NewPCG(3, 4))
 
-// large returns n random ids of its vocabulary.
-func large(n int) []int32 {
+// randomIDs returns n random ids of a vocabulary.
+func randomIDs(n, vocabulary int) []int32 {
 	ids := make([]int32, n)
 	for i := range ids {
-		ids[i] = largeRandom.Int32N(large8x7b.Vocabulary)
+		ids[i] = largeRandom.Int32N(int32(vocabulary))
 	}
 	return ids
 }

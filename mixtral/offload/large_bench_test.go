@@ -175,20 +175,40 @@ func (r *recording) document(tokens int) speculate.Data {
 	return speculate.Slice(h, []*trace.Document{d})
 }
 
-// BenchmarkLarge decodes with Mixtral 8x7B's shape in int8 and EXPERTSPEC_BENCH_MEMORY
-// bytes of weights on XLA's device, the others in host memory. Its routing is that of
-// the mini model, of two documents whose 16 layers make 32. It also reports what the
-// simulator predicts with the costs of the first run.
+// cut removes layers from n on.
+func (r *recording) cut(n int) {
+	for t := range r.experts {
+		k := 2
+		r.experts[t], r.weights[t] = r.experts[t][:n*k], r.weights[t][:n*k]
+	}
+}
+
+// BenchmarkLarge decodes with the shape of Mixtral 8x7B, or of EXPERTSPEC_BENCH_SHAPE,
+// 8x22B, in int8 and EXPERTSPEC_BENCH_MEMORY bytes of weights on XLA's device, the others
+// in host memory, of which EXPERTSPEC_BENCH_HOST_MEMORY bytes are used (default: as many
+// as they need), or else in the checkpoint. Its routing is that of the mini model, of
+// documents whose 16 layers make 32 or 56. It also reports what the simulator predicts
+// with the costs of the first run.
 func BenchmarkLarge(b *testing.B) {
 	memory, _ := strconv.ParseInt(os.Getenv("EXPERTSPEC_BENCH_MEMORY"), 10, 64)
+	hostMemory, err := strconv.ParseInt(os.Getenv("EXPERTSPEC_BENCH_HOST_MEMORY"), 10, 64)
+	if err != nil {
+		hostMemory = 1 << 40
+	}
 	plugin := os.Getenv("EXPERTSPEC_TEST_XLA")
 	if memory == 0 || plugin == "" {
 		b.Skip("set EXPERTSPEC_BENCH_MEMORY to bytes and EXPERTSPEC_TEST_XLA to an XLA plugin")
 	}
 	be, err := mixtral.OpenBackend("xla:" + plugin)
 	require.NoError(b, err)
-	files, _ := large.Model(32)
-	r := record(b, 2, largePrompt+largeTokens)
+	shape, err := large.Named(os.Getenv("EXPERTSPEC_BENCH_SHAPE"))
+	require.NoError(b, err)
+	if layers, err := strconv.Atoi(os.Getenv("EXPERTSPEC_BENCH_LAYERS")); err == nil {
+		shape.Layers = layers
+	}
+	files, _ := shape.Model()
+	r := record(b, (shape.Layers+15)/16, largePrompt+largeTokens)
+	r.cut(shape.Layers)
 	gate, truth := recorded{r, false}, recorded{r, true}
 	distance := func(p speculate.Predictor, n, experts int) *PrefetchOptions {
 		return &PrefetchOptions{Predictor: p, Horizon: speculate.Horizon{Layers: n}, Experts: experts}
@@ -211,7 +231,7 @@ func BenchmarkLarge(b *testing.B) {
 		{"host, decayed LFU, oracle", prefetch.DecayedLFU, distance(truth, 8, 1), true},
 	} {
 		b.Run(x.name, func(b *testing.B) {
-			o := Options{DeviceMemory: memory, HostMemory: 1 << 40, Policy: x.policy, Host: x.host, wrap: one}
+			o := Options{DeviceMemory: memory, HostMemory: hostMemory, Policy: x.policy, Host: x.host, wrap: one}
 			mo := mixtral.Options{Backend: be, DType: dtypes.BFloat16, Quantize: mixtral.Int8}
 			s, err := New(o)
 			require.NoError(b, err)
@@ -301,7 +321,7 @@ func largeDecode(b *testing.B, m *mixtral.Model, s *Store, r *recording, po *Pre
 		fmt.Printf("# device memory in use: %s; slots %d, %.1f GB of weights and slots, %.1f GB of host memory\n",
 			strings.TrimSpace(string(smi)), after.Slots, float64(after.Peak.Device())/1e9, float64(after.Peak.Host)/1e9)
 	}
-	fmt.Printf("# costs %+v\n", after.Costs)
+	fmt.Printf("# costs %+v; %.1f GB from host memory, %.1f GB from the checkpoint\n", after.Costs, float64(after.HostBytes)/1e9, float64(after.DiskBytes)/1e9)
 	return 1e3 * seconds / tokens
 }
 

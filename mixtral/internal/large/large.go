@@ -1,5 +1,5 @@
-// Package large makes checkpoints of Mixtral 8x7B's shape, and of others, without a
-// file, to measure with.
+// Package large makes checkpoints of the shapes of Mixtral 8x7B and 8x22B, and of
+// others, without a file, to measure with.
 package large
 
 import (
@@ -74,21 +74,24 @@ func (s patterns) Open(name string) (fs.File, error) {
 	return &file, nil
 }
 
-// Vocabulary is that of Mixtral 8x7B.
-const Vocabulary = 32000
-
-// Model returns layers of Mixtral 8x7B's shape in bfloat16, whose weights are
-// repeated random patterns. Embeddings are large, so that tokens remain different
-// and choose different experts, as in a trained model. size is that of the weights
-// in bytes.
-func Model(layers int) (fsys fs.FS, size int64) {
-	return Shape{Layers: layers, Hidden: 4096, ExpertWidth: 14336, Heads: 32, KVHeads: 8, Vocabulary: Vocabulary}.Model()
-}
-
 // Shape is that of a model with 8 experts, of which 2 are chosen.
 type Shape struct{ Layers, Hidden, ExpertWidth, Heads, KVHeads, Vocabulary int }
 
-// Model is as the function.
+// Named returns the shape of a published model: "8x7B", which is also that of "", or
+// "8x22B", of version 0.3 (before, its vocabulary had 32000 tokens).
+func Named(name string) (Shape, error) {
+	switch name {
+	case "", "8x7B":
+		return Shape{Layers: 32, Hidden: 4096, ExpertWidth: 14336, Heads: 32, KVHeads: 8, Vocabulary: 32000}, nil
+	case "8x22B":
+		return Shape{Layers: 56, Hidden: 6144, ExpertWidth: 16384, Heads: 48, KVHeads: 8, Vocabulary: 32768}, nil
+	}
+	return Shape{}, fmt.Errorf("shape %q: must be 8x7B or 8x22B", name)
+}
+
+// Model returns a checkpoint in bfloat16, whose weights are repeated random patterns.
+// Embeddings are large, so that tokens remain different and choose different experts,
+// as in a trained model. size is that of the weights in bytes.
 func (s Shape) Model() (fsys fs.FS, size int64) {
 	d, f, kv := s.Hidden, s.ExpertWidth, s.Hidden/s.Heads*s.KVHeads
 	config, _ := json.Marshal(map[string]any{"architectures": []string{"MixtralForCausalLM"}, "model_type": "mixtral",

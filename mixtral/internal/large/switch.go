@@ -15,7 +15,7 @@ func Base(blocks, experts int) Switch {
 	return Switch{Blocks: blocks, Hidden: 768, ExpertWidth: 3072, Heads: 12, HeadDim: 64, Experts: experts, Vocabulary: 32128}
 }
 
-// Model is as the function, for a Switch Transformer.
+// Model is Shape.Model of a Switch Transformer.
 func (s Switch) Model() (fsys fs.FS, size int64) {
 	d, f, inner := s.Hidden, s.ExpertWidth, s.Heads*s.HeadDim
 	config, _ := json.Marshal(map[string]any{"architectures": []string{"SwitchTransformersForConditionalGeneration"},
