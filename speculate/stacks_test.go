@@ -138,7 +138,7 @@ func TestCheckCausalityFindsCheatsOfEncoders(t *testing.T) {
 					rows[b.Token()-first] = sum(v.Experts(b.Token(), sEnc-1))
 				}
 			})
-			return rows[v.Token()-first] / 100
+			return sum(rows[min(v.Token()-first, len(rows)):]) / 100
 		})},
 		{"a later token of the decoder", stacksSingle(func(v View) float32 {
 			if v.Layer() < sEnc {
@@ -179,6 +179,9 @@ func TestCheckCausalityPassesHonestEncoders(t *testing.T) {
 				}
 			}
 		})
+		if v.Horizon() == (Horizon{}) {
+			to-- // its id is unknown
+		}
 		assert.Equal(t, 2*(to-first), len(rows))
 		return x/1e4 + sum(rows)
 	})}}

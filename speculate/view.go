@@ -86,7 +86,7 @@ type sequence struct {
 	// logitAt and inputAt are each layer's row in logits and inputs, -1 for none.
 	logitAt, inputAt []int
 	nz, nx           int
-	memories         map[memoryKey]*memory
+	memories         map[any]*memory // by owner
 }
 
 func layerIndex(layers int, recorded []int) ([]int, error) {
@@ -295,13 +295,6 @@ func (v View) Input(t, l int) []float32 {
 	return v.slice(v.seq.inputs, t, l, v.seq.inputAt[l], v.seq.nx, v.seq.shape.Hidden)
 }
 
-// memoryKey names a memory. Rows of horizons that know the token's id are not
-// for those that do not.
-type memoryKey struct {
-	owner any
-	knows bool
-}
-
 // memory is what a predictor keeps of the tokens of one document.
 type memory struct {
 	width int
@@ -311,11 +304,11 @@ type memory struct {
 }
 
 // Memory returns what owner keeps of a document's tokens, a row [width] for each
-// of v.Tokens(), so that work on a token is done once and not for each question.
-// The row of a token holds what can be computed when the token begins, from its
-// id where v's horizon knows it, and from everything of earlier tokens. That of a
-// token of an encoder holds what can be computed before the encoder runs, from the
-// ids of all its tokens.
+// of v.Tokens() whose id v's horizon knows, so that work on a token is done once and
+// not for each question. The row of a token holds what can be computed when the token
+// begins, from its id and from everything of earlier tokens. That of a token of an
+// encoder holds what can be computed before the encoder runs, from the ids of all its
+// tokens.
 //
 // fill is called to complete the rows. It receives, for each token without a row,
 // a view of what is known when that token begins, in order; rows are those of
@@ -326,33 +319,45 @@ type memory struct {
 // rows reach back as far as [Requirements].History, and start later where owner
 // was not called for longer than that.
 func (v View) Memory(owner any, width int, fill func(begin []View, first int, rows []float32)) (first int, rows []float32) {
-	s, key := v.seq, memoryKey{owner, v.knows}
-	m := s.memories[key]
+	s := v.seq
+	m := s.memories[owner]
 	if m == nil || m.width != width {
 		if s.memories == nil {
-			s.memories = map[memoryKey]*memory{}
+			s.memories = map[any]*memory{}
 		}
 		m = &memory{width: width, start: s.base}
-		s.memories[key] = m
+		s.memories[owner] = m
 	}
 	if drop := s.base - m.start; drop > 0 { // the window moved on
 		m.rows = m.rows[min(drop*width, len(m.rows)):]
 		m.start = s.base
 	}
 	from := m.start + len(m.rows)/width
-	_, end := v.Tokens()
+	end := v.identified()
 	if from < end {
 		m.rows = append(m.rows, make([]float32, (end-from)*width)...)
 		m.begin = m.begin[:0]
 		for t := from; t < end; t++ {
+			first := s.shape.Encoder
 			if t < s.enc {
-				m.begin = append(m.begin, s.view(t, 0, Horizon{KnownID: true}))
-				continue
+				first = 0
 			}
-			m.begin = append(m.begin, s.view(t, s.shape.Encoder, Horizon{KnownID: v.knows}))
+			m.begin = append(m.begin, s.view(t, first, Horizon{KnownID: true}))
 		}
 		fill(m.begin, m.start, m.rows)
 	}
 	n := (end - m.start) * width
 	return m.start, m.rows[:n:n]
+}
+
+// identified returns the end of the tokens whose ids are known.
+func (v View) identified() int {
+	_, end := v.Tokens()
+	switch {
+	case v.knows:
+		return end
+	case v.Order() == LayerByLayer:
+		return v.seq.base
+	}
+	return end - 1
 }

@@ -20,9 +20,8 @@ type CompareOptions struct {
 	MLPs []MLPConfig
 	// Only, if not empty, names the predictors to fit.
 	Only []string
-	// Transformers are trained only where Only names them, for the horizons that
-	// know the token's id; nil means [TransformerConfigs] of two blocks, width 128 and
-	// a window of 512 tokens.
+	// Transformers are trained only where Only names them; nil means
+	// [TransformerConfigs] of two blocks, width 128 and a window of 512 tokens.
 	Transformers []TransformerConfig
 	// Trained are networks of earlier trainings. They are calibrated and become
 	// members of the ensemble, except that a transformer that Only names is trained
@@ -228,7 +227,6 @@ func (o *CompareOptions) train(ctx context.Context, train, valid speculate.Data,
 			continue
 		}
 		if err := do(cfg.Name, func(t TrainOptions) (Network, error) {
-			t.Horizons = slices.DeleteFunc(slices.Clone(t.Horizons), func(h speculate.Horizon) bool { return h == speculate.Horizon{} })
 			i := o.trained(cfg.Name)
 			if i < 0 && cfg.Logits {
 				twin := cfg

@@ -8,7 +8,8 @@
 // one.
 //
 // A [Transformer] processes each token once, as soon as its id is known, and
-// predicts every horizon and layer of that token from the result.
+// predicts every horizon and layer of that token from the result, and from it the
+// next token's layers before that token's id is known.
 // [TransformerConfigs] returns configurations, and [TrainTransformer] trains
 // one. Transformers are the most accurate predictors and require the most
 // training tokens.

@@ -114,7 +114,7 @@ func TestNoValidation(t *testing.T) {
 // A router-logit transformer that starts from a routing transformer first predicts
 // as that one does.
 func TestStartWider(t *testing.T) {
-	h, hs := header(), speculate.LayersAhead(1, 2)
+	h, hs := header(), append(speculate.LayersAhead(1, 2), unknown)
 	docs := recalled(16, 16, 1)
 	data := speculate.Slice(h, docs)
 	c := CompareOptions{Only: []string{"tiny"}, Transformers: []TransformerConfig{tiny(false)},
@@ -132,11 +132,13 @@ func TestStartWider(t *testing.T) {
 	a, b := make([]float32, tE), make([]float32, tE)
 	for tok := range docs[3].Tokens {
 		for l := 1; l < tL; l++ {
-			v := []speculate.View{views.At(tok, l, hs[0])}
-			for i, p := range []Network{made.Networks[1], made.Networks[0]} { // the wide one was trained first
-				require.NoError(t, p.Predict(v, [][]float32{a, b}[i]))
+			for _, h := range []speculate.Horizon{hs[0], unknown} {
+				v := []speculate.View{views.At(tok, l, h)}
+				for i, p := range []Network{made.Networks[1], made.Networks[0]} { // the wide one was trained first
+					require.NoError(t, p.Predict(v, [][]float32{a, b}[i]))
+				}
+				require.InDeltaSlice(t, b, a, .01, h)
 			}
-			require.InDeltaSlice(t, b, a, .01)
 		}
 	}
 }

@@ -43,7 +43,6 @@ func newReader(t *task, cfg MLPConfig, o TrainOptions) *reader {
 
 // knowledge groups heads by their stack and by whether they know the token's id.
 func knowledge(s speculate.Shape, heads []head) (ids []head, knows []int) {
-	unknown := speculate.Horizon{}
 	for _, hd := range heads {
 		i := slices.IndexFunc(ids, func(o head) bool {
 			return (o.h == unknown) == (hd.h == unknown) && s.FirstLayer(o.l) == s.FirstLayer(hd.l)

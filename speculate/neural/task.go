@@ -19,6 +19,9 @@ type head struct {
 	l int
 }
 
+// unknown is the horizon at which the id of the token is unknown.
+var unknown = speculate.Horizon{}
+
 // heads lists all heads in the order of the arrays' leading axis G.
 func heads(s speculate.Shape, horizons []speculate.Horizon) []head {
 	var hs []head

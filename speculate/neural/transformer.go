@@ -3,7 +3,6 @@ package neural
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/expertspec/expertspec/speculate"
 )
@@ -12,7 +11,8 @@ import (
 // over tokens (Vaswani et al. 2017), and a perceptron for each horizon and target
 // layer. The transformer reads each token's id and the routing of all layers at the
 // token before. The perceptrons read its state and the known routing of the current
-// token. A trace with an encoder's tokens is an error; see [speculate.Data.Decoder].
+// token; at horizon token, where the id is unknown, the state and the routing of the
+// token before, zeros before the first. A trace with an encoder's tokens is an error; see [speculate.Data.Decoder].
 type TransformerConfig struct {
 	Name string `json:"name"`
 	// Inputs reads router inputs: of all layers at the token before, and of the two
@@ -104,7 +104,7 @@ func (c TransformerConfig) extent(s speculate.Shape, hs []speculate.Horizon) ext
 func (c TransformerConfig) name() string { return c.Name }
 func (c TransformerConfig) gated() bool  { return c.Gate }
 
-func (c TransformerConfig) fits(s speculate.Shape, hs []speculate.Horizon) error {
+func (c TransformerConfig) fits(s speculate.Shape, _ []speculate.Horizon) error {
 	if s.Encoder > 0 {
 		return fmt.Errorf("neural: %s reads tokens one after another, which an encoder does not compute so; take the decoder's part of the trace, speculate.Data.Decoder", c.Name)
 	}
@@ -113,9 +113,6 @@ func (c TransformerConfig) fits(s speculate.Shape, hs []speculate.Horizon) error
 	}
 	if c.Inputs && s.Hidden == 0 {
 		return fmt.Errorf("neural: %s reads router inputs, but the trace does not state their width", c.Name)
-	}
-	if slices.Contains(hs, speculate.Horizon{}) {
-		return fmt.Errorf("neural: %s reads the token's id, which is not known at horizon %v", c.Name, speculate.Horizon{})
 	}
 	return nil
 }

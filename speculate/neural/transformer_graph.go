@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/expertspec/expertspec/speculate"
@@ -152,24 +153,24 @@ func (t net) logits(in passages) *Node {
 			now = Concatenate([]*Node{now, Sub(z, ReduceAndKeep(z, ReduceMean, -1))}, -1)
 		}
 	}
-	now = t.brief(now)
-	state := t.context(in.ids, later(Reshape(now, b, n/b, t.z.p))) // [n,C]
+	now = Reshape(t.brief(now), b, n/b, t.z.p)
+	state := Reshape(t.context(in.ids, later(now)), b, n/b, t.c.Width)
 	p := t.p
-	y := t.product("nc,gce->gne", state, p["linear.context"])
-	h := t.product("nc,gch->gnh", state, p["first.context"])
+	y := t.each("nc,gce->gne", state, p["linear.context"])
+	h := t.each("nc,gch->gnh", state, p["first.context"])
 	if t.c.Inputs {
-		now = TransposeAllAxes(now, 1, 0, 2)                     // [L,n,D]
+		now = Reshape(now, b, n/b, t.z.l, t.z.d)
 		latest := t.sources(now, 0)                              // [G,n,D]
 		f := Concatenate([]*Node{latest, t.sources(now, 1)}, -1) // [G,n,2D]
 		y = Add(y, t.product("gnf,gfe->gne", f, p["linear"]))
 		h = Add(h, t.product("gnf,gfh->gnh", f, p["first"]))
 		if t.c.ExpertWidth > 0 {
-			h = Add(h, t.experts(latest, TransposeAllAxes(Reshape(in.route, n, t.z.l, t.z.e), 1, 0, 2)))
+			h = Add(h, t.experts(latest, in.route))
 		}
 	} else {
-		f, known := Reshape(now, n, t.z.f), t.known(now.Graph()) // [n,F], [G,F,1]
-		y = Add(y, t.product("nf,gfe->gne", f, Mul(p["linear"], known)))
-		h = Add(h, t.product("nf,gfh->gnh", f, Mul(p["first"], known)))
+		known := t.known(now.Graph()) // [G,F,1]
+		y = Add(y, t.each("nf,gfe->gne", now, Mul(p["linear"], known)))
+		h = Add(h, t.each("nf,gfh->gnh", now, Mul(p["first"], known)))
 	}
 	h = t.brief(relus(Add(h, ExpandAxes(p["first.bias"], 1))))
 	for i := range t.c.HeadDepth - 1 {
@@ -179,6 +180,28 @@ func (t net) logits(in passages) *Node {
 	}
 	y = Add(y, t.product("gnh,ghe->gne", h, p["last"]))
 	return Add(y, ExpandAxes(p["out.bias"], 1))
+}
+
+// each is product of x, [B,T,*] of the current token, or at horizon unknown that of the
+// token before, and each head's w, [G,*,*].
+func (t net) each(equation string, x, w *Node) *Node {
+	d := x.Shape().Dimensions
+	flat := func(x *Node) *Node { return Reshape(x, d[0]*d[1], d[2]) }
+	i := slices.Index(t.horizons, unknown)
+	if i < 0 {
+		return t.product(equation, flat(x), w)
+	}
+	from := len(heads(speculate.Shape{Layers: t.z.l}, t.horizons[:i])) // the first of its heads
+	var parts []*Node
+	for _, part := range []struct {
+		x        *Node
+		from, to int
+	}{{x, 0, from}, {later(x), from, from + t.z.l}, {x, from + t.z.l, t.z.g}} {
+		if part.from < part.to {
+			parts = append(parts, t.product(equation, flat(part.x), SliceAxis(w, 0, AxisRange(part.from, part.to))))
+		}
+	}
+	return Concatenate(parts, 0)
 }
 
 // chosen raises the weights of chosen experts by a half; see spread.
@@ -259,13 +282,22 @@ func turns(position int, cos, sin []float32) {
 	}
 }
 
-// sources returns for each head the row of x [L,n,*] of its latest known layer
-// less back, zeros for a layer below 0: [G,n,*].
+// sources returns for each head the row of x [B,T,L,*] of its latest known layer
+// less back, zeros for a layer below 0: [G,n,*]. At horizon unknown that is one of the
+// token before.
 func (t net) sources(x *Node, back int) *Node {
+	d := x.Shape().Dimensions
+	layerFirst := func(x *Node) *Node { return TransposeAllAxes(Reshape(x, d[0]*d[1], -1, d[3]), 1, 0, 2) }
+	tokens, x := x, layerFirst(x)
 	var parts []*Node
 	for _, h := range t.horizons {
 		from := h.FirstLayer() - h.Layers - back // for the first target layer
 		to := t.z.l - h.Layers - back            // after that for the last
+		if h == unknown && to > 0 {
+			last := layerFirst(later(SliceAxis(tokens, 2, AxisRange(to-1, to)))) // [1,n,*]
+			parts = append(parts, BroadcastToDims(last, x.Shape().Dimensions...))
+			continue
+		}
 		if h.Layers == 0 {
 			parts = append(parts, ZerosLike(x))
 			continue
@@ -289,15 +321,15 @@ func (t net) targets(x *Node) *Node {
 	return Concatenate(parts, 0)
 }
 
-// known returns 1 for the features of the current token that each head knows,
-// else 0: [G,F,1].
+// known returns 1 for the features of the token that each head knows, all of them at
+// horizon unknown, else 0: [G,F,1].
 func (t net) known(g *Graph) *Node {
 	ones := make([][][]float32, 0, t.z.g)
 	for _, hd := range heads(speculate.Shape{Layers: t.z.l}, t.horizons) {
 		row := make([][]float32, t.z.f)
 		for i := range row {
 			row[i] = []float32{0}
-			if hd.h.Layers > 0 && i/(t.z.f/t.z.l) <= hd.l-hd.h.Layers {
+			if hd.h == unknown || hd.h.Layers > 0 && i/(t.z.f/t.z.l) <= hd.l-hd.h.Layers {
 				row[i][0] = 1
 			}
 		}
@@ -307,7 +339,7 @@ func (t net) known(g *Graph) *Node {
 }
 
 // experts returns the sum over chosen experts of their weight times the output of
-// their perceptron, [G,n,H]. x: [G,n,D]; route: [L,n,E].
+// their perceptron, [G,n,H]. x: [G,n,D]; route: [B,T,L,E].
 func (t net) experts(x, route *Node) *Node {
 	m := t.c.ExpertWidth
 	n := x.Shape().Dimensions[1]

@@ -10,8 +10,8 @@ import (
 )
 
 // Transformer is a trained transformer; see [TransformerConfig]. It is safe for
-// concurrent use. The first prediction about a token computes its state, which
-// others about that token, at any horizon and layer, reuse.
+// concurrent use. The first prediction that reads a token's state computes it; others,
+// at any horizon and layer, reuse it.
 type Transformer struct {
 	network[TransformerConfig]
 	embed  []float32 // [V+1,C]
@@ -130,47 +130,53 @@ func (p *Transformer) Predict(views []speculate.View, out []float32) error {
 	defer p.pool.Put(s)
 	first, rows := -1, []float32(nil)
 	return p.predict(views, out, func(g int, part []speculate.View) ([]float32, int, error) {
-		if rows == nil {
+		if first < 0 {
 			last := slices.MaxFunc(views, func(a, b speculate.View) int { return a.Token() - b.Token() })
 			first, rows = last.Memory(p, width, p.extend)
 		}
 		for j, v := range part {
-			p.features(v, rows[(v.Token()-first)*width:][:p.cfg.Width], s, j)
+			p.features(v, first, rows, s, j)
 		}
 		p.forward(&p.joints[g], s, len(part))
 		return s.z, s.zs, nil
 	})
 }
 
-// features writes what is known of v's token, and its state, to row j of s.
-func (p *Transformer) features(v speculate.View, state []float32, s *jointScratch, j int) {
-	x, e := s.x[j*s.xs:(j+1)*s.xs], p.shape.Experts
-	f := len(x) - len(state)
-	clear(x[:f])
-	copy(x[f:], state)
-	latest := v.Layer() - v.Horizon().Layers
-	if v.Horizon().Layers == 0 {
+// features writes what is known of the token that v's head reads, and its state, to
+// row j of s: zeros before the first token. rows are those of tokens from first on.
+func (p *Transformer) features(v speculate.View, first int, rows []float32, s *jointScratch, j int) {
+	x, e, c := s.x[j*s.xs:(j+1)*s.xs], p.shape.Experts, p.cfg.Width
+	f := len(x) - c
+	clear(x)
+	t, latest := v.Token(), v.Layer()-v.Horizon().Layers
+	switch {
+	case v.Horizon() == unknown:
+		t, latest = t-1, p.shape.Layers-1
+	case v.Horizon().Layers == 0:
 		latest = -1
+	}
+	if t >= first {
+		copy(x[f:], rows[(t-first)*p.rowWidth():][:c])
 	}
 	if p.cfg.Inputs {
 		d := p.shape.Hidden
 		for i := range 2 {
 			if l := latest - i; l >= 0 {
-				p.standard(v.Input(v.Token(), l), l, x[i*d:(i+1)*d])
+				p.standard(v.Input(t, l), l, x[i*d:(i+1)*d])
 			}
 		}
 		if p.cfg.ExpertWidth > 0 {
 			r := s.route[j*e : (j+1)*e]
 			clear(r)
 			if latest >= 0 {
-				shares(v.Experts(v.Token(), latest), v.Weights(v.Token(), latest), r)
+				shares(v.Experts(t, latest), v.Weights(t, latest), r)
 			}
 		}
 		return
 	}
 	w := f / p.shape.Layers
 	for l := range latest + 1 {
-		p.routed(v, v.Token(), l, x[l*w:(l+1)*w])
+		p.routed(v, t, l, x[l*w:(l+1)*w])
 	}
 }
 

@@ -64,7 +64,7 @@ func TestTransformerEqualsGraph(t *testing.T) {
 	for _, kind := range []string{"routing", "logits", "inputs"} {
 		c := tiny(kind == "inputs")
 		c.Logits = kind == "logits"
-		hs := append(speculate.LayersAhead(1, 3), speculate.Horizon{KnownID: true})
+		hs := []speculate.Horizon{{Layers: 1}, unknown, {Layers: 3}, {KnownID: true}}
 		o := TrainOptions{Backend: backend(t), Horizons: hs, Seed: 3, Tokens: 960, Batch: 32, Checks: 1, Rate: .01, Gates: g}.withDefaults()
 		j, err := newTransformerJob(context.Background(), c, data, data, o)
 		require.NoError(t, err)
@@ -101,7 +101,7 @@ func TestTransformer(t *testing.T) {
 	h := header()
 	train, valid, test := recalled(64, 16, 1), recalled(8, 16, 100), recalled(12, 16, 200)
 	_, g := plant(1, 1, 1)
-	hs := speculate.LayersAhead(1, 2)
+	hs := append(speculate.LayersAhead(1, 2), speculate.Horizon{KnownID: true}, unknown)
 	var ps []speculate.Predictor
 	for _, kind := range []string{"routing", "logits", "inputs"} {
 		o := TrainOptions{Backend: backend(t), Horizons: hs, Seed: 4, Tokens: 16000, Batch: 64, Checks: 3, Rate: .008, Gates: g, PoolBytes: 30000}
@@ -116,8 +116,10 @@ func TestTransformer(t *testing.T) {
 	}
 	r, err := speculate.Evaluate(context.Background(), speculate.Slice(h, test), speculate.EvaluateOptions{Horizons: hs}, ps...)
 	require.NoError(t, err)
-	x, _ := r.Recall("tiny", hs[0])
-	assert.GreaterOrEqual(t, x, .6)
+	for _, h := range hs {
+		x, _ := r.Recall("tiny", h)
+		assert.GreaterOrEqual(t, x, .55, h)
+	}
 	dir := t.TempDir()
 	require.NoError(t, speculate.SaveAll(dir, &speculate.Set{Predictors: ps}))
 	set, err := LoadAll(os.DirFS(dir), g, nil)
@@ -179,7 +181,6 @@ func TestTransformerErrors(t *testing.T) {
 		"gates":   func(_ *TransformerConfig, o *TrainOptions) { o.Gates = nil },
 		"experts": func(c *TransformerConfig, _ *TrainOptions) { c.Inputs, c.Gate = false, false },
 		"logits":  func(c *TransformerConfig, _ *TrainOptions) { c.Logits = true },
-		"id":      func(_ *TransformerConfig, o *TrainOptions) { o.Horizons = []speculate.Horizon{{}} },
 	} {
 		c, o := tiny(true), TrainOptions{Backend: backend(t), Horizons: hs, Tokens: 16, Gates: g}
 		change(&c, &o)

@@ -16,7 +16,8 @@ import (
 
 // TrainTransformer fits a transformer for all o.Horizons on train, from random
 // values or from o.Start, and returns the state that does best on valid. A step is
-// of o.Batch tokens in parts of documents of cfg.Window tokens, at least one;
+// of o.Batch tokens in parts of documents of cfg.Window tokens, at least one, the
+// first token of each part as that of a document: nothing before it is read;
 // shorter documents are padded and count less. o.Statistics is not used.
 func TrainTransformer(ctx context.Context, cfg TransformerConfig, train, valid speculate.Data, o TrainOptions) (*Transformer, error) {
 	if err := o.validate(cfg, train, valid); err != nil {
