@@ -44,6 +44,7 @@ type options struct {
 	seed                                                              uint64
 	rate                                                              float64
 	limit                                                             time.Duration
+	quantize                                                          mixtral.QuantizeMode
 	hs                                                                []speculate.Horizon
 }
 
@@ -82,6 +83,7 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.IntVar(&o.patience, "patience", 0, "`checks` in a row without improvement that end a training; 0: 3")
 	f.IntVar(&o.validTokens, "valid-tokens", 0, "validation `tokens` of a check; 0: 1024")
 	f.StringVar(&o.with, "with", "", "`folders` that train wrote, separated by commas: their networks join those trained now, except a transformer that -only\nnames, which is trained further; a router-logit transformer starts from a routing transformer of its size among them")
+	f.TextVar(&o.quantize, "quantize", mixtral.AsStored, "`form` in which the networks' matrices are saved, those of -with too: int8, or none for float32")
 	f.StringVar(&o.resume, "resume", "", "`folder` for the state of training, from which the same command resumes after an interruption; empty: none")
 	f.Uint64Var(&o.seed, "seed", 1, "`seed` of splits and of training")
 	cli.BackendFlag(f, &o.backend)
@@ -129,6 +131,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 			Progress: func(p neural.Progress) {
 				fmt.Fprintf(s.Err, "%s: step %d of %d, loss %.4f, validation loss %.4f, recall %.4f, %.0f tokens/s\n", p.Name, p.Step, p.Steps, p.Loss, p.ValidLoss, p.ValidRecallK, p.TokensPerSec)
 			}},
+		Int8:     o.quantize == mixtral.Int8,
 		Evaluate: speculate.EvaluateOptions{Seed: o.seed},
 		Stage:    func(what string) { fmt.Fprintln(s.Err, what) },
 	}

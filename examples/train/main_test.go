@@ -28,6 +28,23 @@ func TestTrain(t *testing.T) {
 	}
 }
 
+// Networks of a folder are saved again in 8 bits.
+func TestQuantize(t *testing.T) {
+	in, dir := wheel(t, 40, "wheel"), t.TempDir()
+	full, short := filepath.Join(dir, "full"), filepath.Join(dir, "int8")
+	status, _, stderr := clitest.Run(t, new(options).program(), "-trace", in, "-out", full, "-horizons", "1", "-only", "inter-layer", "-tokens", "64", "-batch", "32", "-width", "256")
+	require.Equal(t, cli.Done, status, stderr)
+	status, _, stderr = clitest.Run(t, new(options).program(), "-trace", in, "-out", short, "-horizons", "1", "-only", "ensemble", "-with", full, "-quantize", "int8")
+	require.Equal(t, cli.Done, status, stderr)
+	size := func(dir string) int64 {
+		info, err := os.Stat(filepath.Join(dir, "inter-layer.safetensors"))
+		require.NoError(t, err)
+		return info.Size()
+	}
+	assert.Less(t, size(short), size(full)/3)
+	assert.Greater(t, size(short), size(full)/5)
+}
+
 func TestLeaveOut(t *testing.T) {
 	dir, out := wheel(t, 40, "wheel", "axle"), t.TempDir()
 	status, stdout, stderr := clitest.Run(t, new(options).program(), "-trace", dir, "-out", out, "-horizons", "1", "-only", "transition", "-leave-out", "each")
@@ -64,6 +81,7 @@ func TestStatus(t *testing.T) {
 		{[]string{"-trace", dir, "-horizons", "1", "-only", "oracel"}, 1, "oracel"},
 		{[]string{"-trace", dir, "-backend", "abacus"}, 1, "abacus"},
 		{[]string{"-trace", dir, "-split", ".9,.2"}, 2, "-split"},
+		{[]string{"-trace", dir, "-quantize", "int4"}, 2, "-quantize"},
 		{[]string{"-trace", dir, "-leave-out", "axle"}, 1, `["wheel"]`},
 		{[]string{"-trace", dir, "-datasets", "wheel,axle"}, 1, `"axle"`},
 		{[]string{"-trace", dir, "-with", "nowhere"}, 1, "nowhere"},

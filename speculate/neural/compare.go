@@ -28,6 +28,10 @@ type CompareOptions struct {
 	// further. A new transformer that reads router logits starts from one here of the
 	// same sizes that does not.
 	Trained []Network
+	// Int8 rounds the matrices of all networks, Trained too, to 8 bits before they are
+	// calibrated, and they are saved so, in a quarter of the bytes. Their predictions
+	// are those of the networks that speculate.SaveAll saves.
+	Int8 bool
 	// Evaluate are the options of the evaluation; Horizons are those of Train.
 	Evaluate speculate.EvaluateOptions
 	// Stage, if not nil, is called when a stage begins, with its description.
@@ -140,7 +144,11 @@ func Fit(ctx context.Context, train, valid speculate.Data, o CompareOptions) (*C
 	if c.Networks, err = o.train(ctx, train, valid, stats); err != nil {
 		return nil, err
 	}
-	for _, n := range c.Networks {
+	for i, n := range c.Networks {
+		if q, ok := n.(interface{ toInt8() Network }); ok && o.Int8 {
+			n = q.toInt8()
+			c.Networks[i] = n
+		}
 		c.Costs[n.Name()] = speculate.Cost{Parameters: n.Info().Parameters, TrainSeconds: n.Info().Seconds}
 		ps = append(ps, n)
 	}

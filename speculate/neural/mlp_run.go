@@ -80,7 +80,17 @@ func (p *MLP) Save() (*speculate.Saved, error) {
 	for _, q := range p.stats {
 		names = append(names, q.Name())
 	}
-	return p.save(mlpKind, names, mlpParams(p.cfg, sizesOf(p.cfg, p.shape, len(p.units), len(p.stats))))
+	return p.save(mlpKind, names, p.arrays())
+}
+
+func (p *MLP) arrays() []*param {
+	return mlpParams(p.cfg, sizesOf(p.cfg, p.shape, len(p.units), len(p.stats)))
+}
+
+func (p *MLP) toInt8() Network {
+	st := p.stored()
+	st.Int8 = true
+	return newMLP(st, p.stats, rounded(p.weights, p.arrays()))
 }
 
 // scratch is the working memory of the decisions on a group of views.

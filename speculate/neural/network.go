@@ -47,6 +47,7 @@ type network[C config] struct {
 	shape    speculate.Shape
 	horizons []speculate.Horizon
 	soft     bool // logits are of a softmax, else of each expert alone
+	int8     bool // matrices are stored in 8 bits
 	info     Info
 	weights  map[string][]float32
 	index    map[head]int
@@ -54,7 +55,7 @@ type network[C config] struct {
 
 // newNetwork returns a network of weights of the right sizes.
 func newNetwork[C config](st stored[C], w map[string][]float32) network[C] {
-	n := network[C]{cfg: st.Config, shape: st.Shape, horizons: st.Horizons, soft: st.Soft, info: st.Info, weights: w, index: map[head]int{}}
+	n := network[C]{cfg: st.Config, shape: st.Shape, horizons: st.Horizons, soft: st.Soft, int8: st.Int8, info: st.Info, weights: w, index: map[head]int{}}
 	for g, hd := range heads(st.Shape, st.Horizons) {
 		n.index[hd] = g
 	}
@@ -135,21 +136,33 @@ type stored[C config] struct {
 	Shape      speculate.Shape     `json:"shape"`
 	Horizons   []speculate.Horizon `json:"horizons"`
 	Soft       bool                `json:"soft"`
+	Int8       bool                `json:"int8,omitempty"`
 	Statistics []string            `json:"statistics,omitempty"` // names of the predictors that an MLP mixes
 	Info       Info                `json:"info"`
 }
 
 // save returns the stored form of a network of these arrays.
 func (n *network[C]) save(kind string, statistics []string, arrays []*param) (*speculate.Saved, error) {
-	cfg, err := json.Marshal(stored[C]{n.cfg, n.shape, n.horizons, n.soft, statistics, n.info})
+	st := n.stored()
+	st.Statistics = statistics
+	cfg, err := json.Marshal(st)
 	if err != nil {
 		return nil, err
 	}
 	s := &speculate.Saved{Kind: kind, Name: n.Name(), Config: cfg}
 	for _, p := range arrays {
-		s.Tensors = append(s.Tensors, safetensors.Float32s(p.name, p.dims, n.weights[p.name]))
+		if n.int8 && p.decay {
+			s.Tensors = append(s.Tensors, p.int8Tensors(n.weights[p.name])...)
+		} else {
+			s.Tensors = append(s.Tensors, safetensors.Float32s(p.name, p.dims, n.weights[p.name]))
+		}
 	}
 	return s, nil
+}
+
+// stored returns the JSON of a network, without statistics.
+func (n *network[C]) stored() stored[C] {
+	return stored[C]{Config: n.cfg, Shape: n.shape, Horizons: n.horizons, Soft: n.soft, Int8: n.int8, Info: n.info}
 }
 
 // readStored reads the JSON of a network.
@@ -171,11 +184,15 @@ func readStored[C config](s *speculate.Saved) (st stored[C], err error) {
 	return st, st.Config.fits(st.Shape, st.Horizons)
 }
 
-// readArrays reads the arrays of a network by name.
-func readArrays(r *safetensors.Reader, arrays []*param) (map[string][]float32, error) {
+// readArrays reads the arrays of a network by name, matrices in 8 bits if in8.
+func readArrays(r *safetensors.Reader, in8 bool, arrays []*param) (map[string][]float32, error) {
 	w := map[string][]float32{}
 	for _, p := range arrays {
-		x, err := readTensor(r, p.name, p.dims)
+		read := func() ([]float32, error) { return readTensor(r, p.name, p.dims) }
+		if in8 && p.decay {
+			read = func() ([]float32, error) { return p.readInt8(r) }
+		}
+		x, err := read()
 		if err != nil {
 			return nil, err
 		}
@@ -200,7 +217,7 @@ func loadMLP(s *speculate.Saved, r *safetensors.Reader, needs func(string) (spec
 	if st.Config.Statistics != (len(stats) > 0) {
 		return nil, fmt.Errorf("neural: %s names %d statistics", st.Config.Name, len(stats))
 	}
-	w, err := readArrays(r, mlpParams(st.Config, sizesOf(st.Config, st.Shape, len(heads(st.Shape, st.Horizons)), len(stats))))
+	w, err := readArrays(r, st.Int8, mlpParams(st.Config, sizesOf(st.Config, st.Shape, len(heads(st.Shape, st.Horizons)), len(stats))))
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +229,7 @@ func loadTransformer(s *speculate.Saved, r *safetensors.Reader, _ func(string) (
 	if err != nil {
 		return nil, err
 	}
-	w, err := readArrays(r, transformerArrays(st.Config, st.Config.extent(st.Shape, st.Horizons)))
+	w, err := readArrays(r, st.Int8, transformerArrays(st.Config, st.Config.extent(st.Shape, st.Horizons)))
 	if err != nil {
 		return nil, err
 	}

@@ -278,12 +278,8 @@ func (l *loop[B]) readArrays(r *safetensors.Reader, want digest) error {
 
 // readTensor reads a tensor of this shape.
 func readTensor(r *safetensors.Reader, name string, dims []int) ([]float32, error) {
-	info, ok := r.Info(name)
-	if !ok {
-		return nil, fmt.Errorf("tensor %q is missing", name)
-	}
-	if !slices.Equal(info.Shape, dims) {
-		return nil, fmt.Errorf("tensor %q: shape %v, expected %v", name, info.Shape, dims)
+	if err := checkTensor(r, name, dims); err != nil {
+		return nil, err
 	}
 	x, err := r.Float32s(name)
 	if err != nil {
@@ -295,4 +291,16 @@ func readTensor(r *safetensors.Reader, name string, dims []int) ([]float32, erro
 		}
 	}
 	return x, nil
+}
+
+// checkTensor reports a tensor that is missing or of another shape.
+func checkTensor(r *safetensors.Reader, name string, dims []int) error {
+	info, ok := r.Info(name)
+	if !ok {
+		return fmt.Errorf("tensor %q is missing", name)
+	}
+	if !slices.Equal(info.Shape, dims) {
+		return fmt.Errorf("tensor %q: shape %v, expected %v", name, info.Shape, dims)
+	}
+	return nil
 }

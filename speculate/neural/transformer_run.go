@@ -61,7 +61,17 @@ func (p *Transformer) Config() TransformerConfig { return p.cfg }
 
 // Save implements [speculate.Saver].
 func (p *Transformer) Save() (*speculate.Saved, error) {
-	return p.save(transformerKind, nil, transformerArrays(p.cfg, p.cfg.extent(p.shape, p.horizons)))
+	return p.save(transformerKind, nil, p.arrays())
+}
+
+func (p *Transformer) arrays() []*param {
+	return transformerArrays(p.cfg, p.cfg.extent(p.shape, p.horizons))
+}
+
+func (p *Transformer) toInt8() Network {
+	st := p.stored()
+	st.Int8 = true
+	return newTransformer(st, rounded(p.weights, p.arrays()))
 }
 
 func newJoint(c TransformerConfig, z extent, w map[string][]float32, g int) (u joint) {
