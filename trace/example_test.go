@@ -1,6 +1,7 @@
 package trace_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"log"
 	"os"
@@ -79,6 +80,40 @@ func ExampleStatistics() {
 	// [4 4 0 0] 2 active
 	// entropy 0.5 of the maximum
 	// repeated 57 %, at random 25 %
+}
+
+// Processes that each read a part of a trace store their sums, which are merged.
+func ExampleStatistics_Merge() {
+	r, err := trace.Open("../testdata/traces/rewritten")
+	if err != nil {
+		log.Fatal(err)
+	}
+	all, err := trace.NewStatistics(r.Header(), trace.StatisticsOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for i := range 3 {
+		part, err := trace.NewStatistics(r.Header(), trace.StatisticsOptions{})
+		if err != nil {
+			log.Fatal(err)
+		}
+		if err := part.AddAll(r.Part(i, 3).Documents()); err != nil {
+			log.Fatal(err)
+		}
+		stored, err := json.Marshal(part)
+		if err != nil {
+			log.Fatal(err)
+		}
+		read := new(trace.Statistics)
+		if err := json.Unmarshal(stored, read); err != nil {
+			log.Fatal(err)
+		}
+		if err := all.Merge(read); err != nil {
+			log.Fatal(err)
+		}
+	}
+	fmt.Println(all.Summary().Documents, "documents,", all.Summary().Tokens, "tokens")
+	// Output: 92 documents, 2132 tokens
 }
 
 // A trace can be read from any file system, for example one that is embedded in

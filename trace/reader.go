@@ -59,11 +59,13 @@ type Reader struct {
 	header Header // of the trace
 	open   opener
 	paths  []string
-	tokens int64
-	bytes  int64
+	sizes  []size // of paths
 	filter Filter // names are nil to select all, not nil and empty to select none
 	limit  int64  // bytes of a document; 0: see scan
 }
+
+// size is that of a shard.
+type size struct{ tokens, bytes int64 }
 
 // opener opens a file by its path.
 type opener func(path string) (fs.File, error)
@@ -132,10 +134,11 @@ func newReader(open opener, paths []string) (*Reader, error) {
 		} else if err := joins(&r.header, &s.header); err != nil {
 			return nil, fileError(p, fmt.Errorf("%w (in %s)", err, paths[0]))
 		}
+		x := size{bytes: s.pq.Size()}
 		for g := range s.pq.NumRowGroups() {
-			r.tokens += s.pq.NumRows(g)
+			x.tokens += s.pq.NumRows(g)
 		}
-		r.bytes += s.pq.Size()
+		r.sizes = append(r.sizes, x)
 	}
 	return r, nil
 }
@@ -204,10 +207,34 @@ func (r *Reader) Header() Header {
 func (r *Reader) Paths() []string { return slices.Clone(r.paths) }
 
 // Tokens returns the number of tokens of all shards, as their footers state it.
-func (r *Reader) Tokens() int64 { return r.tokens }
+func (r *Reader) Tokens() (n int64) {
+	for _, x := range r.sizes {
+		n += x.tokens
+	}
+	return n
+}
 
 // Bytes returns the size of all shards.
-func (r *Reader) Bytes() int64 { return r.bytes }
+func (r *Reader) Bytes() (n int64) {
+	for _, x := range r.sizes {
+		n += x.bytes
+	}
+	return n
+}
+
+// Part returns a reader of every n-th shard of r, from the i-th on, counted from 0,
+// so that n processes can share the reading. It panics unless 0 <= i < n.
+func (r *Reader) Part(i, n int) *Reader {
+	if i < 0 || i >= n {
+		panic(fmt.Sprintf("trace: part %d of %d", i, n))
+	}
+	s := *r
+	s.paths, s.sizes = nil, nil
+	for ; i < len(r.paths); i += n {
+		s.paths, s.sizes = append(s.paths, r.paths[i]), append(s.sizes, r.sizes[i])
+	}
+	return &s
+}
 
 // Filter selects what a Reader reads. The zero value selects everything.
 type Filter struct {

@@ -1,10 +1,17 @@
 package trace
 
 import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
-	"math"
-	"math/bits"
+	"iter"
+	"runtime"
 	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // StatisticsOptions configures Statistics. The zero value is ready to use.
@@ -39,56 +46,40 @@ func (o *StatisticsOptions) Validate() error {
 	return nil
 }
 
-// positionBuckets is the number of buckets of positions: 0, 1, 2-3, 4-7, ...
-const positionBuckets = 32
-
 // Statistics gathers the statistics of a trace, one document at a time. Its
 // memory depends on the model and the number of data sets, not on the tokens.
+//
+// It holds sums, so that several processes can each read a part of a trace: Merge
+// adds those of another part, and encoding/json stores them. The result does not
+// depend, in any bit, on the order of documents and parts.
 type Statistics struct {
 	header Header
-	opts   StatisticsOptions
-	topK   []int // of each layer
+	opts   StatisticsOptions // no field is zero
+	topK   []int             // of each layer
+	sums
 
-	order  []string // data sets in order of appearance
-	groups map[string]*group
-
-	transition []int64 // [L-1,E,E]: all choices of a layer to all of the next
-	first      []int64 // [L-1,E,E]: first choice to first choice
-	together   []int64 // [L,E,E]: experts of one token
-	skipped    []string
-
-	positions [positionBuckets]*bucket
-}
-
-// group holds the sums of one data set.
-type group struct {
-	documents, tokens int64
-	layers            []layerSums
-}
-
-// layerSums holds the sums of one layer of one data set.
-type layerSums struct {
-	counts, first                 []int64 // [E]
-	pairs, repeatFirst, repeatAny int64   // of consecutive tokens
-	weights                       []float64
-	weighted                      int64
-	dropped                       int64
-	entropy                       float64 // of the router, summed over tokens
-	entropies                     int64
-	local                         []*locality
-}
-
-// bucket holds the sums of a range of positions, over all layers.
-type bucket struct {
-	tokens                        int64
-	counts                        []int64 // [L,E]
-	pairs, repeatFirst, repeatAny int64
-	entropy                       float64
-	entropies                     int64
+	window  window    // of the layer at hand
+	weights []float64 // [L,K], sums of the document at hand
+	entropy []float64 // [L], likewise
 }
 
 // NewStatistics starts the statistics of a trace with header h.
 func NewStatistics(h Header, o StatisticsOptions) (*Statistics, error) {
+	s, err := newStatistics(h, o)
+	if err != nil {
+		return nil, err
+	}
+	if m := &h.Model; s.pairBytes() <= s.opts.MaxPairBytes {
+		square := m.Experts * m.Experts
+		s.Transition = make([]int64, square*(m.Layers-1))
+		s.First = make([]int64, square*(m.Layers-1))
+		s.Together = make([]int64, square*m.Layers)
+	}
+	return s, nil
+}
+
+// newStatistics is NewStatistics without counts of pairs.
+func newStatistics(h Header, o StatisticsOptions) (*Statistics, error) {
 	if err := h.Validate(); err != nil {
 		return nil, err
 	}
@@ -102,214 +93,145 @@ func NewStatistics(h Header, o StatisticsOptions) (*Statistics, error) {
 	if o.CacheSizes == nil {
 		o.CacheSizes = []int{m.TopK, min(2*m.TopK, m.Experts)}
 	}
-	o.CacheSizes = slices.Clone(o.CacheSizes)
+	o.Segments, o.CacheSizes = slices.Clone(o.Segments), slices.Clone(o.CacheSizes)
 	slices.Sort(o.CacheSizes)
 	o.CacheSizes = slices.Compact(o.CacheSizes)
-	if o.MaxPairBytes == 0 {
-		o.MaxPairBytes = 1 << 30
-	}
-	s := &Statistics{header: h, opts: o, topK: m.LayerTopK(), groups: map[string]*group{}}
-	square := int64(m.Experts) * int64(m.Experts)
-	if cells := square * int64(3*m.Layers-2); cells > o.MaxPairBytes/8 {
-		s.skipped = []string{"transitions", "coactivation"}
-		return s, nil
-	}
-	s.transition = make([]int64, square*int64(m.Layers-1))
-	s.first = make([]int64, square*int64(m.Layers-1))
-	s.together = make([]int64, square*int64(m.Layers))
-	return s, nil
+	o.MaxPairBytes = cmp.Or(o.MaxPairBytes, 1<<30)
+	return &Statistics{header: h, opts: o, topK: m.LayerTopK(), sums: sums{Datasets: map[string]*group{}},
+		weights: make([]float64, m.Layers*m.TopK), entropy: make([]float64, m.Layers)}, nil
 }
 
-func (s *Statistics) newGroup() *group {
+// pairBytes returns the memory of all counts of pairs.
+func (s *Statistics) pairBytes() int64 {
 	m := &s.header.Model
-	g := &group{layers: make([]layerSums, m.Layers)}
-	for l := range g.layers {
-		sums := &g.layers[l]
-		sums.counts = make([]int64, m.Experts)
-		sums.first = make([]int64, m.Experts)
-		sums.weights = make([]float64, m.TopK)
-		for _, n := range s.opts.Segments {
-			sums.local = append(sums.local, newLocality(n, m.Experts, s.opts.CacheSizes))
-		}
-	}
-	return g
+	return 8 * int64(m.Experts) * int64(m.Experts) * int64(3*m.Layers-2)
 }
 
-// Add adds a document. A document without the header's shapes, or with experts
-// out of range, is an error and not added. Router logits may be nil. Add does
-// not retain d.
-//
-// In a model of an encoder and a decoder, figures of a layer are over the tokens
-// that pass it.
-func (s *Statistics) Add(d *Document) error {
-	if err := s.check(d); err != nil {
-		return fmt.Errorf("statistics: document %q of data set %q: %w", d.ID, d.Dataset, err)
-	}
-	g := s.groups[d.Dataset]
-	if g == nil {
-		g = s.newGroup()
-		s.groups[d.Dataset] = g
-		s.order = append(s.order, d.Dataset)
-	}
-	g.documents++
-	g.tokens += int64(d.Len())
-	for t := range d.Len() {
-		s.token(d, t, g)
-	}
-	m := &s.header.Model
-	encoded := d.Encoded()
-	for l := range m.Layers {
-		from, to := 0, encoded // the tokens that pass the layer
-		if !m.Routes(Encode, l) {
-			from, to = encoded, d.Len()
-		}
-		for _, local := range g.layers[l].local {
-			local.add(to-from, func(t int) []int32 { return d.ExpertsAt(m, from+t, l) })
-		}
-	}
-	s.routerEntropy(d, g)
-	return nil
-}
-
-func (s *Statistics) check(d *Document) error {
-	h := s.header
-	if d.RouterLogits == nil { // not read
-		h.LogitLayers = nil
-	}
-	h.InputLayers = nil
-	light := *d
-	light.RouterInput = nil
-	if err := light.shapes(&h); err != nil {
-		return err
-	}
-	for t := range d.Len() {
-		for l, k := range s.topK {
-			n, err := distinct(d.ExpertsAt(&h.Model, t, l), h.Model.Experts, k)
-			if err == nil && n > 0 && !h.Model.Routes(d.Phase(t), l) {
-				err = fmt.Errorf("experts for a token of phase %q", d.Phase(t))
+// AddAll adds documents, such as those of [Reader.Documents], on as many goroutines
+// as there are processors, or as many as keep the counts of pairs within
+// StatisticsOptions.MaxPairBytes. It stops at an error, after which it is
+// unspecified which documents were added.
+func (s *Statistics) AddAll(docs iter.Seq2[*Document, error]) error {
+	workers := min(int64(runtime.GOMAXPROCS(0)), s.opts.MaxPairBytes/s.pairBytes()-1)
+	if workers < 2 {
+		for d, err := range docs {
+			if err == nil {
+				err = s.Add(d)
 			}
 			if err != nil {
-				return fmt.Errorf("token %d, layer %d: %w", t, l, err)
+				return err
 			}
 		}
+		return nil
 	}
-	for i, p := range d.Positions {
-		if p < 0 {
-			return fmt.Errorf("token %d: position %d", i, p)
+	work, ctx := errgroup.WithContext(context.Background())
+	queue := make(chan *Document)
+	var mu sync.Mutex // of s
+	for range workers {
+		part, err := NewStatistics(s.header, s.opts)
+		if err != nil {
+			return err
+		}
+		work.Go(func() error {
+			for d := range queue {
+				if err := part.Add(d); err != nil {
+					return err
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			return s.Merge(part)
+		})
+	}
+	err := feed(ctx, docs, queue)
+	close(queue)
+	return cmp.Or(work.Wait(), err)
+}
+
+// feed sends the documents until ctx is done.
+func feed(ctx context.Context, docs iter.Seq2[*Document, error], queue chan<- *Document) error {
+	for d, err := range docs {
+		if err != nil {
+			return err
+		}
+		select {
+		case queue <- d:
+		case <-ctx.Done():
+			return nil
 		}
 	}
 	return nil
 }
 
-// token adds one token at all layers.
-func (s *Statistics) token(d *Document, t int, g *group) {
-	m := &s.header.Model
-	at := bits.Len32(uint32(d.Position(t)))
-	b := s.positions[at]
-	if b == nil {
-		b = &bucket{counts: make([]int64, m.Layers*m.Experts)}
-		s.positions[at] = b
+// Merge adds the documents of o, which remains as it is. Statistics of traces that
+// could not be read as one ([Header.Equal]), or with other options, are an error,
+// after which s is unchanged. That no document is in both is the caller's to ensure.
+func (s *Statistics) Merge(o *Statistics) error {
+	if diff := s.header.difference(&o.header); diff != "" {
+		return fmt.Errorf("statistics: of different traces: %s", diff)
 	}
-	b.tokens++
-	follows := t > 0 && d.Position(t) == d.Position(t-1)+1
-	var before []int32
-	for l := range m.Layers {
-		choices := d.ExpertsAt(m, t, l)
-		sums := &g.layers[l]
-		for k, e := range choices {
-			if e == NoExpert {
-				continue
-			}
-			sums.counts[e]++
-			b.counts[l*m.Experts+int(e)]++
-			if k == 0 {
-				sums.first[e]++
-			}
-		}
-		if w := d.WeightsAt(m, t, l); w != nil && choices[0] != NoExpert {
-			for k, v := range w {
-				sums.weights[k] += float64(v)
-			}
-			sums.weighted++
-		}
-		if d.DroppedAt(m, t, l) {
-			sums.dropped++
-		}
-		if follows {
-			s.repeat(d.ExpertsAt(m, t-1, l), choices, sums, b)
-		}
-		s.pairs(l, before, choices)
-		before = choices
+	if a, b := s.opts, o.opts; !slices.Equal(a.Segments, b.Segments) || !slices.Equal(a.CacheSizes, b.CacheSizes) || a.MaxPairBytes != b.MaxPairBytes {
+		return fmt.Errorf("statistics: with different options: %+v and %+v", a, b)
 	}
+	for name, g := range o.Datasets {
+		s.group(name).merge(g)
+	}
+	add(s.Transition, o.Transition)
+	add(s.First, o.First)
+	add(s.Together, o.Together)
+	for i, b := range o.Positions {
+		if b != nil {
+			s.bucket(i).merge(b)
+		}
+	}
+	return nil
 }
 
-// repeat counts whether a token's experts are those of the token before.
-func (s *Statistics) repeat(last, now []int32, sums *layerSums, b *bucket) {
-	if last[0] == NoExpert || now[0] == NoExpert {
-		return
-	}
-	sums.pairs++
-	b.pairs++
-	if last[0] == now[0] {
-		sums.repeatFirst++
-		b.repeatFirst++
-	}
-	for _, e := range now {
-		if e != NoExpert && slices.Contains(last, e) {
-			sums.repeatAny++
-			b.repeatAny++
-			return
-		}
-	}
+// stored is the JSON of Statistics.
+type stored struct {
+	Version      int    `json:"version"`
+	Model        Model  `json:"model"`
+	Source       Source `json:"source"`
+	columnsJSON         // of the header
+	NoWeights    bool   `json:"no_weights"`
+	WithDropped  bool   `json:"dropped"`
+	Segments     []int  `json:"segments"`
+	CacheSizes   []int  `json:"cache_sizes"`
+	MaxPairBytes int64  `json:"max_pair_bytes"`
+	sums
 }
 
-// pairs counts the choices of one token with each other and with those of the
-// layer before.
-func (s *Statistics) pairs(l int, before, now []int32) {
-	if s.together == nil {
-		return
-	}
-	n := s.header.Model.Experts
-	cells := s.together[l*n*n : (l+1)*n*n]
-	for _, e := range now {
-		for _, f := range now {
-			if e != f && e != NoExpert && f != NoExpert {
-				cells[int(e)*n+int(f)]++
-			}
-		}
-	}
-	if before == nil {
-		return
-	}
-	cells = s.transition[(l-1)*n*n : l*n*n]
-	for _, e := range before {
-		for _, f := range now {
-			if e != NoExpert && f != NoExpert {
-				cells[int(e)*n+int(f)]++
-			}
-		}
-	}
-	if e, f := before[0], now[0]; e != NoExpert && f != NoExpert {
-		s.first[(l-1)*n*n+int(e)*n+int(f)]++
-	}
+// MarshalJSON implements [json.Marshaler].
+func (s *Statistics) MarshalJSON() ([]byte, error) {
+	h, o := &s.header, &s.opts
+	return json.Marshal(stored{schemaVersion, h.Model, h.Source, columnsJSON{h.LogitLayers, h.InputLayers}, h.NoWeights, h.Dropped,
+		o.Segments, o.CacheSizes, o.MaxPairBytes, s.sums})
 }
 
-// routerEntropy adds the entropies of softmax(router logits).
-func (s *Statistics) routerEntropy(d *Document, g *group) {
-	n, layers := s.header.Model.Experts, s.header.LogitLayers
-	for i := range len(d.RouterLogits) / n {
-		t, l := i/len(layers), layers[i%len(layers)]
-		if !s.header.Model.Routes(d.Phase(t), l) {
-			continue // its logits are of no router
-		}
-		h := softmaxEntropy(d.RouterLogits[i*n : (i+1)*n])
-		if math.IsNaN(h) {
-			continue
-		}
-		g.layers[l].entropy += h
-		g.layers[l].entropies++
-		b := s.positions[bits.Len32(uint32(d.Position(t)))]
-		b.entropy += h
-		b.entropies++
+// UnmarshalJSON implements [json.Unmarshaler]. What MarshalJSON cannot have
+// written is an error.
+func (s *Statistics) UnmarshalJSON(b []byte) error {
+	var x stored
+	err := json.Unmarshal(b, &x)
+	if err == nil && x.Version != schemaVersion {
+		err = fmt.Errorf("version %d; this program reads version %d", x.Version, schemaVersion)
 	}
+	if err == nil && (x.Datasets == nil || x.Segments == nil || x.CacheSizes == nil || x.MaxPairBytes == 0) {
+		err = errors.New("incomplete")
+	}
+	if err != nil {
+		return fmt.Errorf("statistics: %w", err)
+	}
+	read, err := newStatistics(
+		Header{Model: x.Model, Source: x.Source, LogitLayers: x.RouterLogits, InputLayers: x.RouterInput, NoWeights: x.NoWeights, Dropped: x.WithDropped},
+		StatisticsOptions{Segments: x.Segments, CacheSizes: x.CacheSizes, MaxPairBytes: x.MaxPairBytes})
+	if err != nil {
+		return err
+	}
+	read.sums = x.sums
+	if err := read.check(); err != nil {
+		return fmt.Errorf("statistics: %w", err)
+	}
+	*s = *read
+	return nil
 }

@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"maps"
 	"slices"
 )
 
@@ -141,33 +142,33 @@ type PositionSummary struct {
 
 // Summary returns the statistics of the documents added so far.
 func (s *Statistics) Summary() *Summary {
-	r := &Summary{Model: s.header.Model, Source: s.header.Source, Skipped: slices.Clone(s.skipped)}
+	r := &Summary{Model: s.header.Model, Source: s.header.Source, Datasets: make([]GroupSummary, 0, len(s.Datasets))}
 	all := s.newGroup()
-	names := slices.Sorted(slices.Values(s.order))
-	r.Datasets = make([]GroupSummary, 0, len(names))
-	for _, name := range names {
-		g := s.groups[name]
+	for _, name := range slices.Sorted(maps.Keys(s.Datasets)) {
+		g := s.Datasets[name]
 		all.merge(g)
-		r.Datasets = append(r.Datasets, s.group(name, g))
+		r.Datasets = append(r.Datasets, s.groupSummary(name, g))
 	}
-	r.Overall = s.group("", all)
-	r.Documents, r.Tokens = all.documents, all.tokens
+	r.Overall = s.groupSummary("", all)
+	r.Documents, r.Tokens = all.Documents, all.Tokens
 	n := s.header.Model.Experts
-	if s.together != nil {
+	if s.Together == nil {
+		r.Skipped = []string{"transitions", "coactivation"}
+	} else {
 		for l := range s.header.Model.Layers {
-			r.Coactivation = append(r.Coactivation, matrix(s.together, l, n))
+			r.Coactivation = append(r.Coactivation, matrix(s.Together, l, n))
 			if _, first := s.header.Model.StackOf(l); l == first {
 				continue
 			}
 			at, to := (l-1)*n*n, l*n*n
 			r.Transitions = append(r.Transitions, TransitionSummary{
-				From: l - 1, Counts: matrix(s.transition, l-1, n), FirstCounts: matrix(s.first, l-1, n),
-				MutualInformation:      mutualInformation(s.transition[at:to], n),
-				FirstMutualInformation: mutualInformation(s.first[at:to], n),
+				From: l - 1, Counts: matrix(s.Transition, l-1, n), FirstCounts: matrix(s.First, l-1, n),
+				MutualInformation:      mutualInformation(s.Transition[at:to], n),
+				FirstMutualInformation: mutualInformation(s.First[at:to], n),
 			})
 		}
 	}
-	for i, b := range s.positions {
+	for i, b := range s.Positions {
 		if b != nil {
 			r.Positions = append(r.Positions, b.result(i, n))
 		}
@@ -184,103 +185,76 @@ func matrix(cells []int64, i, n int) [][]int64 {
 	return rows
 }
 
-func (g *group) merge(o *group) {
-	g.documents += o.documents
-	g.tokens += o.tokens
-	add := func(dst, src []int64) {
-		for i, v := range src {
-			dst[i] += v
-		}
-	}
-	for l := range g.layers {
-		a, b := &g.layers[l], &o.layers[l]
-		add(a.counts, b.counts)
-		add(a.first, b.first)
-		a.pairs += b.pairs
-		a.repeatFirst += b.repeatFirst
-		a.repeatAny += b.repeatAny
-		for k, v := range b.weights {
-			a.weights[k] += v
-		}
-		a.weighted += b.weighted
-		a.dropped += b.dropped
-		a.entropy += b.entropy
-		a.entropies += b.entropies
-		for i, local := range b.local {
-			a.local[i].merge(local)
-		}
-	}
-}
-
-func (s *Statistics) group(name string, g *group) GroupSummary {
-	r := GroupSummary{Dataset: name, Documents: g.documents, Tokens: g.tokens}
-	for l := range g.layers {
-		r.Layers = append(r.Layers, s.layer(l, &g.layers[l]))
+func (s *Statistics) groupSummary(name string, g *group) GroupSummary {
+	r := GroupSummary{Dataset: name, Documents: g.Documents, Tokens: g.Tokens}
+	for l := range g.Layers {
+		r.Layers = append(r.Layers, s.layerSummary(l, &g.Layers[l]))
 	}
 	return r
 }
 
-func (s *Statistics) layer(l int, sums *layerSums) LayerSummary {
+func (s *Statistics) layerSummary(l int, x *layerSums) LayerSummary {
 	m := &s.header.Model
 	r := LayerSummary{
 		Layer:               l,
-		Counts:              slices.Clone(sums.counts),
-		FirstCounts:         slices.Clone(sums.first),
+		Counts:              slices.Clone(x.Counts),
+		FirstCounts:         slices.Clone(x.First),
 		Share:               make([]float64, m.Experts),
-		Usage:               newUsage(sums.counts),
-		FirstUsage:          newUsage(sums.first),
-		RepeatedFirst:       ratio(sums.repeatFirst, sums.pairs),
-		RepeatedAny:         ratio(sums.repeatAny, sums.pairs),
+		Usage:               newUsage(x.Counts),
+		FirstUsage:          newUsage(x.First),
+		RepeatedFirst:       ratio(x.Repeats.First, x.Repeats.Pairs),
+		RepeatedAny:         ratio(x.Repeats.Any, x.Repeats.Pairs),
 		RandomRepeatedFirst: randomRepeat(m.Experts, 1),
 		RandomRepeatedAny:   randomRepeat(m.Experts, s.topK[l]),
-		RouterEntropy:       mean(sums.entropy, sums.entropies),
+		RouterEntropy:       mean(x.Entropy, x.Entropies),
 	}
 	var total int64
-	for _, c := range sums.counts {
+	for _, c := range x.Counts {
 		total += c
 	}
-	for e, c := range sums.counts {
+	for e, c := range x.Counts {
 		r.Share[e] = ratio(c, total)
 	}
 	if s.header.Dropped {
 		var tokens int64
-		for _, c := range sums.first {
+		for _, c := range x.First {
 			tokens += c
 		}
-		share := ratio(sums.dropped, tokens)
+		share := ratio(x.Dropped, tokens)
 		r.Dropped = &share
 	}
-	if sums.weighted > 0 {
-		r.MeanWeights = make([]float64, len(sums.weights))
-		for k, w := range sums.weights {
-			r.MeanWeights[k] = w / float64(sums.weighted)
+	if x.Weighted > 0 {
+		r.MeanWeights = make([]float64, len(x.Weights))
+		for k, w := range x.Weights {
+			r.MeanWeights[k] = w.value() / float64(x.Weighted)
 		}
 	}
-	for _, local := range sums.local {
-		f1, activated := local.srp()
-		x := LocalitySummary{Segment: local.m, Windows: local.windows, SRP: f1, Activated: activated}
-		for i, c := range local.caches {
-			x.Cache = append(x.Cache, CacheSummary{Experts: c, HitRate: ratio(local.hits[i], local.choices)})
+	for i := range x.Local {
+		local := &x.Local[i]
+		f1, activated := local.srp(m.Experts)
+		y := LocalitySummary{Segment: s.opts.Segments[i], Windows: local.Windows, SRP: f1, Activated: activated}
+		for j, c := range s.opts.CacheSizes {
+			y.Cache = append(y.Cache, CacheSummary{Experts: c, HitRate: ratio(local.Hits[j], local.Choices)})
 		}
-		r.Local = append(r.Local, x)
+		r.Local = append(r.Local, y)
 	}
 	return r
 }
 
 func (b *bucket) result(i, experts int) PositionSummary {
 	r := PositionSummary{
-		Tokens:        b.tokens,
-		RepeatedFirst: ratio(b.repeatFirst, b.pairs),
-		RepeatedAny:   ratio(b.repeatAny, b.pairs),
-		RouterEntropy: mean(b.entropy, b.entropies),
+		Tokens:        b.Tokens,
+		RepeatedFirst: ratio(b.Repeats.First, b.Repeats.Pairs),
+		RepeatedAny:   ratio(b.Repeats.Any, b.Repeats.Pairs),
+		RouterEntropy: mean(b.Entropy, b.Entropies),
 	}
 	if i > 0 { // positions of i bits
 		r.From = int32(uint32(1) << (i - 1))
 		r.To = int32(uint32(1)<<i - 1)
 	}
 	layers := 0
-	for l := range len(b.counts) / experts {
-		counts := b.counts[l*experts : (l+1)*experts]
+	for l := range len(b.Counts) / experts {
+		counts := b.Counts[l*experts : (l+1)*experts]
 		if slices.Max(counts) > 0 {
 			r.Normalized += normalizedEntropy(counts)
 			layers++
@@ -299,10 +273,10 @@ func ratio(a, b int64) float64 {
 	return float64(a) / float64(b)
 }
 
-func mean(sum float64, n int64) *float64 {
+func mean(s sum, n int64) *float64 {
 	if n == 0 {
 		return nil
 	}
-	v := sum / float64(n)
+	v := s.value() / float64(n)
 	return &v
 }

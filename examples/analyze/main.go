@@ -28,6 +28,7 @@ type options struct {
 	phase, againstPhase          string
 	part, againstPart            string
 	name, againstName            string
+	shards, sums, merge          string
 	results, out, json, tokenize string
 	baselines, cache             int
 	load, compute                time.Duration
@@ -42,7 +43,12 @@ analyze reads a trace, or two, and writes statistics, figures and a report.
 	analyze -trace DIR -against DIR -out DIR
 	analyze -trace DIR -phase prefill -against DIR -against-phase decode -out DIR
 	analyze -trace DIR -part 1/2 -against DIR -against-part 2/2 -out DIR
-	analyze -trace DIR -json FILE`
+	analyze -trace DIR -json FILE
+
+Several processes can share a large trace: each writes the sums of its shards, and one merges them.
+
+	analyze -trace DIR -shards I/N -sums sums/I.json
+	analyze -merge 'sums/*.json' -out DIR`
 
 func main() { new(options).program().Main() }
 
@@ -52,7 +58,7 @@ func (o *options) program() cli.Program {
 }
 
 func (o *options) flags(f *flag.FlagSet) {
-	f.StringVar(&o.trace, "trace", "", "`folder` of the trace (required)")
+	f.StringVar(&o.trace, "trace", "", "`folder` of the trace (required, or -merge)")
 	f.StringVar(&o.against, "against", "", "`folder` of a second trace to compare with; may be the first again")
 	f.StringVar(&o.datasets, "datasets", "", "`names` of the first trace's data sets to read, separated by commas (default all)")
 	f.StringVar(&o.againstDatasets, "against-datasets", "", "`names` of the second trace's data sets to read, separated by commas (default all)")
@@ -62,6 +68,9 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.againstPart, "against-part", "", "documents of the second trace to read: `i/n` (default all)")
 	f.StringVar(&o.name, "name", "", "`name` of the first trace in the report (default its model)")
 	f.StringVar(&o.againstName, "against-name", "", "`name` of the second trace in the report (default its model)")
+	f.StringVar(&o.shards, "shards", "", "shards of the first trace to read: `i/n`, every n-th, i from 0 to n-1 or from 1 to n (default all)")
+	f.StringVar(&o.sums, "sums", "", "`file` for the sums from which -merge makes statistics")
+	f.StringVar(&o.merge, "merge", "", "`files` that -sums wrote of all parts of a trace, separated by commas or as a pattern, instead of -trace. There\nare no tokens to show then, and no simulation of a cache")
 	f.StringVar(&o.results, "results", "", "`file` of an evaluation of the first trace, as evaluate -json writes it")
 	f.StringVar(&o.out, "out", "", "`folder` for report.html, figures/ and statistics.json")
 	f.StringVar(&o.json, "json", "", "`file` for the first trace's statistics only")
@@ -79,10 +88,14 @@ func (o *options) check(*flag.FlagSet) error {
 		return s == "" || slices.Contains([]trace.Phase{trace.Prefill, trace.Decode, trace.Encode}, trace.Phase(s))
 	}
 	switch {
-	case o.trace == "":
-		return errors.New("-trace is required")
-	case o.out == "" && o.json == "":
-		return errors.New("-out or -json is required")
+	case (o.trace == "") == (o.merge == ""):
+		return errors.New("-trace is required, or -merge")
+	case o.merge != "" && o.datasets+o.phase+o.part+o.shards+o.sums != "":
+		return errors.New("-merge reads all of what -sums wrote: -datasets, -phase, -part, -shards and -sums require -trace")
+	case o.out == "" && o.json == "" && o.sums == "":
+		return errors.New("-out, -json or -sums is required")
+	case !validShards(o.shards):
+		return errors.New("-shards is i/n with i from 0 to n-1 or from 1 to n, for example 1/4")
 	case !phase(o.phase) || !phase(o.againstPhase):
 		return errors.New("a phase is prefill, decode or encode")
 	case !validPart(o.part) || !validPart(o.againstPart):
@@ -102,9 +115,20 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	if err != nil {
 		return err
 	}
-	a, err := read(ctx, source{o.trace, o.datasets, o.phase, o.part, o.name}, pieces, s.Err)
+	var a *side
+	if o.merge != "" {
+		a, err = merged(o.merge, o.name)
+	} else {
+		a, err = read(ctx, source{o.trace, o.datasets, o.phase, o.part, o.shards, o.name}, pieces, s.Err)
+	}
 	if err != nil {
 		return err
+	}
+	if o.sums != "" {
+		if err := a.writeSums(o.sums); err != nil {
+			return err
+		}
+		fmt.Fprintln(s.Out, "sums:", o.sums)
 	}
 	if o.json != "" {
 		if err := writeJSON(o.json, a.stats); err != nil {
@@ -115,6 +139,9 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	if o.out == "" {
 		return nil
 	}
+	if a.stats.Tokens == 0 {
+		return fmt.Errorf("%s: no tokens in shards %s", o.trace, o.shards)
+	}
 	if a.results, err = evaluation(ctx, *o, a, o.results); err != nil {
 		return err
 	}
@@ -123,7 +150,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	}
 	var b *side
 	if o.against != "" {
-		if b, err = read(ctx, source{o.against, o.againstDatasets, o.againstPhase, o.againstPart, o.againstName}, pieces, s.Err); err != nil {
+		if b, err = read(ctx, source{o.against, o.againstDatasets, o.againstPhase, o.againstPart, "", o.againstName}, pieces, s.Err); err != nil {
 			return err
 		}
 		if b.results, err = evaluation(ctx, *o, b, ""); err != nil {

@@ -16,17 +16,20 @@ import (
 )
 
 // source is what to read of a trace, and what to call it.
-type source struct{ path, datasets, phase, part, name string }
+type source struct{ path, datasets, phase, part, shards, name string }
 
 // side is a trace that has been read.
 type side struct {
 	name     string
 	header   trace.Header
+	sums     *trace.Statistics
+	shards   string
+	selected string // by data set, phase and part, in words
 	stats    *trace.Summary
 	journeys []viz.Journey
 	results  *speculate.Results
 	cache    *viz.CacheStudy
-	read     func() iter.Seq2[*trace.Document, error]
+	read     func() iter.Seq2[*trace.Document, error] // nil: only sums are known
 }
 
 // read takes the trace's statistics, and some documents to show, in one pass.
@@ -35,10 +38,14 @@ func read(ctx context.Context, src source, pieces func([]int32) []string, progre
 	if err != nil {
 		return nil, err
 	}
-	s := &side{name: src.name, header: r.Header()}
+	if i, n := parseShards(src.shards); n > 1 {
+		r = r.Part(i, n)
+	}
+	s := &side{name: src.name, header: r.Header(), shards: src.shards}
+	s.selected = strings.Join(slices.DeleteFunc([]string{src.datasets, src.phase, src.part}, func(x string) bool { return x == "" }), ", ")
 	if s.name == "" {
 		s.name = s.header.Model.Name
-		for _, x := range []string{src.datasets, src.phase, src.part} {
+		for _, x := range []string{src.datasets, src.phase, src.part, src.shards} {
 			if x != "" {
 				s.name += ", " + x
 			}
@@ -48,34 +55,35 @@ func read(ctx context.Context, src source, pieces func([]int32) []string, progre
 	s.read = func() iter.Seq2[*trace.Document, error] {
 		return only(every(r.Select(filter).Documents(), src.part), &s.header, trace.Phase(src.phase))
 	}
-	stats, err := trace.NewStatistics(s.header, trace.StatisticsOptions{})
-	if err != nil {
+	if s.sums, err = trace.NewStatistics(s.header, trace.StatisticsOptions{}); err != nil {
 		return nil, fmt.Errorf("%s: %w", src.path, err)
 	}
 	sample := viz.Sampler{Model: s.header.Model, Pieces: pieces}
 	var tokens, said int64
-	for d, err := range s.read() {
-		if err == nil {
-			err = ctx.Err()
+	err = s.sums.AddAll(func(yield func(*trace.Document, error) bool) {
+		for d, err := range s.read() {
+			if err == nil {
+				err = ctx.Err()
+			}
+			if err == nil {
+				err = sample.Add(d)
+			}
+			if !yield(d, err) || err != nil {
+				return
+			}
+			if tokens += int64(d.Len()); tokens-said >= 100000 {
+				said = tokens
+				fmt.Fprintf(progress, "%s: %d of %d tokens\n", src.path, tokens, r.Tokens())
+			}
 		}
-		if err == nil {
-			err = stats.Add(d)
-		}
-		if err == nil {
-			err = sample.Add(d)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", src.path, err)
-		}
-		if tokens += int64(d.Len()); tokens-said >= 100000 {
-			said = tokens
-			fmt.Fprintf(progress, "%s: %d of %d tokens\n", src.path, tokens, r.Tokens())
-		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", src.path, err)
 	}
-	if tokens == 0 {
+	if tokens == 0 && src.shards == "" { // more parts than shards are possible
 		return nil, fmt.Errorf("%s: no tokens of these data sets and this phase", src.path)
 	}
-	s.stats, s.journeys = stats.Summary(), sample.Journeys()
+	s.stats, s.journeys = s.sums.Summary(), sample.Journeys()
 	return s, nil
 }
 
@@ -155,7 +163,7 @@ func part(d *trace.Document, h *trace.Header, phase trace.Phase) *trace.Document
 
 // sample returns documents of about so many tokens, spread over the trace.
 func (s *side) sample(tokens int) ([]*trace.Document, error) {
-	if tokens == 0 {
+	if tokens == 0 || s.read == nil {
 		return nil, nil
 	}
 	var docs []*trace.Document

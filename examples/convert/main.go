@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -181,15 +182,13 @@ func statistics(ctx context.Context, dir string) (*trace.Statistics, error) {
 	if err != nil {
 		return nil, err
 	}
-	for d, err := range r.Select(trace.Filter{NoInput: true}).Documents() {
-		if err != nil {
-			return nil, err
+	return s, s.AddAll(func(yield func(*trace.Document, error) bool) {
+		for d, err := range r.Select(trace.Filter{NoInput: true}).Documents() {
+			if !yield(d, cmp.Or(err, ctx.Err())) {
+				return
+			}
 		}
-		if err := errors.Join(ctx.Err(), s.Add(d)); err != nil {
-			return nil, err
-		}
-	}
-	return s, nil
+	})
 }
 
 // table prints a line for each layer.
