@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/trace"
 )
 
 // arrays is a batch in host memory.
@@ -61,8 +62,8 @@ func (r *reader) arrays(tokens int) *arrays {
 		ent: make([]float32, z.g*tokens*z.s), want: make([]float32, z.g*tokens*z.e)}
 }
 
-// read fills a.
-func (r *reader) read(ps []point, a *arrays) error {
+// read fills a. Statistics are those of stats, or omitted if it is nil.
+func (r *reader) read(ps []point, a *arrays, stats func(*trace.Document) []speculate.Predictor) error {
 	for u, hd := range r.ids {
 		for b, p := range ps {
 			p = p.of(r.shape, hd.l)
@@ -84,7 +85,10 @@ func (r *reader) read(ps []point, a *arrays) error {
 				}
 			}
 			r.target(p, hd.l, a.want[(g*len(ps)+b)*r.z.e:][:r.z.e])
-			for k, q := range r.stats {
+			if len(r.stats) == 0 || stats == nil {
+				continue
+			}
+			for k, q := range stats(p.doc) {
 				if probs == nil {
 					probs = make([]float32, r.z.e)
 				}
@@ -98,6 +102,9 @@ func (r *reader) read(ps []point, a *arrays) error {
 		return nil
 	})
 }
+
+// fitted returns the statistics to read with documents other than those of the training.
+func (r *reader) fitted(*trace.Document) []speculate.Predictor { return r.stats }
 
 // target writes the router's softmax, or 1 for the experts chosen and else 0.
 func (r *reader) target(p point, l int, out []float32) {

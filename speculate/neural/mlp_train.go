@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/expertspec/expertspec/speculate"
+	"github.com/expertspec/expertspec/trace"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 )
@@ -47,6 +48,7 @@ type mlpJob struct {
 	sampler sampler
 	drawn   []point // the current batch
 	valid   []point
+	stats   func(*trace.Document) []speculate.Predictor // to read with training documents
 	params  []*param
 	loop    *loop[*arrays]
 }
@@ -67,6 +69,16 @@ func newMLPJob(ctx context.Context, cfg MLPConfig, train, valid speculate.Data, 
 		return nil, err
 	}
 	t.r = newReader(&t.task, cfg, o)
+	t.stats = t.r.fitted
+	if cfg.Statistics {
+		held, err := newHeldOut(ctx, train, o)
+		if err != nil {
+			return nil, err
+		}
+		if held != nil {
+			t.stats = held.of
+		}
+	}
 	if err := t.standardise(); err != nil {
 		return nil, err
 	}
@@ -112,7 +124,7 @@ func (t *mlpJob) close() {
 func (t *mlpJob) identity() (map[string]any, error) {
 	b := min(len(t.drawn), len(t.valid))
 	a := t.r.arrays(b)
-	if err := t.r.read(t.valid[:b], a); err != nil {
+	if err := t.r.read(t.valid[:b], a, t.r.fitted); err != nil {
 		return nil, err
 	}
 	var d digest
@@ -136,7 +148,7 @@ func (t *mlpJob) standardise() error {
 		if err := t.sampler.draw(ps); err != nil {
 			return err
 		}
-		if err := t.r.read(ps, a); err != nil {
+		if err := t.r.read(ps, a, nil); err != nil {
 			return err
 		}
 		for g := range z.g {
@@ -160,7 +172,7 @@ func (t *mlpJob) skip() (position, error) {
 func (t *mlpJob) fill(a *arrays) (position, error) {
 	at, err := t.skip()
 	if err == nil {
-		err = t.r.read(t.drawn, a)
+		err = t.r.read(t.drawn, a, t.stats)
 	}
 	return at, err
 }
@@ -203,7 +215,7 @@ func (t *mlpJob) check(forward func(*arrays) (losses, out []float32, err error))
 	b, rounds, terms := min(len(t.drawn), len(t.valid)), 0, 0
 	a := t.r.arrays(b)
 	for part := range slices.Chunk(t.valid, b) {
-		if err := t.r.read(part, a); err != nil {
+		if err := t.r.read(part, a, t.r.fitted); err != nil {
 			return 0, 0, err
 		}
 		losses, y, err := forward(a)

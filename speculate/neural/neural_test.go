@@ -153,7 +153,7 @@ func TestExecutionEqualsGraph(t *testing.T) {
 	require.NoError(t, tr.loop.run(context.Background()))
 	pts := tr.valid[:64]
 	a := tr.r.arrays(64)
-	require.NoError(t, tr.r.read(pts, a))
+	require.NoError(t, tr.r.read(pts, a, tr.r.fitted))
 	require.NoError(t, tr.loop.keep())
 	_, y, err := tr.loop.infer(a)
 	require.NoError(t, err)
