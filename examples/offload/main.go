@@ -34,14 +34,20 @@ or missing, and how long computing waited for them. Policies:
 	static     experts stay that are most frequent in the trace -pin, or else the first that are used; lru for the rest
 	reuse      the one least likely to be used by the next tokens makes room: by how often it was used, and by what
 	           -predictor says of the next token, if one is given
-	prefetch   lru, and the experts that -predictor says are read ahead
+	prefetch   lfu, and the experts that -predictor says are read ahead
+	adaptive   prefetch, but fewer are read ahead, down to none, where that makes layers wait less
 	host       lfu, but what is in -host-memory only is computed by the processor's cores; the likeliest expert that
 	           -predictor says is read ahead, if one is given
 	opt        the one that is needed last makes room, which only -simulate knows
 
 -compare runs several policies, one after the other, and compares their outputs. -simulate says for a trace what they would
 do, token by token, if reading and computing took the times of -costs, a file that -json wrote for a run, or else as long as
-the model takes for a few tokens.`
+the model takes for a few tokens. A decision takes as long as in that run, or else as is measured on the trace, on one core.
+
+With several -load or -resident, -compare prints milliseconds a token by policy, predictor, time to read and share of experts
+that are resident, and says which to take:
+
+	$ go run ./examples/offload -simulate trace -compare lfu,prefetch,adaptive,opt -predictor "predictors,gate reuse,oracle" -compute 656us -load 3.25ms,59ms -resident 25,50,75`
 
 type options struct {
 	model     cli.Model
@@ -56,9 +62,11 @@ type options struct {
 	costs     string
 	pin       string
 	figures   string
-	load      time.Duration
+	load      string
+	resident  string
 	compute   time.Duration
 	runs      []variant
+	grid      grid
 }
 
 func main() { new(options).program().Main() }
@@ -73,15 +81,16 @@ func (o *options) flags(f *flag.FlagSet) {
 	o.outputs.Flags(f)
 	o.limits.Flags(f)
 	f.StringVar(&o.policy, "policy", "lru", "`policy` by which experts are held: "+policyNames())
-	f.StringVar(&o.compare, "compare", "", "`policies` to run, separated by commas, instead of -policy; prefetch is run with each -predictor")
-	f.StringVar(&o.predictor, "predictor", "", "`predictor` of policies prefetch and reuse: gate reuse, a folder that train wrote, or FOLDER:NAME of one of its predictors;\nseveral, separated by commas, with -compare; oracle with -simulate (default gate reuse, and for policy reuse none)")
+	f.StringVar(&o.compare, "compare", "", "`policies` to run, separated by commas, instead of -policy; those that predict are run with each -predictor")
+	f.StringVar(&o.predictor, "predictor", "", "`predictor` of policies prefetch, adaptive and reuse: gate reuse, a folder that train wrote, or FOLDER:NAME of one of its predictors;\nseveral, separated by commas, with -compare, where FOLDER is all of its predictors; oracle with -simulate (default gate reuse, and for\npolicy reuse none)")
 	f.IntVar(&o.distance, "distance", 1, "`layers` that are predicted ahead, and nearer ones if the predictor knows them")
 	f.StringVar(&o.pin, "pin", "", "`trace` whose most frequent experts policy static holds, a folder or a file (default the first that are used)")
 	f.StringVar(&o.json, "json", "", "`file` for all figures")
 	f.StringVar(&o.figures, "figures", "", "`folder` for report.html and its figures as PNG, SVG and CSV")
 	f.StringVar(&o.simulate, "simulate", "", "`trace` to simulate the policies on, a folder or a file, instead of running the model")
 	f.StringVar(&o.costs, "costs", "", "`file` that -json wrote for a run without -simulate, for its times of reading and computing")
-	f.DurationVar(&o.load, "load", 0, "with -simulate, `time` to read an expert, instead of that of -costs")
+	f.StringVar(&o.load, "load", "", "with -simulate, `time` to read an expert, instead of that of -costs; several, separated by commas: of several links")
+	f.StringVar(&o.resident, "resident", "", "with -simulate, `percent` of the experts that device memory holds, instead of -device-memory and -slots; several, separated\nby commas")
 	f.DurationVar(&o.compute, "compute", 0, "with -simulate, `time` to compute a layer, instead of that of -costs")
 }
 
@@ -94,23 +103,28 @@ func (o *options) check(*flag.FlagSet) error {
 	if err := o.limits.Check(); err != nil {
 		return err
 	}
+	var err error
+	if o.grid, err = newGrid(o.load, o.resident); err != nil {
+		return err
+	}
 	switch {
 	case o.distance < 1:
 		return fmt.Errorf("-distance is %d layers; must be at least 1", o.distance)
-	case o.load < 0 || o.compute < 0:
-		return fmt.Errorf("-load is %v and -compute %v; must not be negative", o.load, o.compute)
-	case o.simulate == "" && (o.costs != "" || o.load > 0 || o.compute > 0):
-		return errors.New("-costs, -load and -compute require -simulate")
-	case o.costs == "" && (o.load == 0) != (o.compute == 0):
+	case o.compute < 0:
+		return fmt.Errorf("-compute is %v; must not be negative", o.compute)
+	case o.simulate == "" && (o.costs != "" || o.load != "" || o.resident != "" || o.compute > 0):
+		return errors.New("-costs, -load, -resident and -compute require -simulate")
+	case o.costs == "" && (o.load == "") != (o.compute == 0):
 		return errors.New("-load and -compute require each other, or -costs")
+	case o.resident != "" && o.limits.Given():
+		return errors.New("-resident excludes -device-memory and -slots")
 	}
-	var err error
 	o.runs, err = variants(o)
 	return err
 }
 
 func (o *options) run(ctx context.Context, s cli.Streams) error {
-	ps, err := o.predictors()
+	ps, err := o.predictors(s.Err)
 	if err != nil {
 		return err
 	}
@@ -119,7 +133,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 		return err
 	}
 	if o.simulate != "" {
-		all, err := o.simulation(ctx, ps, pinned)
+		all, err := o.simulation(ctx, ps, pinned, s.Err)
 		if err != nil {
 			return err
 		}
@@ -160,7 +174,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 func (o *options) measure(ctx context.Context, v variant, p speculate.Predictor, pinned []int32, errs io.Writer) ([]safetensors.Tensor, int, *cli.Telemetry, error) {
 	store, model, free, err := o.model.LoadStore(ctx, func(src mixtral.ExpertSource) (offload.Options, error) {
 		so, err := o.limits.Options(src)
-		so.Policy, so.Host = v.evict, v.host
+		so.Policy, so.Host, so.Adaptive = v.evict, v.host, v.adapt
 		if v.evict == prefetch.Static {
 			so.Static = pinned
 		}

@@ -187,9 +187,9 @@ func TestSimulate(t *testing.T) {
 	raw, err := json.Marshal(f)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(several, raw, 0o600))
-	chosen, decisions, err := (&options{costs: several, load: 7 * time.Second}).readCosts()
+	chosen, decisions, err := (&options{costs: several, compute: 7 * time.Second}).readCosts()
 	require.NoError(t, err)
-	assert.Equal(t, offload.Costs{LoadSeconds: 7, ComputeSeconds: 6}, chosen)
+	assert.Equal(t, offload.Costs{LoadSeconds: 4, ComputeSeconds: 7}, chosen)
 	chosen, _, err = (&options{costs: several}).readCosts()
 	require.NoError(t, err)
 	assert.Equal(t, 4., chosen.LoadSeconds)
@@ -204,7 +204,9 @@ func TestSimulate(t *testing.T) {
 	}{
 		{cli.Usage, "-load and -compute require each other", []string{"-slots", "64", "-load", "1ms"}},
 		{cli.Failed, "must say what the trace's model takes", []string{"-slots", "64", "-model", filepath.Join("..", "..", "testdata", "variants", "b")}},
-		{cli.Usage, "-load is -1ms", []string{"-slots", "64", "-load", "-1ms"}},
+		{cli.Usage, `-load "-1ms": must be a positive time`, []string{"-slots", "64", "-load", "3ms,-1ms"}},
+		{cli.Usage, `-resident "101": must be a percentage`, []string{"-resident", "101", "-costs", costs}},
+		{cli.Usage, "-resident excludes", []string{"-resident", "50", "-slots", "64", "-costs", costs}},
 		{cli.Usage, "policy host cannot be simulated", []string{"-slots", "64", "-policy", "host", "-costs", costs}},
 		{cli.Failed, "-costs: open /no/file", []string{"-slots", "64", "-costs", "/no/file"}},
 		{cli.Failed, "bad.json: unexpected end of JSON", []string{"-slots", "64", "-costs", bad}},
@@ -248,7 +250,7 @@ func TestUsage(t *testing.T) {
 		{cli.Usage, "policy opt knows the future; it requires -simulate", []string{"-policy", "opt"}},
 		{cli.Usage, "the oracle knows the future; it requires -simulate", []string{"-policy", "prefetch", "-predictor", "oracle"}},
 		{cli.Usage, "-policy: policy host requires -host-memory", []string{"-policy", "host", "-slots", "9"}},
-		{cli.Usage, "-costs, -load and -compute require -simulate", []string{"-load", "1ms"}},
+		{cli.Usage, "-costs, -load, -resident and -compute require -simulate", []string{"-load", "1ms"}},
 		{cli.Usage, "unexpected argument", []string{"x"}},
 		{cli.Failed, "-device-memory is required: the model needs at least 5222784 bytes (5.223 MB), for 2 experts of 221184 bytes and 4780416 bytes of other weights; all of its 128 experts need 33091968 bytes (33.09 MB)", nil},
 		{cli.Failed, "-device-memory 5222783: offload: device memory of 5222783 bytes is too little: the model needs 5222784 bytes", []string{"-device-memory", "5222783"}},

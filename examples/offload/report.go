@@ -21,11 +21,18 @@ type figures struct {
 	Model   string           `json:"model"`
 	Backend string           `json:"backend"`
 	Runs    []*cli.Telemetry `json:"runs"`
+	Advice  *advice          `json:"advice,omitempty"`
 }
 
 // report prints and writes what was measured.
 func (o *options) report(out io.Writer, all []*cli.Telemetry) error {
-	if err := cli.WriteTable(out, all); err != nil {
+	var a *advice
+	if len(o.grid.loads) > 1 || len(o.grid.resident) > 1 {
+		a = newAdvice(all)
+		if err := a.write(out); err != nil {
+			return err
+		}
+	} else if err := cli.WriteTable(out, all); err != nil {
 		return err
 	}
 	if len(all) == 1 {
@@ -38,7 +45,7 @@ func (o *options) report(out io.Writer, all []*cli.Telemetry) error {
 		err := cli.WriteFile(o.json, func(w io.Writer) error {
 			e := json.NewEncoder(w)
 			e.SetIndent("", " ")
-			return e.Encode(figures{o.model.Name(), o.model.Backend, all})
+			return e.Encode(figures{o.model.Name(), o.model.Backend, all, a})
 		})
 		if err != nil {
 			return err
@@ -47,10 +54,13 @@ func (o *options) report(out io.Writer, all []*cli.Telemetry) error {
 	if o.figures == "" {
 		return nil
 	}
+	if a != nil {
+		return o.save(a.section())
+	}
 	return o.draw(all)
 }
 
-// draw writes the report.
+// draw writes the report of runs.
 func (o *options) draw(all []*cli.Telemetry) error {
 	var runs []viz.OffloadRun
 	for _, t := range all {
@@ -66,6 +76,11 @@ func (o *options) draw(all []*cli.Telemetry) error {
 	if err != nil {
 		return err
 	}
+	return o.save(section)
+}
+
+// save writes a report of one section.
+func (o *options) save(section viz.Section) error {
 	if err := os.MkdirAll(o.figures, 0o777); err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"time"
 
@@ -15,50 +17,96 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// simulation simulates the variants on a trace.
-func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predictor, pinned []int32) ([]*cli.Telemetry, error) {
+// simulation simulates the variants on a trace, each in all cells of the grid.
+func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predictor, pinned []int32, errs io.Writer) ([]*cli.Telemetry, error) {
 	r, err := trace.Open(o.simulate)
 	if err != nil {
 		return nil, fmt.Errorf("-simulate: %w", err)
 	}
-	data := speculate.FromReader(r)
-	slots, err := o.slots(ctx, data.Header.Model)
+	data, err := speculate.FromReader(r).InMemory(ctx, simulateBytes) // it is read for each variant
+	if err != nil {
+		return nil, fmt.Errorf("-simulate: %w", err)
+	}
+	m := data.Header.Model
+	slots, err := o.slots(ctx, m)
 	if err != nil {
 		return nil, err
 	}
 	costs, decisions, err := o.readCosts()
-	if o.costs == "" && o.load == 0 {
-		costs, decisions, err = o.calibrate(ctx, data.Header.Model, ps)
+	if o.costs == "" && o.load == "" {
+		costs, err = o.calibrate(ctx, m)
 	}
 	if err != nil {
 		return nil, err
 	}
+	if o.load == "" {
+		o.grid.loads = []time.Duration{0} // that of costs
+	}
 	var all []*cli.Telemetry
-	for _, v := range o.runs {
-		costs.DecisionSeconds = 0
-		cfg := costs.Config(prefetch.Config{Capacity: slots, Policy: v.evict, Hold: true})
+	for i, v := range o.runs {
+		if len(o.grid.loads)*len(slots) > 1 {
+			fmt.Fprintf(errs, "%s, %d of %d\n", v, i+1, len(o.runs))
+		}
+		cfg := prefetch.Config{Policy: v.evict, Adaptive: v.adapt, Hold: true}
 		if v.evict == prefetch.Static {
 			cfg.Static = pinned
 		}
-		ahead, err := v.ahead(ps[v.predictor], data.Header.Model)
+		ahead, err := v.ahead(ps[v.predictor], m)
 		if err != nil {
 			return nil, err
 		}
+		costs.DecisionSeconds = 0
 		if ahead != nil {
-			cfg.Decision = time.Duration(decisions[ahead.Predictor.Name()] * float64(time.Second))
 			cfg.Predictor, cfg.Horizon, cfg.Prefetch, cfg.NextToken, cfg.Nearer = ahead.Predictor, ahead.Horizon, ahead.Experts, ahead.NextToken, ahead.Nearer
+			if costs.DecisionSeconds, err = decision(ctx, data, v, cfg, decisions); err != nil {
+				return nil, fmt.Errorf("-simulate %s, %s: %w", o.simulate, v, err)
+			}
 		}
-		result, err := prefetch.Simulate(ctx, data, cfg)
+		var cfgs []prefetch.Config
+		for _, load := range o.grid.loads {
+			for _, n := range slots {
+				c := costs.Config(cfg)
+				if c.Capacity = n; load > 0 {
+					c.Load, c.Latency = load, 0
+				}
+				cfgs = append(cfgs, c)
+			}
+		}
+		results, err := prefetch.SimulateAll(ctx, data, cfgs)
 		if err != nil {
 			return nil, fmt.Errorf("-simulate %s, %s: %w", o.simulate, v, err)
 		}
-		all = append(all, &cli.Telemetry{Label: v.String(), Decode: result})
+		for i, result := range results {
+			all = append(all, &cli.Telemetry{Label: v.String(), Decode: result, LoadSeconds: cfgs[i].Load.Seconds(), DecisionSeconds: costs.DecisionSeconds})
+		}
 	}
 	return all, nil
 }
 
-// readCosts returns the times of a run, of policy lru if there is one, or those of
-// flags, and the seconds of a decision by predictor.
+// simulateBytes are held of a trace that is simulated on.
+const simulateBytes = 512 << 20
+
+// decision returns the seconds of a variant's decision: those of a run, or as long as
+// one takes on the trace, on one core.
+func decision(ctx context.Context, data speculate.Data, v variant, cfg prefetch.Config, known map[string]float64) (float64, error) {
+	p := cfg.Predictor
+	if v.predictor == oracle || known[p.Name()] > 0 {
+		return known[p.Name()], nil
+	}
+	if err := p.Requires().Check(data.Header); err != nil {
+		return 0, fmt.Errorf("predictor %s: %w", p.Name(), err)
+	}
+	h := cfg.Horizon
+	if v.reuse {
+		h = speculate.Horizon{}
+	}
+	costs, err := speculate.MeasureCosts(ctx, data, []speculate.Horizon{h}, nil, p)
+	known[p.Name()] = costs[p.Name()].Microseconds / 1e6
+	return known[p.Name()], err
+}
+
+// readCosts returns the times of a run, of policy lru if there is one, that of
+// -compute, and the seconds of a decision by predictor.
 func (o *options) readCosts() (c offload.Costs, decisions map[string]float64, err error) {
 	decisions = map[string]float64{}
 	if o.costs != "" {
@@ -84,9 +132,6 @@ func (o *options) readCosts() (c offload.Costs, decisions map[string]float64, er
 			return c, nil, fmt.Errorf("-costs %s: no run of it read experts while it decoded", o.costs)
 		}
 	}
-	if o.load > 0 {
-		c.LoadSeconds, c.LatencySeconds = o.load.Seconds(), 0
-	}
 	if o.compute > 0 {
 		c.ComputeSeconds, c.ExpertSeconds, c.RestSeconds = o.compute.Seconds(), 0, 0
 	}
@@ -96,32 +141,19 @@ func (o *options) readCosts() (c offload.Costs, decisions map[string]float64, er
 // calibrationTokens are decoded to measure costs.
 const calibrationTokens = 64
 
-// calibrate measures the model's times of reading and computing as readCosts returns
-// them, with policy lru, or, if that reads nothing, on demand.
-func (o *options) calibrate(ctx context.Context, m trace.Model, ps map[string]speculate.Predictor) (c offload.Costs, decisions map[string]float64, err error) {
-	decisions = map[string]float64{}
+// calibrate measures the model's times of reading and computing, with policy lru, or,
+// if that reads nothing, on demand.
+func (o *options) calibrate(ctx context.Context, m trace.Model) (c offload.Costs, err error) {
 	for _, evict := range []prefetch.Policy{prefetch.LRU, prefetch.OnDemand} {
-		if c, err = o.decodeSome(ctx, m, evict, nil); err != nil || c.LoadSeconds > 0 {
+		if c, err = o.decodeSome(ctx, m, evict); err != nil || c.LoadSeconds > 0 {
 			break
 		}
 	}
-	for _, v := range o.runs {
-		p := ps[v.predictor]
-		if p == nil || v.predictor == oracle || err != nil || decisions[p.Name()] > 0 {
-			continue
-		}
-		var ahead *offload.PrefetchOptions
-		if ahead, err = v.ahead(p, m); err == nil && ahead != nil {
-			var with offload.Costs
-			with, err = o.decodeSome(ctx, m, prefetch.LRU, ahead)
-			decisions[p.Name()] = with.DecisionSeconds
-		}
-	}
-	return c, decisions, err
+	return c, err
 }
 
 // decodeSome returns the costs of decoding calibrationTokens.
-func (o *options) decodeSome(ctx context.Context, m trace.Model, evict prefetch.Policy, ahead *offload.PrefetchOptions) (c offload.Costs, err error) {
+func (o *options) decodeSome(ctx context.Context, m trace.Model, evict prefetch.Policy) (c offload.Costs, err error) {
 	store, model, free, err := o.model.LoadStore(ctx, func(src mixtral.ExpertSource) (offload.Options, error) {
 		if src.Layers != m.Layers || src.Experts != m.Experts || src.TopK != m.TopK {
 			return offload.Options{}, fmt.Errorf("-model %s has %d layers of %d experts, top-%d, the trace %s %d of %d, top-%d: -costs, or -load and -compute, must say what the trace's model takes",
@@ -135,13 +167,27 @@ func (o *options) decodeSome(ctx context.Context, m trace.Model, evict prefetch.
 		return c, err
 	}
 	defer free()
-	meter := cli.NewMeter("calibration", model, store, ahead)
+	meter := cli.NewMeter("calibration", model, store, nil)
 	_, err = meter.Generate(ctx, []int32{0}, mixtral.GenerateOptions{MaxTokens: calibrationTokens, Stop: []int32{}})
 	return store.Stats().Costs, err
 }
 
-// slots is the number of experts that the limits leave room for.
-func (o *options) slots(ctx context.Context, m trace.Model) (int, error) {
+// slots are the numbers of experts that -resident asks for, or that the limits leave
+// room for.
+func (o *options) slots(ctx context.Context, m trace.Model) ([]int, error) {
+	if o.grid.resident != nil {
+		var slots []int
+		for _, percent := range o.grid.resident {
+			slots = append(slots, max(1, int(math.Round(percent/100*float64(m.Layers*m.Experts)))))
+		}
+		return slots, nil
+	}
+	n, err := o.limit(ctx, m)
+	return []int{n}, err
+}
+
+// limit is the number of experts that the limits leave room for.
+func (o *options) limit(ctx context.Context, m trace.Model) (int, error) {
 	if o.limits.Slots > 0 {
 		return min(o.limits.Slots, m.Layers*m.Experts), nil
 	}

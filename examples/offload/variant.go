@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ type policy struct {
 	name    string
 	evict   prefetch.Policy
 	predict bool // and experts that -predictor says are read ahead
+	adapt   bool // and as many as pay
 	reuse   bool // and what -predictor says of the next token is kept, if one is given that does
 	host    bool // and missing experts are computed by the host, beside -predictor, if one is given
 	future  bool // that it knows: it can only be simulated
@@ -31,7 +33,8 @@ var policies = []policy{
 	{name: "lfu", evict: prefetch.DecayedLFU},
 	{name: "static", evict: prefetch.Static},
 	{name: "reuse", evict: prefetch.Reuse, reuse: true},
-	{name: "prefetch", evict: prefetch.LRU, predict: true},
+	{name: "prefetch", evict: prefetch.DecayedLFU, predict: true},
+	{name: "adaptive", evict: prefetch.DecayedLFU, predict: true, adapt: true},
 	{name: "host", evict: prefetch.DecayedLFU, host: true},
 	{name: "opt", evict: prefetch.OPT, future: true},
 }
@@ -91,9 +94,12 @@ func variants(o *options) ([]variant, error) {
 		switch {
 		case p.predict && ps == nil:
 			predictors = []string{gateReuse}
-		case p.reuse && slices.Equal(ps, []string{gateReuse}): // it does not predict the next token
-			predictors = []string{""}
-		case !p.predict && (!p.reuse && !p.host || ps == nil):
+		case p.reuse: // gate reuse does not predict the next token
+			predictors = slices.DeleteFunc(slices.Clone(ps), func(name string) bool { return name == gateReuse })
+			if len(predictors) == 0 {
+				predictors = []string{""}
+			}
+		case !p.predict && (!p.host || ps == nil):
 			predictors = []string{""}
 		}
 		for _, predictor := range predictors {
@@ -117,14 +123,14 @@ func (v variant) ahead(p speculate.Predictor, c trace.Model) (*offload.PrefetchO
 	if v.distance >= c.Layers {
 		return nil, fmt.Errorf("-distance is %d layers; the model has %d", v.distance, c.Layers)
 	}
-	token := p.Supports(speculate.Horizon{})
+	token, trained := p.Supports(speculate.Horizon{}), v.supports(p)
 	o := &offload.PrefetchOptions{Predictor: p, Horizon: speculate.Horizon{Layers: v.distance}}
 	switch {
-	case v.reuse && !token:
+	case v.reuse && !trained:
 		return nil, fmt.Errorf("-predictor %s: %s was not trained for the next token, which policy reuse needs (train -horizons token)", v.predictor, p.Name())
 	case v.reuse:
 		return o, nil
-	case !p.Supports(o.Horizon):
+	case !trained:
 		return nil, fmt.Errorf("-predictor %s: %s was not trained for -distance %d", v.predictor, p.Name(), v.distance)
 	}
 	if v.host { // more than the bus can bring beside the host's computing is not worth it
@@ -138,32 +144,59 @@ func (v variant) ahead(p speculate.Predictor, c trace.Model) (*offload.PrefetchO
 	return o, nil
 }
 
-// predictors loads those of all variants, by their name in -predictor.
-func (o *options) predictors() (map[string]speculate.Predictor, error) {
+// predictors loads those of all variants, by their name in -predictor. With -compare, a
+// folder becomes a variant for each of its predictors; those that a policy cannot use
+// are named on errs.
+func (o *options) predictors(errs io.Writer) (map[string]speculate.Predictor, error) {
 	ps := map[string]speculate.Predictor{}
+	loaded := map[string][]speculate.Predictor{oracle: {speculate.Oracle{}}}
+	var runs []variant
 	for _, v := range o.runs {
-		if v.predictor == "" || ps[v.predictor] != nil {
+		if v.predictor == "" {
+			runs = append(runs, v)
 			continue
 		}
-		if v.predictor == oracle {
-			ps[oracle] = speculate.Oracle{}
+		all := loaded[v.predictor]
+		if all == nil {
+			gates, err := cli.ReadGates(o.model.Folder)
+			if err != nil {
+				return nil, err
+			}
+			if all, err = chosen(v.predictor, gates, o.compare != ""); err != nil {
+				return nil, fmt.Errorf("-predictor %s: %w", v.predictor, err)
+			}
+			loaded[v.predictor] = all
+		}
+		if len(all) == 1 {
+			ps[v.predictor] = all[0]
+			runs = append(runs, v)
 			continue
 		}
-		gates, err := cli.ReadGates(o.model.Folder)
-		if err != nil {
-			return nil, err
+		for _, p := range all {
+			w := v
+			if w.predictor += ":" + p.Name(); !w.supports(p) {
+				fmt.Fprintf(errs, "offload: %s omitted: not trained for it\n", w)
+				continue
+			}
+			ps[w.predictor] = p
+			runs = append(runs, w)
 		}
-		p, err := predictor(v.predictor, gates)
-		if err != nil {
-			return nil, fmt.Errorf("-predictor %s: %w", v.predictor, err)
-		}
-		ps[v.predictor] = p
 	}
+	o.runs = runs
 	return ps, nil
 }
 
-// predictor returns one that needs no training, or one of a folder.
-func predictor(name string, gates *speculate.Gates) (speculate.Predictor, error) {
+// supports reports whether p was trained for what the variant asks first.
+func (v variant) supports(p speculate.Predictor) bool {
+	if v.reuse {
+		return p.Supports(speculate.Horizon{})
+	}
+	return p.Supports(speculate.Horizon{Layers: v.distance})
+}
+
+// chosen returns a predictor that needs no training, or one of a folder, or, with every,
+// all of a folder.
+func chosen(name string, gates *speculate.Gates, every bool) ([]speculate.Predictor, error) {
 	dir, name, ok := folder(name)
 	if !ok {
 		if name != gateReuse {
@@ -179,8 +212,8 @@ func predictor(name string, gates *speculate.Gates) (speculate.Predictor, error)
 	if err != nil {
 		return nil, err
 	}
-	if name == "" && len(set.Predictors) == 1 {
-		return set.Predictors[0], nil
+	if name == "" && (every || len(set.Predictors) == 1) {
+		return set.Predictors, nil
 	}
 	return named(set.Predictors, name)
 }
@@ -197,11 +230,11 @@ func folder(s string) (dir, name string, ok bool) {
 	return "", s, false
 }
 
-func named(ps []speculate.Predictor, name string) (speculate.Predictor, error) {
+func named(ps []speculate.Predictor, name string) ([]speculate.Predictor, error) {
 	var names []string
 	for _, p := range ps {
 		if p.Name() == name {
-			return p, nil
+			return []speculate.Predictor{p}, nil
 		}
 		names = append(names, p.Name())
 	}

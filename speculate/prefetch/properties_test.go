@@ -291,3 +291,38 @@ func byDocument(events []Event) map[string][]Event {
 	}
 	return by
 }
+
+// Several simulations at once are those one by one, and must predict the same.
+func TestSimulateAll(t *testing.T) {
+	ctx := context.Background()
+	data := skewed(shapes[0], 3, 50)
+	for _, c := range []Config{
+		{}, {Policy: OPT, Batch: 2}, {Policy: Reuse, Predictor: speculate.Oracle{}, Prefetch: 1, Horizon: speculate.Horizon{Layers: 1}},
+		{Policy: DecayedLFU, Predictor: constant(.5), Prefetch: 3, Horizon: speculate.Horizon{Layers: 2}, Nearer: true, NextToken: true, Adaptive: true, Decision: 1},
+	} {
+		var cfgs []Config
+		for _, size := range []int{4, 9, 17} {
+			for _, load := range []time.Duration{3, 70} {
+				c.Capacity, c.Load, c.Compute, c.Hold = size, load, 10, true
+				cfgs = append(cfgs, c)
+			}
+		}
+		all, err := SimulateAll(ctx, data, cfgs)
+		require.NoError(t, err)
+		require.Len(t, all, len(cfgs))
+		for i, r := range all {
+			require.Equal(t, simulateAny(t, data, cfgs[i]), r)
+		}
+		other := cfgs[1]
+		other.Prefetch++
+		if c.Predictor == nil {
+			other.Policy = Reuse
+			other.Predictor = constant(.5)
+		}
+		_, err = SimulateAll(ctx, data, []Config{cfgs[0], other})
+		require.ErrorContains(t, err, "configuration 1 predicts otherwise than the first")
+	}
+	all, err := SimulateAll(ctx, data, nil)
+	require.NoError(t, err)
+	require.Empty(t, all)
+}

@@ -3,7 +3,9 @@ package prefetch
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"iter"
+	"reflect"
 	"slices"
 
 	"github.com/expertspec/expertspec/speculate"
@@ -330,13 +332,51 @@ func (m *simulator) result(documents, tokens int) *Result {
 // Simulate runs cfg on all documents of data, one after another. Memory use is
 // that of one document, and L*E numbers. Its error names the document.
 func Simulate(ctx context.Context, data speculate.Data, cfg Config) (*Result, error) {
-	if err := cfg.Validate(data.Header); err != nil {
-		return nil, err
-	}
-	m := newSimulator(cfg, speculate.ShapeOf(data.Header.Model))
-	documents, tokens, err := each(ctx, data, cfg, m.run)
+	all, err := SimulateAll(ctx, data, []Config{cfg})
 	if err != nil {
 		return nil, err
 	}
-	return m.result(documents, tokens), nil
+	return all[0], nil
+}
+
+// SimulateAll is [Simulate] of configurations that predict the same, such as one at
+// several capacities and times: data is read once, and its predictor asked once. It is
+// an error if they differ in Predictor, Horizon, Prefetch, Nearer, NextToken, Batch or
+// Prompt, or if Policy is Reuse in some of them only.
+func SimulateAll(ctx context.Context, data speculate.Data, cfgs []Config) ([]*Result, error) {
+	var sims []*simulator
+	for i, c := range cfgs {
+		if err := c.Validate(data.Header); err != nil {
+			return nil, err
+		}
+		if i > 0 && !c.predictsAs(cfgs[0]) {
+			return nil, fmt.Errorf("prefetch: configuration %d predicts otherwise than the first", i)
+		}
+		sims = append(sims, newSimulator(c, speculate.ShapeOf(data.Header.Model)))
+	}
+	if len(sims) == 0 {
+		return nil, nil
+	}
+	documents, tokens, err := each(ctx, data, cfgs[0], func(p *plan) {
+		for _, m := range sims {
+			m.run(p)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	var all []*Result
+	for _, m := range sims {
+		all = append(all, m.result(documents, tokens))
+	}
+	return all, nil
+}
+
+// predictsAs reports whether the plans of c are those of d.
+func (c Config) predictsAs(d Config) bool {
+	if p := c.Predictor; p != nil && !reflect.TypeOf(p).Comparable() {
+		return false
+	}
+	return c.Predictor == d.Predictor && c.Horizon == d.Horizon && c.Prefetch == d.Prefetch && c.Nearer == d.Nearer && c.NextToken == d.NextToken &&
+		c.Batch == d.Batch && c.Prompt == d.Prompt && (c.Policy == Reuse) == (d.Policy == Reuse)
 }

@@ -29,6 +29,10 @@ type Telemetry struct {
 	// PromptTokens were computed for FirstToken, with these experts.
 	PromptTokens int             `json:"prompt_tokens,omitempty"`
 	Prompts      prefetch.Counts `json:"prompts"`
+	// LoadSeconds and DecisionSeconds are those of one copy and one prediction that a
+	// simulation assumes.
+	LoadSeconds     float64 `json:"load_seconds,omitempty"`
+	DecisionSeconds float64 `json:"decision_seconds,omitempty"`
 	// Store is about everything that the model computed, also without -greedy.
 	Store *offload.Stats `json:"store,omitempty"`
 }
