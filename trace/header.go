@@ -12,6 +12,7 @@ import (
 const (
 	MaxLayers  = 4096
 	MaxExperts = 1 << 20
+	MaxShards  = 100000
 	maxRow     = 1 << 24 // values of one token in one column
 )
 
@@ -120,6 +121,9 @@ func ascending(list []int, limit int) error {
 func (h *Header) Validate() error {
 	if err := h.Model.Validate(); err != nil {
 		return err
+	}
+	if n := h.Source.Shards; n < 0 || n > MaxShards {
+		return fmt.Errorf("a trace of %d shards, expected at most %d", n, MaxShards)
 	}
 	if err := ascending(h.LogitLayers, h.Model.Layers); err != nil {
 		return fmt.Errorf("layers of the router logits: %w", err)

@@ -107,7 +107,7 @@ func Open(path string) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newReader(openFile, paths)
+	return newReader(openFile, paths, openAtOnce)
 }
 
 // OpenFS opens the trace whose shards are in the root directory of fsys, as
@@ -118,29 +118,54 @@ func OpenFS(fsys fs.FS) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newReader(openerFS(fsys), paths)
+	return newReader(openerFS(fsys), paths, 1)
 }
 
-func newReader(open opener, paths []string) (*Reader, error) {
+// openAtOnce is how many shards are opened at the same time, which on a network
+// file system are round trips to a server.
+const openAtOnce = 32
+
+func newReader(open opener, paths []string, several int) (*Reader, error) {
 	r := &Reader{open: open, paths: paths}
-	for i, p := range paths {
-		s, err := openShard(open, p)
-		if err != nil {
-			return nil, err
+	var err error
+	inOrder(len(paths), several, func(i int) *footer { return readFooter(open, paths[i]) }, func(i int, f *footer) bool {
+		switch {
+		case f.err != nil:
+			err = f.err
+		case i == 0:
+			r.header = f.header
+		default:
+			if err = joins(&r.header, &f.header); err != nil {
+				err = fileError(paths[i], fmt.Errorf("%w (in %s)", err, paths[0]))
+			}
 		}
-		s.close()
-		if i == 0 {
-			r.header = s.header
-		} else if err := joins(&r.header, &s.header); err != nil {
-			return nil, fileError(p, fmt.Errorf("%w (in %s)", err, paths[0]))
-		}
-		x := size{bytes: s.pq.Size()}
-		for g := range s.pq.NumRowGroups() {
-			x.tokens += s.pq.NumRows(g)
-		}
-		r.sizes = append(r.sizes, x)
+		r.sizes = append(r.sizes, f.size)
+		return err == nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return r, nil
+}
+
+// footer is what a Reader keeps of a shard.
+type footer struct {
+	header Header
+	size
+	err error
+}
+
+func readFooter(open opener, path string) *footer {
+	s, err := openShard(open, path)
+	if err != nil {
+		return &footer{err: err}
+	}
+	s.close()
+	f := &footer{header: s.header, size: size{bytes: s.pq.Size()}}
+	for g := range s.pq.NumRowGroups() {
+		f.tokens += s.pq.NumRows(g)
+	}
+	return f
 }
 
 // joins checks that two shards belong to one trace.
@@ -234,51 +259,6 @@ func (r *Reader) Part(i, n int) *Reader {
 		s.paths, s.sizes = append(s.paths, r.paths[i]), append(s.sizes, r.sizes[i])
 	}
 	return &s
-}
-
-// Filter selects what a Reader reads. The zero value selects everything.
-type Filter struct {
-	// Datasets and Documents, where not empty, are the names of the data sets
-	// and the ids of the documents to read. Row groups without them, by the
-	// shards' statistics, are skipped unread.
-	Datasets  []string
-	Documents []string
-	// NoLogits and NoInput leave Document.RouterLogits and RouterInput nil
-	// without reading them.
-	NoLogits bool
-	NoInput  bool
-	// TokensOnly leaves all arrays of Document except Tokens nil without reading
-	// them. Such documents are not valid.
-	TokensOnly bool
-}
-
-// Select returns a reader of those documents and columns of r that f selects.
-func (r *Reader) Select(f Filter) *Reader {
-	s := *r
-	s.filter.Datasets = narrow(r.filter.Datasets, f.Datasets)
-	s.filter.Documents = narrow(r.filter.Documents, f.Documents)
-	s.filter.NoLogits = r.filter.NoLogits || f.NoLogits
-	s.filter.NoInput = r.filter.NoInput || f.NoInput
-	s.filter.TokensOnly = r.filter.TokensOnly || f.TokensOnly
-	return &s
-}
-
-// narrow returns the names that are in both lists. nil means all names, and so
-// does an empty list of a Filter.
-func narrow(names, filter []string) []string {
-	switch {
-	case len(filter) == 0:
-		return names
-	case names == nil:
-		return slices.Clone(filter)
-	}
-	both := []string{}
-	for _, name := range names {
-		if slices.Contains(filter, name) {
-			both = append(both, name)
-		}
-	}
-	return both
 }
 
 // Documents reads the trace in order. An error, which names file, row group and

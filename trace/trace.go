@@ -65,11 +65,14 @@ type Stack struct {
 
 // Source is the origin of a trace.
 type Source struct {
-	Program    string            `json:"program"` // name and version
-	Checkpoint string            `json:"checkpoint,omitempty"`
-	DType      string            `json:"dtype,omitempty"`
-	Seed       uint64            `json:"seed"`
-	Extra      map[string]string `json:"extra,omitempty"`
+	Program    string `json:"program"` // name and version
+	Checkpoint string `json:"checkpoint,omitempty"`
+	DType      string `json:"dtype,omitempty"`
+	Seed       uint64 `json:"seed"`
+	// Shards is how many shards the complete trace has, 00000 to Shards-1, which may
+	// be written by several programs; 0: unknown. See [ValidationReport.Missing].
+	Shards int               `json:"shards,omitempty"`
+	Extra  map[string]string `json:"extra,omitempty"`
 }
 
 // Header is what all documents of a trace share.

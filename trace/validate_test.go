@@ -69,6 +69,7 @@ func TestHeaderValidate(t *testing.T) {
 		"logit layer": func(h *trace.Header) { h.LogitLayers = []int{5} },
 		"unordered":   func(h *trace.Header) { h.InputLayers = []int{2, 1} },
 		"no hidden":   func(h *trace.Header) { h.Model.Hidden = 0 },
+		"shards":      func(h *trace.Header) { h.Source.Shards = trace.MaxShards + 1 },
 		"absurd":      func(h *trace.Header) { h.Model.Layers = 1 << 40 },
 	} {
 		h := plantedHeader()

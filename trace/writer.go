@@ -27,7 +27,6 @@ const (
 	defaultGroupTokens = 32 << 10
 	// A row group also ends when its numbers fill this much memory.
 	maxGroupBytes = 32 << 20
-	maxShards     = 100000
 )
 
 // WriterOptions configures a Writer. The zero value is ready to use.
@@ -127,7 +126,7 @@ func Create(dir string, h Header, opts WriterOptions) (*Writer, error) {
 
 // resume finds the number of the next shard.
 func (w *Writer) resume() error {
-	for ; w.next < maxShards; w.next++ {
+	for ; w.next < MaxShards; w.next++ {
 		path := w.path(w.next)
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 			break
@@ -237,8 +236,8 @@ func (w *Writer) endGroup() error {
 
 // begin creates the temporary file of the next shard.
 func (w *Writer) begin() error {
-	if w.next >= maxShards {
-		return fmt.Errorf("%s: more than %d shards", w.dir, maxShards)
+	if w.next >= MaxShards {
+		return fmt.Errorf("%s: more than %d shards", w.dir, MaxShards)
 	}
 	// The random name keeps writers apart on a file system without locks.
 	name := fmt.Sprintf(".%s-%05d%s.%s%s", w.opts.Prefix, w.next, shardSuffix, rand.Text()[:8], tempSuffix)
