@@ -22,7 +22,7 @@ of Parquet shards. Of a document the encoder of a Switch Transformer reads the f
 
 Killed at any moment and run again with the same flags, it resumes, and the folder ends up as if it had never stopped. With
 other flags or another model it refuses to. With -part, several processes share the work without communicating; together they
-write the same files.
+write the same files. examples/convert -missing names the parts that have not finished.
 
 Documents and files that cannot be read, documents without tokens and shards that cannot be written are named on standard
 error, and the others are processed.`

@@ -92,6 +92,9 @@ func print(out io.Writer, o *options, r *collect.Report) {
 	}
 	if o.Parts > 1 {
 		fmt.Fprintf(out, "; part %d of %d", o.Part, o.Parts)
+		if r.Shards+r.Existing == 0 {
+			fmt.Fprint(out, ", which has no shards")
+		}
 	}
 	if r.Chosen < r.Found {
 		fmt.Fprintf(out, "\n%d of %d documents chosen (-docs)", r.Chosen, r.Found)

@@ -22,21 +22,23 @@ import (
 
 const help = `
 convert reads a routing trace of another program and writes a trace (-from FORMAT -in PATH -out DIR), writes a trace in
-another format where that can hold it (-to FORMAT -in DIR -out PATH), or checks a trace (-validate DIR).
+another format where that can hold it (-to FORMAT -in DIR -out PATH), or checks a trace (-validate DIR, -missing DIR).
 
 What a format does not say is inferred from all the data or given by flags, and is printed. A malformed line or document,
 and what is not a regular file in a folder, is named on standard error with its place and omitted. The output appears complete or
 not at all.
 
+A trace that is valid but not complete, because shards or documents are missing, is named with them, and the exit status is 3.
+
 Formats:
 `
 
 type options struct {
-	from, to, in, out, validate string
-	convert                     convert.Options
-	float16                     bool
-	shardMiB                    int64
-	quiet                       bool
+	from, to, in, out, validate, missing string
+	convert                              convert.Options
+	float16                              bool
+	shardMiB                             int64
+	quiet                                bool
 }
 
 func main() { new(options).program().Main() }
@@ -56,7 +58,8 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.to, "to", "", "`format` to write")
 	f.StringVar(&o.in, "in", "", "`path` to read: a file or folder of the format, or with -to a trace")
 	f.StringVar(&o.out, "out", "", "`path` to write: the folder of the trace, or with -to a file or folder of the format")
-	f.StringVar(&o.validate, "validate", "", "`folder` of a trace to check: shapes, experts, weights, page checksums, documents that occur twice")
+	f.StringVar(&o.validate, "validate", "", "`folder` of a trace to check: shapes, experts, weights, page checksums, documents that occur twice,\nshards and documents that are missing")
+	f.StringVar(&o.missing, "missing", "", "`folder` of a trace that parts of collect write: print the numbers of the parts whose shards are missing,\nfor example 3,17-19, without reading the shards")
 	f.StringVar(&o.convert.Name, "name", "", "`name` of the model (default: the source's, or unknown)")
 	f.StringVar(&o.convert.Dataset, "dataset", "", "`name` of the data set (default: the source's, or the file's name)")
 	f.IntVar(&o.convert.Experts, "experts", 0, "`number` of experts of a layer (default: the source's, or the largest id plus one)")
@@ -70,12 +73,14 @@ func (o *options) flags(f *flag.FlagSet) {
 func (o *options) check(*flag.FlagSet) error {
 	formats, _ := convert.Formats()
 	switch {
-	case o.validate != "" && o.from+o.to+o.in+o.out != "":
-		return errors.New("-validate takes none of -from, -to, -in and -out")
-	case o.validate != "":
+	case o.validate != "" && o.missing != "":
+		return errors.New("-validate and -missing exclude each other")
+	case o.validate+o.missing != "" && o.from+o.to+o.in+o.out != "":
+		return errors.New("-validate and -missing take none of -from, -to, -in and -out")
+	case o.validate+o.missing != "":
 		return nil
 	case o.from == "" && o.to == "":
-		return errors.New("one of -from, -to and -validate is required")
+		return errors.New("one of -from, -to, -validate and -missing is required")
 	case o.from != "" && o.to != "":
 		return errors.New("-from and -to exclude each other")
 	case !slices.Contains(formats, o.from+o.to):
@@ -89,8 +94,11 @@ func (o *options) check(*flag.FlagSet) error {
 }
 
 func (o *options) run(ctx context.Context, s cli.Streams) error {
-	if o.validate != "" {
+	switch {
+	case o.validate != "":
 		return validate(ctx, o.validate, s)
+	case o.missing != "":
+		return missing(o.missing, s)
 	}
 	report, err := o.convertTrace(ctx, s.Out)
 	if report != nil {
@@ -105,33 +113,6 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 		return &cli.Incomplete{Omitted: len(report.Omitted), What: "documents or lines of " + o.in}
 	}
 	return nil
-}
-
-// validate reports every problem of a trace.
-func validate(ctx context.Context, dir string, s cli.Streams) error {
-	var r *trace.ValidationReport
-	var err error
-	done := make(chan struct{})
-	go func() {
-		r, err = trace.Validate(dir, trace.ValidateOptions{})
-		close(done)
-	}()
-	select {
-	case <-ctx.Done(): // the process ends
-		return ctx.Err()
-	case <-done:
-	}
-	if err != nil {
-		return err
-	}
-	for _, p := range r.Problems {
-		fmt.Fprintf(s.Err, "convert: %v\n", p)
-	}
-	if r.Count > 0 {
-		return fmt.Errorf("%s: %d problems", dir, r.Count)
-	}
-	_, err = fmt.Fprintf(s.Out, "%s is valid: %d documents, %d tokens in %d shards\n", dir, r.Documents, r.Tokens, r.Shards)
-	return err
 }
 
 func (o *options) convertTrace(ctx context.Context, out io.Writer) (*convert.Report, error) {

@@ -64,12 +64,12 @@ func TestStatus(t *testing.T) {
 		want   string // in standard error
 	}{
 		{"-from allenai -in " + lines + " -out " + dir + "/a -experts 4 -quiet", cli.Partial, "x.jsonl:2"},
-		{"-in a -out b", cli.Usage, "one of -from, -to and -validate"},
+		{"-in a -out b", cli.Usage, "one of -from, -to, -validate and -missing"},
 		{"-from x -in a -out b", cli.Usage, `no format "x"`},
 		{"-from vllm", cli.Usage, "-in and -out"},
 		{"-from vllm -in a -out b c", cli.Usage, "unexpected argument"},
 		{"-from vllm -in a -out b -top-k -1", cli.Usage, "negative"},
-		{"-from vllm -validate a", cli.Usage, "-validate takes none"},
+		{"-from vllm -validate a", cli.Usage, "-validate and -missing take none"},
 		{"-none", cli.Usage, "flag provided"},
 		{"-h", cli.Done, "specmoe"},
 		{"-from vllm -in " + dir + "/none -out " + dir + "/b", cli.Failed, "none"},

@@ -16,8 +16,16 @@
 // checksums of the shards that exist and rewrites damaged ones.
 //
 // The first run writes _collect.json beside the shards, with everything that
-// decides their content. A run that would continue with other settings is
-// refused, with an error that names the differences.
+// decides their content and the number of parts. A run that would continue with
+// other settings is refused, with an error that names the differences. Every shard
+// has the number of all shards in its header, and [Inspect] lists those, and the
+// parts, that are missing.
+//
+// The folder may be on a network file system. Run requires of it that a rename within
+// the folder happens whole or not at all and replaces an existing file; it requires no
+// locks. Two processes may run the same part at the same time, which costs their time
+// but leaves the same trace. Processes read the folder's list of files only when they
+// are the first.
 //
 // In memory are the model, the routing of Options.Concurrency + 1 batches, each
 // at most 512 MiB where that is more than one document, one row group of the

@@ -13,7 +13,7 @@ import (
 // so that a run that finds the shard reports them again.
 
 func (r *run) omittedPath(n int) string {
-	return filepath.Join(r.dir, fmt.Sprintf("_left-out-%05d.json", n))
+	return filepath.Join(r.dir, fmt.Sprintf(omittedFormat, n))
 }
 
 // omittedDocument is a Problem in that file.

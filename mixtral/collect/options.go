@@ -15,6 +15,9 @@ const (
 	DefaultBatchTokens = 4096
 )
 
+// maxParts bounds Options.Parts.
+const maxParts = 1 << 20
+
 // maxRecord bounds the routing that a batch records, in bytes. Batches of models
 // that record more have fewer tokens.
 const maxRecord = 512 << 20
@@ -51,10 +54,11 @@ type Options struct {
 	Concurrency int
 	// DocumentsPerShard is the number of documents in a shard. 0 means an eighth of
 	// all documents, but at least 4 and at most 64, so that an interrupted small run
-	// loses little.
+	// loses little, or what makes trace.MaxShards shards if that is more.
 	DocumentsPerShard int
-	// Parts is the number of processes that share the work; 0 means one. This run
-	// writes the shards whose number modulo Parts is Part.
+	// Parts is the number of processes that share the work, the same for all of a
+	// folder; 0 means one, which completes a folder of any number. This run writes the
+	// shards whose number modulo Parts is Part.
 	Part, Parts int
 	// ModelName is the model's name in the trace; if empty, that of the model's
 	// TraceHeader.
@@ -85,7 +89,7 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("collect: Concurrency is %d; must be 1 to 64", o.Concurrency)
 	case o.DocumentsPerShard < 0:
 		return fmt.Errorf("collect: DocumentsPerShard is %d; must not be negative", o.DocumentsPerShard)
-	case o.Part < 0 || o.Part >= max(o.Parts, 1) || o.Parts < 0 || o.Parts > 1<<20:
+	case o.Part < 0 || o.Part >= max(o.Parts, 1) || o.Parts < 0 || o.Parts > maxParts:
 		return fmt.Errorf("collect: Part is %d of %d; must be 0 to Parts-1", o.Part, o.Parts)
 	case o.LogitLayers != nil && !o.Logits:
 		return fmt.Errorf("collect: LogitLayers are set, but Logits is not")
@@ -112,7 +116,9 @@ func (o Options) withDefaults() Options {
 
 // documentsPerShard returns the number that is used where the options have none,
 // for n documents.
-func documentsPerShard(n int) int { return min(max((n+7)/8, 4), 64) }
+func documentsPerShard(n int) int {
+	return max(min(max((n+7)/8, 4), 64), (n+trace.MaxShards-1)/trace.MaxShards)
+}
 
 // header returns the trace's header, except for what depends on the choice.
 func (o *Options) header(m Model) trace.Header {

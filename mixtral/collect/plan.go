@@ -21,13 +21,12 @@ type shard struct {
 }
 
 func (r *run) path(n int) string {
-	return filepath.Join(r.dir, fmt.Sprintf("shard-%05d.parquet", n))
+	return filepath.Join(r.dir, fmt.Sprintf(shardFormat, n))
 }
 
 // plan finds the shards of this part that are missing or damaged.
 func (r *run) plan(ctx context.Context) error {
-	n, size := len(r.choice.docs), r.o.DocumentsPerShard
-	total := (n + size - 1) / size
+	n, size, total := len(r.choice.docs), r.o.DocumentsPerShard, r.header.Source.Shards
 	for s := r.o.Part; s < total; s += r.o.Parts {
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -68,7 +68,9 @@ func (r *run) run(ctx context.Context) error {
 	if r.o.DocumentsPerShard == 0 {
 		r.o.DocumentsPerShard = documentsPerShard(len(r.choice.docs))
 	}
-	r.fillHeader()
+	if err := r.fillHeader(); err != nil {
+		return err
+	}
 	leave, err := r.enter()
 	if leave != nil {
 		defer leave()
@@ -96,7 +98,12 @@ func (r *run) run(ctx context.Context) error {
 }
 
 // fillHeader adds what decides the content of the trace.
-func (r *run) fillHeader() {
+func (r *run) fillHeader() error {
+	n, size := len(r.choice.docs), r.o.DocumentsPerShard
+	r.header.Source.Shards = (n + size - 1) / size
+	if r.header.Source.Shards > trace.MaxShards {
+		return fmt.Errorf("collect: %d documents, %d in a shard, are more than %d shards", n, size, trace.MaxShards)
+	}
 	extra := r.header.Source.Extra
 	extra["docs"] = "all"
 	if r.o.DocumentsPerDataset > 0 {
@@ -110,6 +117,7 @@ func (r *run) fillHeader() {
 		extra["float"] = "float16"
 	}
 	extra["choice"] = r.choice.hash
+	return nil
 }
 
 // problem reports what is omitted.

@@ -21,6 +21,10 @@ const manifestName = "_collect.json"
 // manifest is the content of that file.
 type manifest struct {
 	Version int `json:"version"`
+	// Parts is the number of processes that share the work. It decides no content.
+	Parts int `json:"parts"`
+	// Documents is how many were chosen.
+	Documents int64 `json:"documents"`
 	// Settings are everything that decides the content of the shards, by the name
 	// of the flag where there is one.
 	Settings map[string]string `json:"settings"`
@@ -29,7 +33,8 @@ type manifest struct {
 // settings lists the settings in a header.
 func settings(h *trace.Header) map[string]string {
 	m := map[string]string{
-		"model": h.Model.Name, "program": h.Source.Program, "checkpoint": h.Source.Checkpoint,
+		"shards": fmt.Sprint(h.Source.Shards),
+		"model":  h.Model.Name, "program": h.Source.Program, "checkpoint": h.Source.Checkpoint,
 		"dtype": h.Source.DType, "seed": fmt.Sprint(h.Source.Seed),
 		"layers": fmt.Sprint(h.Model.Layers), "experts": fmt.Sprint(h.Model.Experts), "top-k": fmt.Sprint(h.Model.TopK),
 		"hidden": fmt.Sprint(h.Model.Hidden), "vocabulary": fmt.Sprint(h.Model.Vocabulary),
@@ -70,12 +75,14 @@ func differences(was, now map[string]string) string {
 		}
 	}
 	slices.Sort(list)
-	if len(list) == 1 && was["choice"] != now["choice"] {
+	// A changed choice follows from the other changes, if there are any.
+	others := slices.DeleteFunc(slices.Clone(list), func(s string) bool {
+		return strings.HasPrefix(s, "choice was ") || strings.HasPrefix(s, "shards was ")
+	})
+	if len(list) > 0 && len(others) == 0 {
 		return "the sources have other documents or texts than before"
 	}
-	// A changed choice follows from the other changes.
-	list = slices.DeleteFunc(list, func(s string) bool { return strings.HasPrefix(s, "choice was ") })
-	return strings.Join(list, "; ")
+	return strings.Join(others, "; ")
 }
 
 func quoted(m map[string]string, k string) string {
@@ -93,10 +100,10 @@ func (r *run) agree() error {
 	now := settings(&r.header)
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := r.noShards(); err != nil {
+		if err := r.noShards(path); err != nil {
 			return err
 		}
-		if err := r.begin(path, now); err != nil {
+		if err := r.begin(path, manifest{1, r.o.Parts, r.report.Chosen, now}); err != nil {
 			return err
 		}
 		// Another part may have been first.
@@ -105,25 +112,43 @@ func (r *run) agree() error {
 	if err != nil {
 		return err
 	}
-	var m manifest
-	if err := json.Unmarshal(text, &m); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if m.Version != 1 {
-		return fmt.Errorf("%s: unknown version %d; must be 1", path, m.Version)
+	m, err := parseManifest(path, text)
+	if err != nil {
+		return err
 	}
 	if diff := differences(m.Settings, now); diff != "" {
-		return fmt.Errorf("%s was made with other settings, so it cannot be continued: %s", r.dir, diff)
+		return fmt.Errorf("%s: the trace was made with other settings, so it cannot be continued: %s", path, diff)
+	}
+	// With another number, a part would write the shards of several others.
+	if r.o.Parts > 1 && r.o.Parts != m.Parts {
+		return fmt.Errorf("%s: the trace is divided between %d processes, so part %d of %d cannot continue it; "+
+			"a process of all parts can, or change the number in the file while none runs", path, m.Parts, r.o.Part, r.o.Parts)
 	}
 	return nil
 }
 
+func parseManifest(path string, text []byte) (m manifest, err error) {
+	if err := json.Unmarshal(text, &m); err != nil {
+		return m, fmt.Errorf("%s: %w", path, err)
+	}
+	switch {
+	case m.Version != 1:
+		return m, fmt.Errorf("%s: unknown version %d; must be 1", path, m.Version)
+	case m.Parts < 1 || m.Parts > maxParts:
+		return m, fmt.Errorf("%s: the trace is divided between %d processes; must be 1 to %d", path, m.Parts, maxParts)
+	}
+	return m, nil
+}
+
 // noShards checks that a folder without a manifest has no shards of another
 // program.
-func (r *run) noShards() error {
+func (r *run) noShards(path string) error {
 	list, err := os.ReadDir(r.dir)
 	for _, e := range list {
 		if name := e.Name(); strings.HasSuffix(name, ".parquet") && name[0] != '.' && name[0] != '_' {
+			if fileExists(path) {
+				return nil // another part has begun meanwhile
+			}
 			return fmt.Errorf("%s has Parquet files, but no %s: they are of another program", r.dir, manifestName)
 		}
 	}
@@ -132,13 +157,14 @@ func (r *run) noShards() error {
 
 // begin writes the manifest, whole or not at all. Of several parts that start at
 // the same time the first wins.
-func (r *run) begin(path string, s map[string]string) error {
+func (r *run) begin(path string, m manifest) error {
 	temp := filepath.Join(r.temp, manifestName)
-	if err := writeSynced(temp, manifest{1, s}); err != nil {
+	if err := writeSynced(temp, m); err != nil {
 		return err
 	}
 	// A link fails if the name exists, whereas a rename would replace the file. On
-	// file systems without links it is renamed.
+	// file systems without links it is renamed, and of parts that begin at the same
+	// moment the last wins; shards of other settings are refused later, by their headers.
 	err := os.Link(temp, path)
 	switch {
 	case err == nil || errors.Is(err, fs.ErrExist):

@@ -49,7 +49,7 @@ func (j *job) lose(err error) {
 // create creates the shard's file under a hidden name.
 func (r *run) create(j *job) {
 	j.problems = append(j.problems, j.omitted...)
-	j.temp = filepath.Join(r.temp, "shard")
+	j.temp = filepath.Join(r.temp, shardsName)
 	err := os.RemoveAll(j.temp)
 	if err == nil {
 		j.w, err = r.o.createShard(j.temp, r.header, trace.WriterOptions{Float: r.o.Float, ShardBytes: 1 << 62})
