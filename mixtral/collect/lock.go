@@ -40,6 +40,7 @@ func (r *run) enter() (leave func(), err error) {
 			return func() {
 				lock.Close()
 				os.RemoveAll(r.temp)
+				clearStale(part)
 				os.Remove(part) // these fail unless the folders are empty
 				os.Remove(filepath.Dir(part))
 			}, nil

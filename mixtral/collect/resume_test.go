@@ -159,38 +159,48 @@ func TestProblems(t *testing.T) {
 }
 
 // Of two processes of the same part, as where a scheduler believes that a node is
-// dead, each makes the trace of one. The first is cancelled after the second has
-// finished, and leaves only complete shards.
+// dead, each makes the trace of one. The second begins and ends while the first
+// writes a shard; then the first is cancelled, or finishes.
 func TestTwoOfOnePart(t *testing.T) {
 	want, dir := t.TempDir(), t.TempDir()
-	docs := documents(8, 2)
-	o := collect.Options{MaxTokens: 12, DocumentsPerShard: 1, Part: 1, Parts: 2}
-	other := o
+	docs := documents(9, 2)
+	o := collect.Options{MaxTokens: 12, DocumentsPerShard: 3, BatchTokens: 12, Part: 1, Parts: 2}
 	run(t, docs, want, o)
 	for _, stop := range []bool{true, false} {
 		ctx, cancel := context.WithCancel(t.Context())
-		second := false
-		o.Progress = func(p collect.Progress) {
-			if p.Stage != "collecting" || second {
-				return
-			}
-			second = true
-			run(t, docs, dir, other)
+		// When the third batch is computed, the first is in the open shard.
+		m := &atBatch{Model: miniModel(), batch: 3, do: func() {
+			run(t, docs, dir, o)
 			if stop {
 				cancel()
 			}
-		}
-		_, err := tryRun(ctx, miniModel(), dir, o, collect.Slice("mini", docs))
+		}}
+		rep, err := tryRun(ctx, m, dir, o, collect.Slice("mini", docs))
 		if stop {
 			assert.ErrorIs(t, err, context.Canceled)
 		} else {
 			assert.NoError(t, err)
 		}
-		assert.True(t, second)
+		assert.Empty(t, rep.Problems)
+		assert.LessOrEqual(t, m.batch, 0)
 		cancel()
 		same(t, files(t, dir), files(t, want))
 		require.NoError(t, os.Remove(filepath.Join(dir, "shard-00001.parquet")))
 	}
+}
+
+// atBatch calls do before it computes a batch.
+type atBatch struct {
+	collect.Model
+	batch int
+	do    func()
+}
+
+func (m *atBatch) Record(ctx context.Context, h *trace.Header, tokens [][]int32, spare []*trace.Document) ([]*trace.Document, error) {
+	if m.batch--; m.batch == 0 {
+		m.do()
+	}
+	return m.Model.Record(ctx, h, tokens, spare)
 }
 
 // A cancelled run leaves only complete shards.
