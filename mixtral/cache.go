@@ -118,7 +118,7 @@ func (m *Model) runs() (n, bytes int) {
 // grow returns a buffer of b documents' keys or values with a capacity of size
 // tokens that begins with old, of capacity c, if not nil.
 func (m *Model) grow(old compute.Buffer, b, c, size int) (compute.Buffer, error) {
-	dims := []int{b, m.cfg.KVHeads, size, m.cfg.HeadDim}
+	dims := []int{b, m.share.kvHeads, size, m.cfg.HeadDim}
 	if m.d.Shared {
 		grown, flat, err := m.d.Backend.NewSharedBuffer(0, shapes.Make(m.dtype, dims...))
 		if err != nil {

@@ -11,21 +11,25 @@ import (
 )
 
 // matrix is a weight on the device: w [..., O, I] and scale nil, or w int8 [..., O, I] and scale float32 [..., O].
-type matrix struct{ w, scale compute.Buffer }
+// first, of experts divided among devices, is the number of the device's first, int32.
+type matrix struct{ w, scale, first compute.Buffer }
 
 // buffers returns the parameters from which takeWeight makes a weight.
 func (m matrix) buffers() []compute.Buffer {
-	if m.scale == nil {
-		return []compute.Buffer{m.w}
+	var all []compute.Buffer
+	for _, b := range []compute.Buffer{m.w, m.scale, m.first} {
+		if b != nil {
+			all = append(all, b)
+		}
 	}
-	return []compute.Buffer{m.w, m.scale}
+	return all
 }
 
 // weight is a matrix in a graph.
-type weight struct{ w, scale *Node }
+type weight struct{ w, scale, first *Node }
 
 // takeWeight removes a matrix from the front of parameters: int8 is followed by
-// its scales.
+// its scales, and experts divided among devices by an integer.
 func takeWeight(in *[]*Node) weight {
 	w := weight{w: (*in)[0]}
 	*in = (*in)[1:]
@@ -33,15 +37,20 @@ func takeWeight(in *[]*Node) weight {
 		w.scale = (*in)[0]
 		*in = (*in)[1:]
 	}
+	if len(*in) > 0 && (*in)[0].DType() == dtypes.Int32 && (*in)[0].IsScalar() {
+		w.first = (*in)[0]
+		*in = (*in)[1:]
+	}
 	return w
 }
 
 // quantized loads matrices of the checkpoint, one after the other, as int8 [...,
-// O, I]. order, if not nil, is the row in which each row is stored.
-func (l *loader) quantized(dims []int, names []string, order func(row int) int) (m matrix, err error) {
+// O, I], of which each of several devices has a part. order, if not nil, is the row in
+// which each row is stored.
+func (l *loader) quantized(dims []int, cut meshCut, names []string, order func(row int) int) (m matrix, err error) {
 	rows, columns := shapes.Make(dtypes.Int8, dims[:len(dims)-1]...).Size(), dims[len(dims)-1]
 	scales := make([]float32, rows)
-	m.w, err = l.load(dtypes.Int8, dims, func(dst []byte) error {
+	m.w, err = l.load(dtypes.Int8, dims, cut, func(dst []byte) error {
 		to := dst
 		if order != nil {
 			to = make([]byte, len(dst))
@@ -60,7 +69,10 @@ func (l *loader) quantized(dims []int, names []string, order func(row int) int) 
 		return nil
 	})
 	if err == nil {
-		m.scale, err = xla.Upload(l.d.Device, scales, dims[:len(dims)-1]...)
+		m.scale, err = l.load(dtypes.Float32, dims[:len(dims)-1], cut.rows(), func(dst []byte) error {
+			copy(words[float32](dst), scales)
+			return nil
+		})
 	}
 	if err != nil {
 		xla.Free(m.w)

@@ -77,6 +77,8 @@ type Options struct {
 	// matrices are int8 is loaded so in either case. With Int8, host memory while
 	// loading is the result and, in float32, one matrix.
 	Quantize QuantizeMode
+	// Mesh divides the model among several devices of an XLA backend; one by default.
+	Mesh Mesh
 	// Chunk is the maximum number of tokens of a document that one step computes,
 	// which bounds memory for documents of any length; 512 by default.
 	Chunk int
@@ -99,6 +101,8 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("Options.DType is %s; must be Float32 or BFloat16", o.DType)
 	case o.Quantize < AsStored || o.Quantize > Int8:
 		return fmt.Errorf("Options.Quantize is %v; must be AsStored or Int8", o.Quantize)
+	case o.Mesh.Experts < 0 || o.Mesh.Width < 0:
+		return fmt.Errorf("Options.Mesh is %d x %d; must not be negative", o.Mesh.Experts, o.Mesh.Width)
 	case o.Chunk < 0:
 		return fmt.Errorf("Options.Chunk is %d; must not be negative", o.Chunk)
 	}
@@ -110,6 +114,8 @@ type Model struct {
 	cfg       Config
 	hash      string
 	d         *device
+	mesh      Mesh
+	share     share // of a device
 	executor  Executor
 	dtype     dtypes.DType
 	int8      bool // some matrices are int8
@@ -146,11 +152,15 @@ func Load(ctx context.Context, fsys fs.FS, o Options) (m *Model, err error) {
 }
 
 func load(ctx context.Context, ck *Checkpoint, o Options) (*Model, error) {
-	m := &Model{cfg: ck.Config(), executor: o.Executor, dtype: o.DType, chunk: o.Chunk, lanes: 1}
+	m := &Model{cfg: ck.Config(), mesh: o.Mesh, executor: o.Executor, dtype: o.DType, chunk: o.Chunk, lanes: 1}
+	if err := o.Mesh.check(&m.cfg, o.Backend, o.Experts); err != nil {
+		return nil, prefixed(err)
+	}
+	m.share = o.Mesh.share(&m.cfg)
 	if m.dtype == dtypes.InvalidDType {
 		m.dtype = dtypes.Float32
 	}
-	m.d = newDevice(o.Backend, m.dtype)
+	m.d = newDevice(o.Backend, o.Mesh.Devices(), m.dtype)
 	m.capacities.layers = make([]struct{ level, needed, steps int }, m.cfg.Layers)
 	if m.chunk == 0 {
 		m.chunk = 512
@@ -169,7 +179,7 @@ func load(ctx context.Context, ck *Checkpoint, o Options) (*Model, error) {
 	if m.hash, err = ck.Hash(); err != nil {
 		return nil, err
 	}
-	l := &loader{ctx: ctx, d: m.d, ck: ck, cfg: m.cfg, dtype: m.dtype, stacked: m.stacked(), without: o.Experts != nil, report: o.Progress}
+	l := &loader{ctx: ctx, d: m.d, ck: ck, cfg: m.cfg, dtype: m.dtype, mesh: m.mesh, stacked: m.stacked(), without: o.Experts != nil, report: o.Progress}
 	l.attentionInt8, l.expertsInt8 = ck.int8Class()
 	if o.Quantize == Int8 {
 		l.attentionInt8, l.expertsInt8 = true, true
@@ -265,7 +275,7 @@ func (m *Model) onHost() bool {
 
 // stacked reports whether a layer's experts are one buffer.
 func (m *Model) stacked() bool {
-	return m.executor == Whole || m.executor == Auto && !m.d.Shared
+	return m.executor == Whole || m.executor == Auto && !m.d.Shared || m.d.Count > 1
 }
 
 // whole reports whether a step of t tokens a document runs as one graph.

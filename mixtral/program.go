@@ -15,8 +15,8 @@ type device struct {
 	dtype dtypes.DType // of matrix products and cache
 }
 
-func newDevice(b compute.Backend, dtype dtypes.DType) *device {
-	return &device{xla.NewDevice(b), dtype}
+func newDevice(b compute.Backend, count int, dtype dtypes.DType) *device {
+	return &device{xla.NewDevice(b, count), dtype}
 }
 
 // programKey is a kind of program and the sizes that its shapes depend on.

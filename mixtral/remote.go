@@ -106,7 +106,7 @@ func (p *cachePart) prepare(m *Model, s *step) error {
 		return err
 	}
 	c := &m.cfg
-	kv, err := m.d.Zeros(m.dtype, c.Layers, 2, s.b, c.KVHeads, recentSize, c.HeadDim)
+	kv, err := m.d.Zeros(m.dtype, c.Layers, 2, s.b, m.share.kvHeads, recentSize, c.HeadDim)
 	p.recent = recent{kv: kv, first: s.first}
 	return err
 }

@@ -135,7 +135,7 @@ func (m *Model) attentionNodes(x, cos, sin, starts *Node, in *[]*Node, l batched
 	} else {
 		y = m.d.attend(now, old, newGraphMask(c, starts, l.b, l.past, wholeBlock))
 	}
-	y = Add(x, m.d.linear(y, w.o))            // [N,D]
+	y = Add(x, m.d.Sum(m.d.linear(y, w.o)))   // [N,D]
 	h = rmsNorm(y, w.ffnNorm, c.RMSNormEps)   // [N,D]
 	logits = m.d.linear(h, weight{w: w.gate}) // [N,E]
 	if !l.asInput {
@@ -160,7 +160,7 @@ func lengthen(x *Node, size int) *Node {
 func (m *Model) batchedRotate(y, cos, sin *Node, b, t int) split {
 	c := &m.cfg
 	hd, half := c.HeadDim, c.HeadDim/2
-	heads, kv := c.Heads, c.KVHeads
+	heads, kv := m.share.heads, m.share.kvHeads
 	rot := (heads + kv) * half
 	cos, sin = Reshape(cos, b, t, 1, half), Reshape(sin, b, t, 1, half)
 	lo := Reshape(SliceAxis(y, 1, AxisRange(0, rot)), b, t, heads+kv, half)
@@ -206,7 +206,7 @@ func (m *Model) newBatch(s *step, rt *Routing) *batch {
 		}
 	}
 	b.size = bucketEighths(b.size)
-	b.rows = make([]int32, m.cfg.Experts*b.size)
+	b.rows = make([]int32, m.mesh.slots(&m.cfg)*b.size)
 	clear(counts)
 	for t, row := range s.rows {
 		for i := range k {
@@ -240,7 +240,7 @@ func (m *Model) batchedExperts(s *step, i int, x, h compute.Buffer, rt *Routing)
 		return nil, err
 	}
 	defer xla.Free(index)
-	slots := m.cfg.Experts
+	slots := m.mesh.slots(&m.cfg)
 	w13, w2 := m.expertWeights(i, 0)
 	args := append(append([]compute.Buffer{x, h, index}, w13.buffers()...), w2.buffers()...)
 	shape, err := h.Shape()
@@ -260,12 +260,16 @@ func (m *Model) batchedExperts(s *step, i int, x, h compute.Buffer, rt *Routing)
 // those of M experts; back [N*K,1]: the results that each row adds, times weights
 // [N,K,1].
 func (m *Model) batchedMoE(x, h, rows, back, weights *Node, slots int, in *[]*Node) *Node {
-	h = Reshape(Gather(h, rows), slots, -1, m.cfg.HiddenSize)
 	w13, w2 := takeWeight(in), takeWeight(in)
+	if w13.first != nil {
+		rows, back, weights = w13.ownRows(rows, back, weights, slots)
+		slots = m.share.experts
+	}
+	h = Reshape(Gather(h, rows), slots, -1, m.cfg.HiddenSize)
 	y := Reshape(m.batchedExpert(h, w13, w2), -1, m.cfg.HiddenSize) // [M*C,D]
 	dims := weights.Shape().Dimensions
 	y = float(Reshape(Gather(y, back), dims[0], dims[1], m.cfg.HiddenSize)) // [N,K,D]
-	return Add(x, ReduceSum(weighed(y, weights), 1))
+	return Add(x, m.d.Sum(ReduceSum(weighed(y, weights), 1)))
 }
 
 // batchedExpert returns the outputs of M experts, [M,C,D], of the type of

@@ -77,7 +77,7 @@ func (m *Model) fewBlock(x *Node, w layerNodes, p *fewNodes, past split, recent 
 	h = rmsNorm(x, w.attnNorm, c.RMSNormEps) // [N,D]
 	q, now := m.fewRotate(m.fewLinear(h, w.qkv), p)
 	y = m.fewAttend(q, now, p, past, recent)   // [N,H*hd]
-	y = Add(x, m.fewLinear(y, w.o))            // [N,D]
+	y = Add(x, m.d.Sum(m.fewLinear(y, w.o)))   // [N,D]
 	h = rmsNorm(y, w.ffnNorm, c.RMSNormEps)    // [N,D]
 	logits = m.fewLinear(h, weight{w: w.gate}) // [N,E]
 	return y, h, logits, now
@@ -87,7 +87,7 @@ func (m *Model) fewBlock(x *Node, w layerNodes, p *fewNodes, past split, recent 
 // scaled, and keys and values, [2,N,KV,hd].
 func (m *Model) fewRotate(y *Node, p *fewNodes) (q, now *Node) {
 	c := &m.cfg
-	n, hd, heads, kv := y.Shape().Dimensions[0], c.HeadDim, c.Heads, c.KVHeads
+	n, hd, heads, kv := y.Shape().Dimensions[0], c.HeadDim, m.share.heads, m.share.kvHeads
 	rot := (heads + kv) * hd / 2
 	lo := Reshape(SliceAxis(y, 1, AxisRange(0, rot)), n, heads+kv, hd/2)
 	hi := Reshape(SliceAxis(y, 1, AxisRange(rot, 2*rot)), n, heads+kv, hd/2)
@@ -151,10 +151,11 @@ func fewTopK(logits *Node, k int) (index, weights *Node) {
 // or the weights of each row's K experts.
 func (m *Model) fewMoE(x, h, index, weights *Node, w13, w2 []weight) *Node {
 	n, k := x.Shape().Dimensions[0], m.cfg.TopK
+	index, weights = w13[0].own(index, weights)
 	var rows []*Node
 	for row := range n {
 		hr := SliceAxis(h, 0, AxisRange(row, row+1))
-		sum := SliceAxis(x, 0, AxisRange(row, row+1))
+		var sum *Node
 		for i := range k {
 			at := []SliceAxisSpec{AxisRange(row, row+1), AxisRange(i, i+1)}
 			one13, one2 := w13[0], w2[0]
@@ -164,11 +165,11 @@ func (m *Model) fewMoE(x, h, index, weights *Node, w13, w2 []weight) *Node {
 			} else {
 				one13, one2 = w13[row*k+i], w2[row*k+i]
 			}
-			sum = Add(sum, weighed(m.fewExpert(hr, one13, one2), Slice(weights, at...)))
+			sum = fold(Add, sum, weighed(m.fewExpert(hr, one13, one2), Slice(weights, at...)))
 		}
 		rows = append(rows, sum)
 	}
-	return Concatenate(rows, 0)
+	return Add(x, m.d.Sum(Concatenate(rows, 0)))
 }
 
 // fewExpert returns one expert's output. h: [1,D].

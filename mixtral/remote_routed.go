@@ -185,7 +185,7 @@ func (r *run) routedGroup(s *step, first int, x, cos, sin, valid compute.Buffer)
 	for i := range layers {
 		level = max(level, m.capacities.level(first+i))
 	}
-	size := capacity(level, n, c.TopK, c.Experts)
+	size, slots := capacity(level, n, c.TopK, c.Experts), m.mesh.slots(c)
 	shape := newBatchedShape(s, r.req.RouterInput)
 	key := programKey{fmt.Sprintf("routed %d x %d", layers, size), shape.b, shape.t, shape.past, 2 * shape.size}
 	if shape.asInput {
@@ -204,8 +204,8 @@ func (r *run) routedGroup(s *step, first int, x, cos, sin, valid compute.Buffer)
 		for range layers {
 			y, h, scores, now := m.attentionNodes(x, cos, sin, starts, &in, shape)
 			index, weights := fewTopK(scores, c.TopK)
-			rows, back, weights := place(index, weights, valid, c.Experts, size)
-			x = m.batchedMoE(y, ConvertDType(h, m.dtype), rows, back, weights, c.Experts, &in)
+			rows, back, weights := place(index, weights, valid, slots, size)
+			x = m.batchedMoE(y, ConvertDType(h, m.dtype), rows, back, weights, slots, &in)
 			logits, inputs, kv = append(logits, scores), append(inputs, h), append(kv, now...)
 		}
 		outs := []*Node{x, Concatenate(logits, 0)}

@@ -47,11 +47,12 @@ type loader struct {
 	ck      *Checkpoint
 	cfg     Config
 	dtype   dtypes.DType
+	mesh    Mesh
 	stacked bool
 	without bool // no experts: see Options.Experts
 	// attentionInt8 and expertsInt8 select matrices that are int8 on the device.
 	attentionInt8, expertsInt8 bool
-	scratch                    []uint64
+	scratch, part              []uint64 // of a buffer, and of a device's part of it
 	wide                       []uint64 // of wideSpace
 	report                     func(layersDone, layers int)
 }
@@ -74,17 +75,22 @@ func grow(scratch *[]uint64, size int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(*scratch))), size)
 }
 
-// load returns a buffer whose bytes fill writes.
-func (l *loader) load(dtype dtypes.DType, dims []int, fill func(dst []byte) error) (compute.Buffer, error) {
+// load returns a buffer whose bytes fill writes, and of which each of several devices
+// has the part cut, or all if cut is nil.
+func (l *loader) load(dtype dtypes.DType, dims []int, cut meshCut, fill func(dst []byte) error) (compute.Buffer, error) {
 	if err := l.ctx.Err(); err != nil {
 		return nil, err
 	}
-	return l.d.Load(dtype, dims, l.space, fill)
+	if cut == nil || l.d.Count == 1 {
+		return l.d.Load(dtype, dims, l.space, fill)
+	}
+	part := func(size int) []byte { return grow(&l.part, size) }
+	return l.d.LoadParts(dtype, dims, func(i int) xla.Cut { return cut(&l.cfg, i) }, l.space, part, fill)
 }
 
 // tensor loads one tensor of the checkpoint.
 func (l *loader) tensor(dtype dtypes.DType, name string, dims ...int) (compute.Buffer, error) {
-	return l.load(dtype, dims, func(dst []byte) error { return l.ck.Read(name, dtype, dst) })
+	return l.load(dtype, dims, nil, func(dst []byte) error { return l.ck.Read(name, dtype, dst) })
 }
 
 func (l *loader) weights() (w *weights, err error) {
@@ -123,7 +129,7 @@ func (l *loader) allLayers(layers []layerWeights) error {
 	next, done := 0, 0
 	for range workers {
 		one := *l
-		one.ctx, one.scratch, one.wide = ctx, nil, nil
+		one.ctx, one.scratch, one.part, one.wide = ctx, nil, nil, nil
 		g.Go(func() error {
 			for {
 				mu.Lock()
@@ -171,9 +177,14 @@ func (l *loader) layer(i int, w *layerWeights) (err error) {
 		return nil
 	}
 	if l.expertsInt8 {
-		return l.expertsQuantized(i, w)
+		err = l.expertsQuantized(i, w)
+	} else {
+		err = l.experts(prefix+"experts.", w)
 	}
-	return l.experts(prefix+"experts.", w)
+	if err == nil && l.mesh.Experts > 1 {
+		w.w13[0].first, err = l.mesh.firsts(&l.cfg, l.d)
+	}
+	return err
 }
 
 func (l *loader) attention(prefix string, w *layerWeights) (err error) {
@@ -181,16 +192,18 @@ func (l *loader) attention(prefix string, w *layerWeights) (err error) {
 	rows, heads := (c.Heads+2*c.KVHeads)*c.HeadDim, c.Heads*c.HeadDim
 	if l.attentionInt8 {
 		names := []string{prefix + "q_proj.weight", prefix + "k_proj.weight", prefix + "v_proj.weight"}
-		if w.qkv, err = l.quantized([]int{rows, c.HiddenSize}, names, c.qkvRow); err != nil {
+		if w.qkv, err = l.quantized([]int{rows, c.HiddenSize}, l.mesh.qkv, names, c.qkvRow); err != nil {
 			return err
 		}
-		w.o, err = l.quantized([]int{c.HiddenSize, heads}, []string{prefix + "o_proj.weight"}, nil)
+		w.o, err = l.quantized([]int{c.HiddenSize, heads}, l.mesh.o, []string{prefix + "o_proj.weight"}, nil)
 		return err
 	}
 	if w.qkv.w, err = l.qkv(prefix); err != nil {
 		return err
 	}
-	w.o.w, err = l.tensor(l.dtype, prefix+"o_proj.weight", c.HiddenSize, heads)
+	w.o.w, err = l.load(l.dtype, []int{c.HiddenSize, heads}, l.mesh.o, func(dst []byte) error {
+		return l.ck.Read(prefix+"o_proj.weight", l.dtype, dst)
+	})
 	return err
 }
 
@@ -207,12 +220,12 @@ func (l *loader) expertsQuantized(layer int, w *layerWeights) error {
 		n, stack = c.Experts, []int{c.Experts}
 	}
 	for e := 0; e < c.Experts; e += n {
-		w13, err := l.quantized(append(stack, 2*c.IntermediateSize, c.HiddenSize), names13[2*e:2*(e+n)], nil)
+		w13, err := l.quantized(append(stack, 2*c.IntermediateSize, c.HiddenSize), l.mesh.w13, names13[2*e:2*(e+n)], nil)
 		if err != nil {
 			return err
 		}
 		w.w13 = append(w.w13, w13)
-		w2, err := l.quantized(append(stack, c.HiddenSize, c.IntermediateSize), names2[e:e+n], nil)
+		w2, err := l.quantized(append(stack, c.HiddenSize, c.IntermediateSize), l.mesh.w2, names2[e:e+n], nil)
 		if err != nil {
 			return err
 		}
@@ -226,7 +239,7 @@ func (l *loader) qkv(prefix string) (compute.Buffer, error) {
 	c := l.cfg
 	half := c.HeadDim / 2
 	rows := (c.Heads + 2*c.KVHeads) * c.HeadDim
-	return l.load(l.dtype, []int{rows, c.HiddenSize}, func(dst []byte) error {
+	return l.load(l.dtype, []int{rows, c.HiddenSize}, l.mesh.qkv, func(dst []byte) error {
 		row := len(dst) / rows
 		tmp := make([]byte, c.Heads*c.HeadDim*row)
 		head := 0
@@ -271,10 +284,10 @@ func (l *loader) experts(prefix string, w *layerWeights) error {
 	w.w13, w.w2 = make([]matrix, c.Experts), make([]matrix, c.Experts)
 	for e := range c.Experts {
 		var err error
-		if w.w13[e].w, err = l.load(l.dtype, []int{2 * f, dim}, func(dst []byte) error { return read13(e, dst) }); err != nil {
+		if w.w13[e].w, err = l.load(l.dtype, []int{2 * f, dim}, nil, func(dst []byte) error { return read13(e, dst) }); err != nil {
 			return err
 		}
-		if w.w2[e].w, err = l.load(l.dtype, []int{dim, f}, func(dst []byte) error { return read2(e, dst) }); err != nil {
+		if w.w2[e].w, err = l.load(l.dtype, []int{dim, f}, nil, func(dst []byte) error { return read2(e, dst) }); err != nil {
 			return err
 		}
 	}
@@ -292,12 +305,12 @@ func (l *loader) stack(w *layerWeights, c Config, one13, one2 int, read13, read2
 			return g.Wait()
 		}
 	}
-	w13, err := l.load(l.dtype, []int{c.Experts, 2 * c.IntermediateSize, c.HiddenSize}, all(one13, read13))
+	w13, err := l.load(l.dtype, []int{c.Experts, 2 * c.IntermediateSize, c.HiddenSize}, l.mesh.w13, all(one13, read13))
 	if err != nil {
 		return err
 	}
 	w.w13 = []matrix{{w: w13}}
-	w2, err := l.load(l.dtype, []int{c.Experts, c.HiddenSize, c.IntermediateSize}, all(one2, read2))
+	w2, err := l.load(l.dtype, []int{c.Experts, c.HiddenSize, c.IntermediateSize}, l.mesh.w2, all(one2, read2))
 	if err != nil {
 		return err
 	}
@@ -313,7 +326,7 @@ func (w *weights) free() {
 	for _, l := range w.layers {
 		xla.Free(l.dense()...)
 		for _, m := range append(l.w13, l.w2...) {
-			xla.Free(m.w, m.scale)
+			xla.Free(m.w, m.scale, m.first)
 		}
 	}
 }

@@ -25,7 +25,7 @@ type graph struct {
 
 // newGraph returns the executor of GoMLX's graphs.
 func newGraph(l *loading) (executor, error) {
-	x := &graph{Device: xla.NewDevice(l.backend)}
+	x := &graph{Device: xla.NewDevice(l.backend, 1)}
 	x.graphs = graphs{cfg: l.cfg, dtype: l.dtype, isGo: x.IsGo, gpu: x.GPU}
 	err := xla.Catch(func() (err error) {
 		loader := &graphLoader{loading: l, d: x.Device}

@@ -12,28 +12,30 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// Device is a backend and its properties that executors depend on.
+// Device is a backend and its properties that executors depend on. If it is several
+// devices, each runs the same programs: buffers have copies or parts on all.
 type Device struct {
 	Backend compute.Backend
+	Count   int  // devices that compute together
 	IsGo    bool // pure Go: scalar elementwise operations, cheap compilation
 	GPU     bool
 	Shared  bool // buffers have addresses that the host reads and writes
 }
 
-// NewDevice returns the device of b.
-func NewDevice(b compute.Backend) *Device {
-	return &Device{Backend: b, IsGo: b.String() == "go", GPU: IsGPU(b), Shared: b.HasSharedBuffers()}
+// NewDevice returns the first count devices of b, which has so many.
+func NewDevice(b compute.Backend, count int) *Device {
+	return &Device{Backend: b, Count: count, IsGo: b.String() == "go", GPU: IsGPU(b), Shared: count == 1 && b.HasSharedBuffers()}
 }
 
 // Upload copies flat to the device.
 func Upload[T float32 | int32](d *Device, flat []T, dims ...int) (compute.Buffer, error) {
-	return d.Backend.BufferFromFlatData(0, flat, shapes.Make(dtypes.FromGenericsType[T](), dims...))
+	return d.upload(flat, shapes.Make(dtypes.FromGenericsType[T](), dims...))
 }
 
 // Zeros returns a zeroed buffer.
 func (d *Device) Zeros(dtype dtypes.DType, dims ...int) (compute.Buffer, error) {
 	shape := shapes.Make(dtype, dims...)
-	return d.Backend.BufferFromFlatData(0, dtypes.MakeAnySlice(dtype, shape.Size()), shape)
+	return d.upload(dtypes.MakeAnySlice(dtype, shape.Size()), shape)
 }
 
 // Load returns a buffer whose bytes fill writes: in place if the device shares
@@ -55,7 +57,7 @@ func (d *Device) Load(dtype dtypes.DType, dims []int, space func(size int) []byt
 	if err := fill(bytes); err != nil {
 		return nil, err
 	}
-	return d.Backend.BufferFromFlatData(0, Flat(dtype, bytes), shape)
+	return d.upload(Flat(dtype, bytes), shape)
 }
 
 // Flat returns bytes as numbers.

@@ -36,7 +36,7 @@ func (ps *Programs[K]) Run(d *Device, key K, build func(in []*Node) []*Node, in 
 		return nil, fmt.Errorf("compiling %s: %w", key, err)
 	}
 	err = Catch(func() error {
-		out, err = exec.Execute(in, make([]bool, len(in)), 0)
+		out, err = d.execute(exec, in)
 		ClearUpper()
 		return err
 	})
@@ -76,6 +76,9 @@ func (ps *Programs[K]) get(d *Device, key K, build func(in []*Node) []*Node, in 
 
 func compile(d *Device, name string, build func(in []*Node) []*Node, in []compute.Buffer) (compute.Executable, error) {
 	g := NewGraph(d.Backend, name)
+	if err := d.distribute(g); err != nil {
+		return nil, err
+	}
 	params := make([]*Node, len(in))
 	for i, b := range in {
 		shape, err := b.Shape()
