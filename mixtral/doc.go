@@ -19,6 +19,9 @@
 // all layers as one program. Their results are those of Hugging Face transformers,
 // within rounding; parity_test.go compares them.
 //
+// A [Mesh] divides a model among several devices of an XLA backend, such as the GPUs
+// of a host.
+//
 // On XLA, lengths and row counts are bucketed, so that few programs are compiled;
 // the first step of a new size is slow.
 //

@@ -182,3 +182,13 @@ func ExampleRecorder() {
 	// 1 tokens, the last in decode, experts of its layer 5: [5 2]
 	// 1 tokens, the last in decode, experts of its layer 5: [7 1]
 }
+
+// A mesh of 2 groups of experts on 4 devices each, as the flag -devices 2x4 makes it.
+func ExampleMesh() {
+	var mesh mixtral.Mesh
+	if err := mesh.UnmarshalText([]byte("2x4")); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(mesh.Experts, mesh.Width, mesh.Devices())
+	// Output: 2 4 8
+}

@@ -19,11 +19,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// layersVariable is the number of layers of BenchmarkLarge's model, and shapeVariable
-// its shape, 8x7B (the default) or 8x22B.
+// layersVariable is the number of layers of BenchmarkLarge's model, shapeVariable its
+// shape, 8x7B (the default) or 8x22B, and meshVariable a mesh of devices, as in 1x2.
 const (
 	layersVariable = "EXPERTSPEC_BENCH_LAYERS"
 	shapeVariable  = "EXPERTSPEC_BENCH_SHAPE"
+	meshVariable   = "EXPERTSPEC_BENCH_MESH"
 )
 
 // BenchmarkLarge loads some layers of the shape of Mixtral 8x7B or 8x22B in bfloat16, or
@@ -43,7 +44,10 @@ func BenchmarkLarge(b *testing.B) {
 	}
 	be, err := mixtral.OpenBackend(backend)
 	require.NoError(b, err)
-	o := mixtral.Options{Backend: be, DType: dtypes.BFloat16}
+	o := mixtral.Options{Backend: be, DType: dtypes.BFloat16, Chunk: 2048}
+	if mesh := os.Getenv(meshVariable); mesh != "" {
+		require.NoError(b, o.Mesh.UnmarshalText([]byte(mesh)))
+	}
 	if os.Getenv(int8Variable) != "" {
 		o.Quantize = mixtral.Int8
 	}
@@ -95,7 +99,7 @@ func BenchmarkLarge(b *testing.B) {
 			})
 		})
 	}
-	for _, batch := range [][2]int{{1, 128}, {1, 512}, {8, 512}} {
+	for _, batch := range [][2]int{{1, 128}, {1, 512}, {1, 2048}, {8, 512}} {
 		for _, observe := range []mixtral.Hook{nil, hook} {
 			name := fmt.Sprintf("prefill-%dx%d", batch[0], batch[1])
 			if observe != nil {

@@ -28,13 +28,18 @@ type Mesh struct {
 // Devices returns the number of devices.
 func (m Mesh) Devices() int { return max(1, m.Experts) * max(1, m.Width) }
 
-// String returns the mesh as in "2x4": Experts x Width.
-func (m Mesh) String() string { return fmt.Sprintf("%dx%d", max(1, m.Experts), max(1, m.Width)) }
+// String returns the mesh as in "2x4", Experts x Width, or "4", the Width.
+func (m Mesh) String() string {
+	if m.Experts > 1 {
+		return fmt.Sprintf("%dx%d", m.Experts, max(1, m.Width))
+	}
+	return strconv.Itoa(max(1, m.Width))
+}
 
 // MarshalText returns the mesh's String, so that it can be a flag (flag.TextVar).
 func (m Mesh) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
-// UnmarshalText sets the mesh from "ExpertsxWidth", or from a number, the Width.
+// UnmarshalText sets the mesh from what String returns.
 func (m *Mesh) UnmarshalText(text []byte) error {
 	experts, width, both := strings.Cut(string(text), "x")
 	if !both {

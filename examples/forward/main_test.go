@@ -69,6 +69,7 @@ func TestUsage(t *testing.T) {
 		"-greedy is -1":         {"-in", "x", "-out", "y", "-greedy", "-1"},
 		"auto, stepped":         {"-in", "x", "-out", "y", "-executor", "fast"},
 		"float32 or bfloat16":   {"-in", "x", "-out", "y", "-dtype", "int8"},
+		`devices "two"`:         {"-in", "x", "-out", "y", "-devices", "two"},
 		"unexpected argument":   {"-in", "x", "-out", "y", "z"},
 		"flag provided but not": {"-nonsense"},
 	} {
@@ -79,10 +80,12 @@ func TestUsage(t *testing.T) {
 	dir := t.TempDir()
 	for want, args := range map[string][]string{
 		"/no/file": {"-in", "/no/file", "-out", "y"},
-		"forward: -model /no/model: no such folder\n": {"-model", "/no/model", "-in", "/no/file", "-out", "y"},
-		"not a checkpoint: it has no config.json":     {"-model", dir, "-in", "/no/file", "-out", "y"},
-		"main.go: not a folder":                       {"-model", "main.go", "-in", "/no/file", "-out", "y"},
-		`backend "abacus"`:                            {"-backend", "abacus", "-in", "/no/file", "-out", "y"},
+		"forward: -model /no/model: no such folder\n":                   {"-model", "/no/model", "-in", "/no/file", "-out", "y"},
+		"not a checkpoint: it has no config.json":                       {"-model", dir, "-in", "/no/file", "-out", "y"},
+		"main.go: not a folder":                                         {"-model", "main.go", "-in", "/no/file", "-out", "y"},
+		`backend "abacus"`:                                              {"-backend", "abacus", "-in", "/no/file", "-out", "y"},
+		"Options.Mesh is 2x3: 6 devices require an XLA backend, not go": {"-devices", "2x3", "-in", "/no/file", "-out", "y"},
+		"-devices 4: a Switch Transformer runs on one":                  {"-devices", "4", "-model", "mini-switch", "-in", "/no/file", "-out", "y"},
 	} {
 		status, _, errs := clitest.Run(t, new(options).program(), args...)
 		assert.Equal(t, cli.Failed, status, args)

@@ -31,9 +31,10 @@ type Model struct {
 	OwnMemory bool
 	dtype     dtypes.DType
 	quantize  mixtral.QuantizeMode
+	mesh      mixtral.Mesh
 }
 
-// Flags defines -model, -backend, -executor, -dtype and -quantize.
+// Flags defines -model, -backend, -devices, -executor, -dtype and -quantize.
 func (m *Model) Flags(f *flag.FlagSet) {
 	f.StringVar(&m.Folder, "model", "mini", "`folder` of a checkpoint (config.json, safetensors, tokenizer.json), or mini for the embedded Mixtral,\nor, where the program runs Switch Transformers too, mini-switch for the embedded one")
 	f.TextVar(&m.Executor, "executor", mixtral.Auto, "`executor`: stepped, whole, or auto for the faster one")
@@ -48,6 +49,7 @@ func (m *Model) Flags(f *flag.FlagSet) {
 	})
 	f.TextVar(&m.quantize, "quantize", mixtral.AsStored, "`form` of attention and expert matrices: int8, or none for that of the checkpoint")
 	BackendFlag(f, &m.Backend)
+	f.TextVar(&m.mesh, "devices", mixtral.Mesh{}, "`number` of the backend's devices that divide each layer's heads and experts; or GxN: G groups\nof N devices, which divide the experts among the groups and each expert's width within one")
 }
 
 // Name returns a name of the model for traces.
@@ -124,12 +126,15 @@ func (m *Model) load(ctx context.Context, experts mixtral.ExpertStore) (model *m
 	if err != nil {
 		return nil, nil, err
 	}
+	if experts != nil && m.mesh.Devices() > 1 {
+		return nil, nil, fmt.Errorf("-devices %v: experts outside the device's memory require one device", m.mesh)
+	}
 	backend, err := mixtral.OpenBackend(m.Backend)
 	if err != nil {
 		return nil, nil, err
 	}
 	m.OwnMemory = !backend.HasSharedBuffers()
-	o := mixtral.Options{Backend: backend, Executor: m.Executor, DType: m.dtype, Quantize: m.quantize, Experts: experts}
+	o := mixtral.Options{Backend: backend, Executor: m.Executor, DType: m.dtype, Quantize: m.quantize, Mesh: m.mesh, Experts: experts}
 	if model, err = mixtral.Load(ctx, files, o); err != nil {
 		backend.Finalize()
 		return nil, nil, fmt.Errorf("-model %s: %w", m.Folder, err)

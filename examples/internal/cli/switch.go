@@ -43,6 +43,9 @@ func (m *Model) LoadSwitch(ctx context.Context) (model *switchtransformer.Model,
 	if m.quantize != mixtral.AsStored {
 		return nil, nil, fmt.Errorf("-quantize %v: not for a Switch Transformer, whose matrices are computed as stored", m.quantize)
 	}
+	if m.mesh.Devices() > 1 {
+		return nil, nil, fmt.Errorf("-devices %v: a Switch Transformer runs on one", m.mesh)
+	}
 	backend, err := mixtral.OpenBackend(m.Backend)
 	if err != nil {
 		return nil, nil, err
