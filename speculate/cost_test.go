@@ -87,11 +87,39 @@ func TestMeasureCosts(t *testing.T) {
 		assert.Greater(t, c.Microseconds, float64(0), p.Name())
 		assert.LessOrEqual(t, c.Microseconds, 1e4, p.Name())
 	}
-	for by, want := range map[string]string{"all": "decision (us)", "layer": "layer", "dataset": "documents", "phase": "prefill"} {
+	frontier, below := r.Frontier(testHorizons[0])
+	assert.NotContains(t, append(frontier, below...), "oracle")
+	assert.NotEmpty(t, frontier)
+	for by, want := range map[string]string{"all": "below them: ", "layer": "layer", "dataset": "documents", "phase": "prefill"} {
 		var b bytes.Buffer
 		require.NoError(t, r.WriteMeasures(&b, by), "by %s", by)
 		assert.Contains(t, b.String(), want, "by %s", by)
 		assert.GreaterOrEqual(t, strings.Count(b.String(), "\n"), len(ps), "by %s", by)
 	}
 	assert.Error(t, r.WriteMeasures(&bytes.Buffer{}, "token"))
+}
+
+// The frontier is what no other predictor reaches in as little time.
+func TestFrontier(t *testing.T) {
+	h, other := Horizon{Layers: 1}, Horizon{Layers: 2}
+	r := &Results{Shape: Shape{TopK: 2}, Horizons: []Horizon{h, other}, Costs: map[string]Cost{}}
+	for _, p := range []struct {
+		name       string
+		us, recall float64
+	}{{"slow and good", 9, .9}, {"as slow", 9, .8}, {"quick", 1, .3}, {"worse than quick", 2, .2}, {"as good as quick", 3, .3}, {"middle", 4, .5}, {"unknown", 0, .99}, {"oracle", 0, 1}, {"twin", 9, .9}} {
+		r.Predictors = append(r.Predictors, p.name)
+		r.Costs[p.name] = Cost{Microseconds: p.us}
+		r.Rows = append(r.Rows, Row{Predictor: p.name, Horizon: h, By: "all", RecallK: p.recall})
+	}
+	frontier, below := r.Frontier(h)
+	assert.Equal(t, []string{"quick", "middle", "slow and good"}, frontier)
+	assert.Equal(t, []string{"worse than quick", "as good as quick", "twin", "as slow"}, below)
+	frontier, below = r.Frontier(other)
+	assert.Empty(t, append(frontier, below...))
+	var b bytes.Buffer
+	require.NoError(t, r.WriteMeasures(&b, "all"))
+	assert.Regexp(t, `quick +h=1 .* 1\.00 \*`, b.String())
+	assert.NotRegexp(t, `as slow .*\*`, strings.Split(b.String(), "\n* ")[0])
+	assert.Contains(t, b.String(), "* h=1: no other finds more in as little time; below them: worse than quick, as good as quick, twin, as slow\n")
+	assert.NotContains(t, b.String(), "* h=2")
 }

@@ -1,6 +1,7 @@
 package speculate
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -122,7 +123,8 @@ func (r *Results) WriteTable(w io.Writer) error {
 
 // WriteMeasures writes a line for each row by ("all", "layer", "dataset",
 // "phase"): recall@K with its interval, top-1, exact set, at least one and ECE;
-// by all also what the predictor costs, where that is known.
+// by all also what the predictor costs, where that is known, with a mark at those of
+// [Results.Frontier].
 func (r *Results) WriteMeasures(w io.Writer, by string) error {
 	if groupings := []string{"all", "layer", "dataset", "phase"}; !slices.Contains(groupings, by) {
 		return fmt.Errorf("speculate: rows by %q: must be one of %q", by, groupings)
@@ -135,20 +137,36 @@ func (r *Results) WriteMeasures(w io.Writer, by string) error {
 		fmt.Fprintf(tw, "\t%s\tdocuments", by)
 	}
 	fmt.Fprintf(tw, "\trecall@%d\ttop-1\texact set\tat least one\tECE\n", r.Shape.TopK)
+	frontier := map[Horizon][]string{}
+	for _, h := range r.Horizons {
+		frontier[h], _ = r.Frontier(h)
+	}
 	for _, x := range r.Rows {
 		if x.By != by {
 			continue
 		}
 		fmt.Fprintf(tw, "%s\t%v", x.Predictor, x.Horizon)
 		if by == "all" {
-			c := r.Costs[x.Predictor]
-			fmt.Fprintf(tw, "\t%s\t%s\t%s", known("%.0f", float64(c.Parameters)), known("%.0f", c.TrainSeconds), known("%.2f", c.Microseconds))
+			c, mark := r.Costs[x.Predictor], ""
+			if slices.Contains(frontier[x.Horizon], x.Predictor) {
+				mark = " *"
+			}
+			fmt.Fprintf(tw, "\t%s\t%s\t%s%s", known("%.0f", float64(c.Parameters)), known("%.0f", c.TrainSeconds), known("%.2f", c.Microseconds), mark)
 		} else {
 			fmt.Fprintf(tw, "\t%s\t%d", x.Key, x.Documents)
 		}
 		fmt.Fprintf(tw, "\t%s\t%.3f\t%.3f\t%.3f\t%.3f\n", recallText(x), x.Top1, x.Exact, x.AtLeastOne, x.ECE)
 	}
-	return tw.Flush()
+	err := tw.Flush()
+	if by != "all" {
+		return err
+	}
+	for _, h := range r.Horizons {
+		if _, below := r.Frontier(h); err == nil && len(frontier[h]) > 0 {
+			_, err = fmt.Fprintf(w, "* %v: no other finds more in as little time; below them: %s\n", h, cmp.Or(strings.Join(below, ", "), "none"))
+		}
+	}
+	return err
 }
 
 // known writes a cost, or a dash for none.

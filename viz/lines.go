@@ -3,6 +3,7 @@ package viz
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Lines draws curves over one axis: recall by distance, entropy by layer,
@@ -25,8 +26,9 @@ type Lines struct {
 	// Height in points; 0 means 300.
 	Height float64
 
-	named  bool   // each curve is a point, with its name beside it; LogX by powers of ten
-	layers stacks // of the layers on the x axis
+	named    bool     // each curve is a point, with its name beside it; LogX by powers of ten
+	frontier []string // of these points, in order, a line goes through those, and others are grey; nil: none
+	layers   stacks   // of the layers on the x axis
 }
 
 func (l Lines) check() error {
@@ -58,6 +60,9 @@ func (l Lines) Table() Table {
 	t := Table{Info: l.Info, Columns: []Column{
 		{Name: first}, {Name: orElse(l.XAxis, "x")}, {Name: orElse(l.YAxis, "y")}, {Name: "low"}, {Name: "high"},
 	}}
+	if l.frontier != nil {
+		t.Columns = append(t.Columns, Column{Name: "frontier"})
+	}
 	for _, c := range l.Curves {
 		for i := range c.X {
 			lo, hi := c.interval(i)
@@ -65,7 +70,11 @@ func (l Lines) Table() Table {
 			if l.layers.names != nil {
 				x = l.layers.number(int(c.X[i]))
 			}
-			t.Rows = append(t.Rows, []any{c.Name, x, c.Y[i], lo, hi})
+			row := []any{c.Name, x, c.Y[i], lo, hi}
+			if l.frontier != nil {
+				row = append(row, map[bool]string{true: "yes", false: "no"}[slices.Contains(l.frontier, c.Name)])
+			}
+			t.Rows = append(t.Rows, row)
 		}
 	}
 	return t
@@ -334,44 +343,4 @@ func (l Lines) drawCurve(p *pen, i int, x, y *axis) []spot {
 		p.mark(markOf(i), spots[k].X, spots[k].Y, 3.2, tone)
 	}
 	return spots
-}
-
-// drawNamed draws the first point of each curve with the curve's name beside it.
-func (l Lines) drawNamed(p *pen, x, y *axis, box rect) (spots []spot) {
-	var taken []rect
-	for _, c := range l.Curves {
-		taken = append(taken, rect{x.at(c.X[0]) - 5, y.at(c.Y[0]) - 5, 10, 10})
-	}
-	t := textStyle{size: 11, tone: p.style.tone("ink"), v: 0.5}
-	for i, c := range l.Curves {
-		px, py, tone := x.at(c.X[0]), y.at(c.Y[0]), p.style.series(i)
-		if lo, hi := c.interval(0); !math.IsNaN(lo) && !math.IsNaN(hi) {
-			p.line(px, y.at(lo), px, y.at(hi), 1.4, tone)
-		}
-		p.mark(markOf(i), px, py, 4.5, tone)
-		spots = append(spots, spot{X: px, Y: py, Text: l.pointText(c, 0)})
-		taken = p.placeName(t, label(c.Name, 32), px, py, box, taken)
-	}
-	return spots
-}
-
-// placeName writes the name of a point where it covers nothing, or not at all,
-// and returns the places that are taken.
-func (p *pen) placeName(t textStyle, name string, px, py float64, box rect, taken []rect) []rect {
-	w := t.measure(name)
-next:
-	for _, at := range []rect{{px + 9, py - 6, w, 12}, {px - 9 - w, py - 6, w, 12}, {px - w/2, py - 21, w, 12}, {px - w/2, py + 9, w, 12},
-		{px + 6, py - 20, w, 12}, {px + 6, py + 8, w, 12}, {px - 6 - w, py - 20, w, 12}, {px - 6 - w, py + 8, w, 12}} {
-		if at.x < box.x || at.x+at.w > box.x+box.w || at.y < box.y || at.y+at.h > box.y+box.h {
-			continue
-		}
-		for _, o := range taken {
-			if at.x < o.x+o.w && o.x < at.x+at.w && at.y < o.y+o.h && o.y < at.y+at.h {
-				continue next
-			}
-		}
-		p.text(at.x, at.y+6, name, t)
-		return append(taken, at)
-	}
-	return taken
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/expertspec/expertspec/speculate"
 )
@@ -213,6 +214,14 @@ func recallAgainstTime(r *speculate.Results, h speculate.Horizon) Lines {
 		Info: Info{Name: "recall-against-time", Title: "Recall against the time of a decision, " + horizonText(h),
 			Caption: "A predictor must cost less than it saves. Time of one decision, for one token at one layer, on one core."},
 		XAxis: "time of a decision (µs)", YAxis: recallAxis(r.Shape), LogX: true, Height: 320, named: true,
+	}
+	frontier, below := r.Frontier(h)
+	f.frontier = frontier
+	if len(f.frontier) > 0 {
+		f.Caption += " The line is the frontier: no other predictor finds more in as little time."
+	}
+	if len(below) > 0 {
+		f.Caption += " Below it, and grey: " + strings.Join(below, ", ") + "."
 	}
 	f.eachPredictor(r, func(p string, c *Curve) {
 		for _, row := range r.Find(p, h, "all") {

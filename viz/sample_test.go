@@ -196,6 +196,11 @@ func sampleScatter() Lines {
 	for i, n := range []string{"frequency", "previous token", "transition", "token id", "gate reuse", "inter-layer", "statistics-aware", "ensemble"} {
 		y := 34 + 6.5*float64(i)
 		c := Curve{Name: n}
+		if n == "transition" || n == "inter-layer" { // below the frontier
+			y -= 8
+		} else {
+			s.frontier = append(s.frontier, n)
+		}
 		c.addInterval(math.Pow(2.1, float64(i))*0.06, y, y-1, y+1)
 		s.Curves = append(s.Curves, c)
 	}

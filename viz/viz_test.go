@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -328,4 +329,27 @@ func (c *boundsCanvas) FillString(f font.Face, p vg.Point, s string) {
 	if m := c.top().m; math.Abs(m[1]) < 1e-9 && (x < -0.5 || x+f.Width(s).Points() > c.width+0.5 || y-f.Font.Size.Points()*0.7 < -0.5 || y > c.svgCanvas.height+0.5) {
 		assert.Fail(c.t, "text outside", "%s, %g wide: %q is at %.1f..%.1f, %.1f", c.name, c.width, s, x, x+f.Width(s).Points(), y)
 	}
+}
+
+// Predictors below the frontier of recall against time are named as such.
+func TestRecallAgainstTime(t *testing.T) {
+	h := speculate.Horizon{Layers: 1}
+	r := &speculate.Results{Shape: speculate.Shape{Layers: 3, Experts: 8, TopK: 2}, Horizons: []speculate.Horizon{h}, Costs: map[string]speculate.Cost{}}
+	for i, p := range []string{"quick", "below", "good", "unknown"} {
+		r.Predictors = append(r.Predictors, p)
+		r.Costs[p] = speculate.Cost{Microseconds: []float64{1, 20, 8, 0}[i]}
+		r.Rows = append(r.Rows, speculate.Row{Predictor: p, Horizon: h, By: "all", RecallK: []float64{.3, .7, .9, .95}[i]})
+	}
+	f := recallAgainstTime(r, h)
+	assert.Contains(t, f.Caption, "Below it, and grey: below.")
+	table := f.Table()
+	assert.Equal(t, "frontier", table.Columns[5].Name)
+	for i, want := range []string{"yes", "no", "yes"} {
+		assert.Equal(t, want, table.Rows[i][5], table.Rows[i])
+	}
+	var svg bytes.Buffer
+	require.NoError(t, WriteSVG(&svg, f, Style{}))
+	r.Costs["good"] = speculate.Cost{}
+	r.Costs["below"] = speculate.Cost{Microseconds: .5}
+	assert.Equal(t, []string{"below"}, recallAgainstTime(r, h).frontier)
 }
