@@ -112,29 +112,43 @@ func logits(c MLPConfig, z sizes, p map[string]*Node, b batch) *Node {
 	out := ExpandAxes(p["out.bias"], 1) // [G,1,E]
 	var y *Node
 	if c.Linear && z.f > 0 {
-		y = Einsum("gbf,gfe->gbe", b.x, p["linear"])
+		y = product(b.x, p["linear"])
 	}
 	if c.Depth > 0 {
 		var h *Node
 		if z.f > 0 {
-			h = Einsum("gbf,gfh->gbh", b.x, p["first"])
+			h = product(b.x, p["first"])
 		}
 		if z.n > 0 {
 			h = sum(h, embedded(z, p, b))
 		}
 		h = relus(Add(h, ExpandAxes(p["first.bias"], 1)))
 		for i := range c.Depth - 1 {
-			r := Einsum("gbh,ghk->gbk", h, p[fmt.Sprintf("hidden.%d", i)])
+			r := product(h, p[fmt.Sprintf("hidden.%d", i)])
 			h = Add(h, relus(Add(r, ExpandAxes(p[fmt.Sprintf("hidden.%d.bias", i)], 1))))
 		}
-		y = sum(y, Einsum("gbh,ghe->gbe", h, p["last"]))
+		y = sum(y, product(h, p["last"]))
 		if z.s > 0 {
-			g := Einsum("gbh,ghs->gbs", Concatenate([]*Node{h, b.ent}, -1), p["gate"])
+			g := product(Concatenate([]*Node{h, b.ent}, -1), p["gate"])
 			g = MulScalar(Sigmoid(Add(g, ExpandAxes(p["gate.bias"], 1))), 2)
 			y = Add(y, ReduceSum(Mul(ExpandAxes(g, -1), b.odds), 2))
 		}
 	}
 	return Add(y, out)
+}
+
+// product returns x w, [G,B,O], of x [G,B,I] and a parameter w [G,I,O]. The gradient of
+// w is dy^T x, transposed, in GoMLX, of which XLA computes the product that it says on
+// a CPU: in 1.3 to 1.7 times the time of x^T dy where I < O, and in as little as a
+// quarter where I > O.
+func product(x, w *Node) *Node {
+	y := func(w *Node) *Node { return Einsum("gbi,gio->gbo", x, w) }
+	if d := w.Shape().Dimensions; d[1] >= d[2] {
+		return y(w)
+	}
+	var dy *Node
+	w = IdentityWithCustomGradient(w, func(*Node, *Node) *Node { return Einsum("gbi,gbo->gio", x, dy) }) // after that of y
+	return IdentityWithCustomGradient(y(w), func(_, v *Node) *Node { dy = v; return v })
 }
 
 // embedded returns what token ids add to the first hidden layer, [G,B,H].
