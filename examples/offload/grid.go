@@ -76,15 +76,9 @@ type advice struct {
 // then taken, or else the one that decides faster.
 const near = .01
 
-// newAdvice compares simulations, those of a row side by side.
-func newAdvice(all []*cli.Telemetry) *advice {
-	a := new(advice)
-	for _, t := range all {
-		if n := len(a.rows); n == 0 || a.rows[n-1][0].Label != t.Label {
-			a.rows = append(a.rows, nil)
-		}
-		a.rows[len(a.rows)-1] = append(a.rows[len(a.rows)-1], t)
-	}
+// newAdvice compares simulations, those of a row one after the other.
+func newAdvice(all []*cli.Telemetry, columns int) *advice {
+	a := &advice{rows: slices.Collect(slices.Chunk(all, columns))}
 	losses := make([]float64, len(a.rows))
 	for i, t := range a.rows[0] {
 		c := cell{LoadSeconds: t.LoadSeconds, Resident: t.Decode.Resident}
@@ -165,7 +159,7 @@ func (a *advice) write(w io.Writer) error {
 		fmt.Fprintf(tw, "%s\t%s\t", r[0].Label, decision)
 		for i, t := range r {
 			mark := " "
-			if t.Label == a.Cells[i].Take {
+			if t.Label == a.Cells[i].Take && milliseconds(t) == a.Cells[i].Milliseconds {
 				mark = "*"
 			}
 			fmt.Fprintf(tw, "%.2f%s\t", milliseconds(t), mark)

@@ -37,7 +37,7 @@ func TestAdvice(t *testing.T) {
 	} {
 		all = append(all, r...)
 	}
-	a := newAdvice(all)
+	a := newAdvice(all, 3)
 	assert.Equal(t, []cell{
 		{LoadSeconds: 1, Resident: .25, Take: "quick", Milliseconds: 10.05, Without: 20, Bound: 1},
 		{LoadSeconds: 2, Resident: .25, Take: "lfu", Milliseconds: 40, Without: 40, Bound: 1},
@@ -51,7 +51,7 @@ func TestAdvice(t *testing.T) {
 		"3s 25%: quick, 48.60 ms/token, 3 % less than without a predictor; knowing the future 3.00",
 		"for all of these: slow, at most 1 % slower than the fastest",
 	}, a.sentences())
-	assert.Empty(t, newAdvice(row("opt", "", prefetch.OPT, 0, 4, 1)).Take)
+	assert.Empty(t, newAdvice(row("opt", "", prefetch.OPT, 0, 4, 1), 2).Take)
 	assert.Equal(t, "3.25ms", load(.00325149).String())
 	assert.Equal(t, "59ns", load(59e-9).String())
 }
@@ -71,11 +71,14 @@ func TestGrid(t *testing.T) {
 	ps := []speculate.Predictor{&speculate.Transition{}, &speculate.Frequency{}, &speculate.TokenID{}}
 	require.NoError(t, speculate.Fit(t.Context(), speculate.Slice(r.Header, docs), append(speculate.LayersAhead(1), speculate.Horizon{}), ps...))
 	trained, file, figs := filepath.Join(dir, "trained"), filepath.Join(dir, "grid.json"), filepath.Join(dir, "figures")
-	require.NoError(t, speculate.SaveAll(trained, &speculate.Set{Predictors: ps}))
+	all, err := speculate.NewProvenance(t.Context(), speculate.Parts{Train: speculate.Slice(r.Header, docs), Valid: speculate.Slice(r.Header, nil)})
+	require.NoError(t, err)
+	require.NoError(t, speculate.SaveAll(trained, &speculate.Set{Predictors: ps, Provenance: all}))
 	status, stdout, errs := clitest.Run(t, new(options).program(), "-simulate", traced, "-compare", "lru,lfu,prefetch,adaptive,reuse,opt", "-predictor", trained+",oracle",
-		"-load", "2ms,30ms", "-compute", "3ms", "-resident", "20, 50,75%", "-json", file, "-figures", figs)
+		"-split", ".25,.25", "-load", "2ms,30ms", "-compute", "3ms", "-resident", "20, 50,75%", "-json", file, "-figures", figs)
 	require.Equal(t, cli.Done, status, errs)
 	assert.Contains(t, errs, "reuse: token id omitted: not trained for it")
+	assert.Contains(t, errs, trained+": warning: of 2 documents to evaluate on, the predictors were fitted on 2")
 	assert.Contains(t, errs, "adaptive: frequency, ")
 	raw, err := os.ReadFile(file)
 	require.NoError(t, err)
@@ -84,6 +87,7 @@ func TestGrid(t *testing.T) {
 	require.Len(t, got.Runs, 14*6)
 	for i, run := range got.Runs {
 		assert.Equal(t, []int{7, 18, 26}[i%3], run.Decode.Capacity)
+		assert.Equal(t, 2, run.Decode.Documents, "of 4")
 		assert.Equal(t, []float64{.002, .030}[i/3%2], run.LoadSeconds)
 		predicts := run.Decode.Predictor != "" && run.Decode.Predictor != "oracle"
 		assert.Equal(t, predicts, run.DecisionSeconds > 0, run.Label)

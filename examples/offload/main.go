@@ -65,8 +65,11 @@ type options struct {
 	load      string
 	resident  string
 	compute   time.Duration
+	split     speculate.Fractions
+	seed      uint64
 	runs      []variant
 	grid      grid
+	fitted    []fitted
 }
 
 func main() { new(options).program().Main() }
@@ -88,6 +91,8 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.json, "json", "", "`file` for all figures")
 	f.StringVar(&o.figures, "figures", "", "`folder` for report.html and its figures as PNG, SVG and CSV")
 	f.StringVar(&o.simulate, "simulate", "", "`trace` to simulate the policies on, a folder or a file, instead of running the model")
+	f.TextVar(&o.split, "split", speculate.Fractions{}, "`shares` of validation and test documents, as .15,.15, when train ran with the same -split, -seed and -trace: simulate on the\ntest documents only")
+	f.Uint64Var(&o.seed, "seed", 1, "`seed` of -split")
 	f.StringVar(&o.costs, "costs", "", "`file` that -json wrote for a run without -simulate, for its times of reading and computing")
 	f.StringVar(&o.load, "load", "", "with -simulate, `time` to read an expert, instead of that of -costs; several, separated by commas: of several links")
 	f.StringVar(&o.resident, "resident", "", "with -simulate, `percent` of the experts that device memory holds, instead of -device-memory and -slots; several, separated\nby commas")
@@ -112,8 +117,8 @@ func (o *options) check(*flag.FlagSet) error {
 		return fmt.Errorf("-distance is %d layers; must be at least 1", o.distance)
 	case o.compute < 0:
 		return fmt.Errorf("-compute is %v; must not be negative", o.compute)
-	case o.simulate == "" && (o.costs != "" || o.load != "" || o.resident != "" || o.compute > 0):
-		return errors.New("-costs, -load, -resident and -compute require -simulate")
+	case o.simulate == "" && (o.costs != "" || o.load != "" || o.resident != "" || o.compute > 0 || o.split != speculate.Fractions{}):
+		return errors.New("-costs, -load, -resident, -compute and -split require -simulate")
 	case o.costs == "" && (o.load == "") != (o.compute == 0):
 		return errors.New("-load and -compute require each other, or -costs")
 	case o.resident != "" && o.limits.Given():

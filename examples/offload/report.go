@@ -27,8 +27,8 @@ type figures struct {
 // report prints and writes what was measured.
 func (o *options) report(out io.Writer, all []*cli.Telemetry) error {
 	var a *advice
-	if len(o.grid.loads) > 1 || len(o.grid.resident) > 1 {
-		a = newAdvice(all)
+	if columns := max(1, len(o.grid.loads)) * max(1, len(o.grid.resident)); columns > 1 {
+		a = newAdvice(all, columns)
 		if err := a.write(out); err != nil {
 			return err
 		}

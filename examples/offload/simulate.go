@@ -23,9 +23,9 @@ func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predic
 	if err != nil {
 		return nil, fmt.Errorf("-simulate: %w", err)
 	}
-	data, err := speculate.FromReader(r).InMemory(ctx, simulateBytes) // it is read for each variant
+	data, err := o.documents(ctx, speculate.FromReader(r), errs)
 	if err != nil {
-		return nil, fmt.Errorf("-simulate: %w", err)
+		return nil, fmt.Errorf("-simulate %s: %w", o.simulate, err)
 	}
 	m := data.Header.Model
 	slots, err := o.slots(ctx, m)
@@ -85,6 +85,28 @@ func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predic
 
 // simulateBytes are held of a trace that is simulated on.
 const simulateBytes = 512 << 20
+
+// documents returns those of -split, in memory if they fit, since they are read for each
+// variant. Predictors that were fitted on some of them are named on errs.
+func (o *options) documents(ctx context.Context, data speculate.Data, errs io.Writer) (speculate.Data, error) {
+	parts := speculate.Parts{Test: data}
+	if o.split != (speculate.Fractions{}) {
+		var err error
+		if parts, err = speculate.Split(ctx, data, o.split, o.seed); err != nil {
+			return data, err
+		}
+	}
+	for _, f := range o.fitted {
+		seen, err := f.Check(ctx, parts)
+		if err != nil {
+			return data, fmt.Errorf("%s: %w", f.dir, err)
+		}
+		if seen != "" {
+			fmt.Fprintf(errs, "offload: %s: warning: %s\n", f.dir, seen)
+		}
+	}
+	return parts.Test.InMemory(ctx, simulateBytes)
+}
 
 // decision returns the seconds of a variant's decision: those of a run, or as long as
 // one takes on the trace, on one core.

@@ -156,25 +156,22 @@ func (o *options) predictors(errs io.Writer) (map[string]speculate.Predictor, er
 			runs = append(runs, v)
 			continue
 		}
+		_, name, every := folder(v.predictor)
+		every = every && name == "" && o.compare != ""
 		all := loaded[v.predictor]
 		if all == nil {
-			gates, err := cli.ReadGates(o.model.Folder)
-			if err != nil {
-				return nil, err
-			}
-			if all, err = chosen(v.predictor, gates, o.compare != ""); err != nil {
+			var err error
+			if all, err = o.chosen(v.predictor, every); err != nil {
 				return nil, fmt.Errorf("-predictor %s: %w", v.predictor, err)
 			}
 			loaded[v.predictor] = all
 		}
-		if len(all) == 1 {
-			ps[v.predictor] = all[0]
-			runs = append(runs, v)
-			continue
-		}
 		for _, p := range all {
 			w := v
-			if w.predictor += ":" + p.Name(); !w.supports(p) {
+			if every {
+				w.predictor += ":" + p.Name()
+			}
+			if every && !w.supports(p) {
 				fmt.Fprintf(errs, "offload: %s omitted: not trained for it\n", w)
 				continue
 			}
@@ -196,7 +193,11 @@ func (v variant) supports(p speculate.Predictor) bool {
 
 // chosen returns a predictor that needs no training, or one of a folder, or, with every,
 // all of a folder.
-func chosen(name string, gates *speculate.Gates, every bool) ([]speculate.Predictor, error) {
+func (o *options) chosen(name string, every bool) ([]speculate.Predictor, error) {
+	gates, err := cli.ReadGates(o.model.Folder)
+	if err != nil {
+		return nil, err
+	}
 	dir, name, ok := folder(name)
 	if !ok {
 		if name != gateReuse {
@@ -212,10 +213,17 @@ func chosen(name string, gates *speculate.Gates, every bool) ([]speculate.Predic
 	if err != nil {
 		return nil, err
 	}
+	o.fitted = append(o.fitted, fitted{dir, set.Provenance})
 	if name == "" && (every || len(set.Predictors) == 1) {
 		return set.Predictors, nil
 	}
 	return named(set.Predictors, name)
+}
+
+// fitted says on which documents the predictors of a folder were fitted.
+type fitted struct {
+	dir string
+	*speculate.Provenance
 }
 
 // folder splits FOLDER:NAME or FOLDER; ok is false if there is no such folder.
