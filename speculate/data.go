@@ -53,19 +53,21 @@ func (d Data) names(ctx context.Context) iter.Seq2[*trace.Document, error] {
 
 func unique(ctx context.Context, read func() iter.Seq2[*trace.Document, error]) iter.Seq2[*trace.Document, error] {
 	return func(yield func(*trace.Document, error) bool) {
-		seen := map[trace.Key]bool{}
+		seen := map[uint64]struct{}{} // some bytes a document, however many
 		for doc, err := range read() {
 			if err == nil {
 				err = ctx.Err()
 			}
-			if err == nil && seen[doc.Key()] {
-				err = fmt.Errorf("speculate: document %q of data set %q occurs twice", doc.ID, doc.Dataset)
+			if err == nil {
+				n := len(seen)
+				if seen[nameHash(doc.Key())] = struct{}{}; len(seen) == n {
+					err = fmt.Errorf("speculate: document %q of data set %q occurs twice", doc.ID, doc.Dataset)
+				}
 			}
 			if err != nil {
 				yield(nil, err)
 				return
 			}
-			seen[doc.Key()] = true
 			if !yield(doc, nil) {
 				return
 			}
@@ -180,20 +182,46 @@ func (d Data) Datasets(ctx context.Context) ([]string, error) {
 	return sortedKeys(seen), nil
 }
 
-// InMemory reads d once and returns it held in memory if its arrays take at most
-// limit bytes, and else d itself.
+// InMemory reads d and returns it held in memory if its arrays take at most limit
+// bytes, and else d itself. A trace on disk that is too large is found so by its
+// token ids alone.
 func (d Data) InMemory(ctx context.Context, limit int64) (Data, error) {
+	if d.tokens != nil {
+		tokens := int64(0)
+		for doc, err := range d.names(ctx) {
+			if err != nil {
+				return Data{}, err
+			}
+			tokens += int64(doc.Len())
+		}
+		if tokens*tokenBytes(&d.Header) > limit {
+			return d, nil
+		}
+	}
 	var docs []*trace.Document
 	held := int64(0)
 	for doc, err := range d.All(ctx) {
 		if err != nil {
 			return Data{}, err
 		}
-		held += 4*int64(len(doc.Tokens)+len(doc.Experts)+len(doc.Weights)+len(doc.RouterLogits)+len(doc.RouterInput)) + int64(len(doc.Dropped))
+		held += int64(doc.Len()) * tokenBytes(&d.Header)
 		if held > limit {
 			return d, nil
 		}
 		docs = append(docs, doc)
 	}
 	return Slice(d.Header, docs), nil
+}
+
+// tokenBytes returns the memory of a token's values.
+func tokenBytes(h *trace.Header) int64 {
+	m := &h.Model
+	n := 4 * (1 + m.Layers*m.TopK + len(h.LogitLayers)*m.Experts + len(h.InputLayers)*m.Hidden)
+	if !h.NoWeights {
+		n += 4 * m.Layers * m.TopK
+	}
+	if h.Dropped {
+		n += m.Layers
+	}
+	return int64(n)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 	"slices"
 
@@ -193,17 +192,4 @@ func (e *evaluation) score(doc *trace.Document, c *cell, p Predictor, h Horizon,
 		}
 		c.phases[trace.Prefill].add(&c.layers[l])
 	}
-}
-
-// resample returns n draws, each the number of times that each of docs
-// documents is drawn in docs draws with replacement (Efron 1979).
-func resample(docs, n int, seed uint64) [][]float64 {
-	rng := rand.New(rand.NewPCG(seed, 0x5bd1e995))
-	w := rows[float64](n, docs)
-	for _, r := range w {
-		for range docs {
-			r[rng.IntN(docs)]++
-		}
-	}
-	return w
 }

@@ -196,16 +196,9 @@ type collector struct {
 	datasets map[string][]tally
 	docsOf   map[string]int
 	phaseDoc map[trace.Phase]int
-	docs     []docSum
+	docs     int
 	tokens   int
-}
-
-// docSum is what the resampling needs of one document.
-type docSum struct {
-	dataset string
-	n       []float64 // [H*P]
-	recall  []float64 // [H*P], sum of recall@K
-	ln, lr  []float64 // [H*P*L], the same by layer
+	resampled
 }
 
 func newCollector(e *evaluation) *collector {
@@ -221,7 +214,7 @@ func (c *collector) recallIndex() int { return sumRecall + min(c.e.shape.TopK, M
 
 func (c *collector) add(doc *trace.Document, r *report) {
 	nl, ri := c.e.shape.Layers, c.recallIndex()
-	d := docSum{dataset: doc.Dataset, n: make([]float64, len(c.cells)), recall: make([]float64, len(c.cells)),
+	d := docSum{dataset: doc.Dataset, docs: 1, n: make([]float64, len(c.cells)), recall: make([]float64, len(c.cells)),
 		ln: make([]float64, len(c.cells)*nl), lr: make([]float64, len(c.cells)*nl)}
 	set := c.datasets[doc.Dataset]
 	if set == nil {
@@ -250,43 +243,21 @@ func (c *collector) add(doc *trace.Document, r *report) {
 		c.phaseDoc[ph]++
 	}
 	c.docsOf[doc.Dataset]++
-	c.docs = append(c.docs, d)
+	c.docs++
+	c.resampled.add(d)
 	c.tokens += r.tokens
-}
-
-// interval returns the percentiles of sum(w*num)/sum(w*den) over draws w.
-func interval(draws [][]float64, num, den func(doc int) float64) *Interval {
-	vals := make([]float64, 0, len(draws))
-	for _, w := range draws {
-		var a, b float64
-		for i, x := range w {
-			if x != 0 {
-				a += x * num(i)
-				b += x * den(i)
-			}
-		}
-		if b > 0 {
-			vals = append(vals, a/b)
-		}
-	}
-	if len(vals) < 40 {
-		return nil
-	}
-	slices.Sort(vals)
-	at := func(q float64) float64 { return vals[min(int(q*float64(len(vals))), len(vals)-1)] }
-	return &Interval{Low: at(.025), High: at(.975)}
 }
 
 func (c *collector) results() *Results {
 	e := c.e
-	r := &Results{Shape: e.shape, Horizons: e.o.Horizons, Documents: len(c.docs), Tokens: c.tokens}
+	r := &Results{Shape: e.shape, Horizons: e.o.Horizons, Documents: c.docs, Tokens: c.tokens}
 	n := e.o.Resamples
 	if n == 0 {
 		n = 1000
 	}
 	var draws [][]float64
-	if n > 0 && len(c.docs) > 1 {
-		draws = resample(len(c.docs), n, e.o.Seed)
+	if n > 0 && c.docs > 1 {
+		draws = resample(len(c.sums), n, e.o.Seed)
 	}
 	for _, p := range e.ps {
 		r.Predictors = append(r.Predictors, p.Name())
@@ -298,8 +269,8 @@ func (c *collector) results() *Results {
 			}
 		}
 	}
-	if len(c.docs) < minDocuments {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("%d test documents: too few to conclude, expected at least %d", len(c.docs), minDocuments))
+	if c.docs < minDocuments {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%d test documents: too few to conclude, expected at least %d", c.docs, minDocuments))
 	}
 	var few []string
 	for set, k := range c.docsOf {
@@ -307,7 +278,7 @@ func (c *collector) results() *Results {
 			few = append(few, fmt.Sprintf("%s (%d)", set, k))
 		}
 	}
-	if len(few) > 0 && len(c.docs) >= minDocuments {
+	if len(few) > 0 && c.docs >= minDocuments {
 		slices.Sort(few)
 		r.Warnings = append(r.Warnings, fmt.Sprintf("fewer than %d test documents in: %s; their own figures are weak", minDocuments, strings.Join(few, ", ")))
 	}
@@ -321,14 +292,14 @@ func (c *collector) rows(r *Results, name string, h Horizon, i int, draws [][]fl
 		m := t.metrics(c.e.shape.Experts)
 		r.Rows = append(r.Rows, Row{Predictor: name, Horizon: h, By: by, Key: key, Documents: docs, Metrics: m, RecallK: m.Recall[k-1], RecallKInterval: iv})
 	}
-	row("all", "", len(c.docs), &c.cells[i].all, interval(draws,
-		func(d int) float64 { return c.docs[d].recall[i] }, func(d int) float64 { return c.docs[d].n[i] }))
+	row("all", "", c.docs, &c.cells[i].all, interval(draws,
+		func(d int) float64 { return c.sums[d].recall[i] }, func(d int) float64 { return c.sums[d].n[i] }))
 	for _, l := range c.e.shape.Targets(h) {
 		if !Supports(c.e.ps[i%len(c.e.ps)], c.e.shape, h, l) {
 			continue
 		}
-		row("layer", fmt.Sprint(l), len(c.docs), &c.cells[i].layers[l], interval(draws,
-			func(d int) float64 { return c.docs[d].lr[i*nl+l] }, func(d int) float64 { return c.docs[d].ln[i*nl+l] }))
+		row("layer", fmt.Sprint(l), c.docs, &c.cells[i].layers[l], interval(draws,
+			func(d int) float64 { return c.sums[d].lr[i*nl+l] }, func(d int) float64 { return c.sums[d].ln[i*nl+l] }))
 		if c.e.shape.Encoder > 0 {
 			r.Rows[len(r.Rows)-1].Stack = trace.Decoder
 			if l < c.e.shape.Encoder {
@@ -338,13 +309,13 @@ func (c *collector) rows(r *Results, name string, h Horizon, i int, draws [][]fl
 	}
 	for _, set := range sortedKeys(c.datasets) {
 		of := func(x []float64, d int) float64 {
-			if c.docs[d].dataset != set {
+			if c.sums[d].dataset != set {
 				return 0
 			}
 			return x[i]
 		}
 		row("dataset", set, c.docsOf[set], &c.datasets[set][i], interval(draws,
-			func(d int) float64 { return of(c.docs[d].recall, d) }, func(d int) float64 { return of(c.docs[d].n, d) }))
+			func(d int) float64 { return of(c.sums[d].recall, d) }, func(d int) float64 { return of(c.sums[d].n, d) }))
 	}
 	for _, ph := range sortedKeys(c.cells[i].phases) {
 		row("phase", string(ph), c.phaseDoc[ph], c.cells[i].phases[ph], nil)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -75,41 +76,42 @@ func Split(ctx context.Context, d Data, f Fractions, seed uint64) (Parts, error)
 	if err := f.validate(); err != nil {
 		return Parts{}, fmt.Errorf("speculate: split: %w", err)
 	}
-	texts := map[uint64][]trace.Key{} // by token ids
-	var first []trace.Key             // of each text
+	first := map[uint64]trace.Key{} // of each text, by token ids
+	var keys []trace.Key            // of documents to split
+	type member struct{ name, text uint64 }
+	var members []member // of texts
 	for doc, err := range d.names(ctx) {
 		if err != nil {
 			return Parts{}, err
 		}
-		if h, ok := tokenHash(doc); ok {
-			texts[h] = append(texts[h], doc.Key())
-		} else {
-			first = append(first, doc.Key())
+		key := doc.Key()
+		text, ok := tokenHash(doc)
+		if !ok {
+			keys = append(keys, key)
+			continue
+		}
+		members = append(members, member{nameHash(key), text})
+		if k, ok := first[text]; !ok || key.Compare(k) < 0 {
+			first[text] = key
 		}
 	}
-	for _, keys := range texts {
-		slices.SortFunc(keys, trace.Key.Compare)
-		first = append(first, keys[0])
+	part := assign(slices.AppendSeq(keys, maps.Values(first)), f, seed)
+	for _, m := range members {
+		part[m.name] = part[nameHash(first[m.text])]
 	}
-	part := assign(first, f, seed)
-	for _, keys := range texts {
-		for _, k := range keys[1:] {
-			part[k] = part[keys[0]]
-		}
-	}
-	of := func(p int) Data {
+	of := func(p uint8) Data {
 		return d.Filter(func(doc *trace.Document) bool {
-			at, ok := part[doc.Key()]
+			at, ok := part[nameHash(doc.Key())]
 			return ok && at == p
 		})
 	}
 	return Parts{Train: of(0), Valid: of(1), Test: of(2), all: &d, fractions: f, seed: seed}, nil
 }
 
-// assign returns the part of each key: 0 training, 1 validation, 2 test.
-func assign(keys []trace.Key, f Fractions, seed uint64) map[trace.Key]int {
+// assign returns the part of each key, by nameHash: 0 training, 1 validation, 2 test.
+func assign(keys []trace.Key, f Fractions, seed uint64) map[uint64]uint8 {
 	slices.SortFunc(keys, trace.Key.Compare)
-	part := make(map[trace.Key]int, len(keys))
+	part := make(map[uint64]uint8, len(keys))
 	for len(keys) > 0 {
 		set := keys[0].Dataset
 		n := slices.IndexFunc(keys, func(k trace.Key) bool { return k.Dataset != set })
@@ -125,14 +127,13 @@ func assign(keys []trace.Key, f Fractions, seed uint64) map[trace.Key]int {
 			valid, test = max(valid, 1), max(test, 1)
 		}
 		for i, k := range keys[:n] {
-			switch {
-			case i < test:
-				part[k] = 2
-			case i < test+valid:
-				part[k] = 1
-			default:
-				part[k] = 0
+			p := uint8(0)
+			if i < test {
+				p = 2
+			} else if i < test+valid {
+				p = 1
 			}
+			part[nameHash(k)] = p
 		}
 		keys = keys[n:]
 	}

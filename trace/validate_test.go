@@ -135,3 +135,19 @@ func TestWriteRefuses(t *testing.T) {
 	require.NoError(t, report.Err())
 	assert.Equal(t, 1, report.Documents)
 }
+
+// TestValidateTwice finds a document that is in two shards, and says where.
+func TestValidateTwice(t *testing.T) {
+	dir := t.TempDir()
+	for _, prefix := range []string{"a", "b"} {
+		w, err := trace.Create(dir, plantedHeader(), trace.WriterOptions{Prefix: prefix})
+		require.NoError(t, err)
+		require.NoError(t, w.Write(plantedDocument(len(prefix), 9, plantedHeader())))
+		require.NoError(t, w.Write(plantedDocument(int(prefix[0]), 7, plantedHeader())))
+		require.NoError(t, w.Close())
+	}
+	r, err := trace.Validate(dir, trace.ValidateOptions{})
+	require.NoError(t, err)
+	assert.Equal(t, 1, r.Count)
+	assert.ErrorContains(t, r.Err(), "b-00000.parquet: row group 0, row 0: document \"doc-001\" of data set \"set-0\" is also at "+dir+"/a-00000.parquet, row group 0, row 0")
+}

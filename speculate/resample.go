@@ -1,0 +1,102 @@
+package speculate
+
+import (
+	"math/rand/v2"
+	"slices"
+)
+
+// maxResampled is the number of sums that are resampled. Of more documents, several
+// of a data set are one sum: as many resampled groups have the same variance, and
+// memory is bounded.
+const maxResampled = 4096
+
+// resampled are the sums of documents, in their order, or of groups of them.
+type resampled struct {
+	sums  []docSum
+	group int // documents of a sum, at most
+	limit int // sums
+}
+
+// docSum is what the resampling needs of one document, or of several of a data set.
+type docSum struct {
+	dataset string
+	docs    int
+	n       []float64 // [H*P]
+	recall  []float64 // [H*P], sum of recall@K
+	ln, lr  []float64 // [H*P*L], the same by layer
+}
+
+func (r *resampled) add(d docSum) {
+	if r.limit == 0 {
+		r.group, r.limit = 1, maxResampled
+	}
+	if n := len(r.sums); n > 0 && r.sums[n-1].takes(&d, r.group) {
+		return
+	}
+	if r.sums = append(r.sums, d); len(r.sums) <= r.limit {
+		return
+	}
+	r.group *= 2
+	last := map[string]int{} // by data set, the index of its last sum
+	kept := r.sums[:0]
+	for _, x := range r.sums {
+		if i, ok := last[x.dataset]; !ok || !kept[i].takes(&x, r.group) {
+			last[x.dataset] = len(kept)
+			kept = append(kept, x)
+		}
+	}
+	clear(r.sums[len(kept):])
+	r.sums = kept
+	r.limit = max(maxResampled, len(kept)+maxResampled/4) // there may be as many data sets
+}
+
+// takes adds o to d, and reports false where d would be of more than group
+// documents or of two data sets.
+func (d *docSum) takes(o *docSum, group int) bool {
+	if d.dataset != o.dataset || d.docs+o.docs > group {
+		return false
+	}
+	d.docs += o.docs
+	for i, dst := range [][]float64{d.n, d.recall, d.ln, d.lr} {
+		for j, v := range [][]float64{o.n, o.recall, o.ln, o.lr}[i] {
+			dst[j] += v
+		}
+	}
+	return true
+}
+
+// resample returns n draws, each the number of times that each of docs
+// documents is drawn in docs draws with replacement (Efron 1979).
+func resample(docs, n int, seed uint64) [][]float64 {
+	rng := rand.New(rand.NewPCG(seed, 0x5bd1e995))
+	w := rows[float64](n, docs)
+	for _, r := range w {
+		for range docs {
+			r[rng.IntN(docs)]++
+		}
+	}
+	return w
+}
+
+// interval returns the percentiles of sum(w*num)/sum(w*den) over draws w.
+func interval(draws [][]float64, num, den func(doc int) float64) *Interval {
+	vals := make([]float64, 0, len(draws))
+	for _, w := range draws {
+		var a, b float64
+		for i, x := range w {
+			if x != 0 {
+				a += x * num(i)
+				b += x * den(i)
+			}
+		}
+		if b > 0 {
+			vals = append(vals, a/b)
+		}
+	}
+	if len(vals) < 40 {
+		return nil
+	}
+	slices.Sort(vals)
+	at := func(q float64) float64 { return vals[min(int(q*float64(len(vals))), len(vals)-1)] }
+	return &Interval{Low: at(.025), High: at(.975)}
+}
