@@ -1,6 +1,7 @@
 package trace_test
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -58,4 +59,51 @@ func TestWriteLarge(t *testing.T) {
 		tokens += d.Len()
 	}
 	require.NoError(t, w.Close())
+}
+
+// BenchmarkLarge reads the trace of -large, takes its statistics, and merges those of
+// 100 parts from their JSON:
+//
+//	go test ./trace -run '^$' -bench Large -benchtime 1x -cpu 1,2 -large DIR
+func BenchmarkLarge(b *testing.B) {
+	if *largeDir == "" {
+		b.Skip("no -large")
+	}
+	r, err := trace.Open(*largeDir)
+	require.NoError(b, err)
+	s, err := trace.NewStatistics(r.Header(), trace.StatisticsOptions{})
+	require.NoError(b, err)
+	rate := func(b *testing.B) {
+		b.ReportMetric(float64(r.Tokens())*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
+		b.ReportMetric(float64(r.Bytes())/1e6*float64(b.N)/b.Elapsed().Seconds(), "MB/s")
+	}
+	b.Run("read", func(b *testing.B) {
+		for b.Loop() {
+			for _, err := range r.Documents() {
+				require.NoError(b, err)
+			}
+		}
+		rate(b)
+	})
+	for name, f := range map[string]trace.Filter{"statistics": {}, "statistics-without-logits": {NoLogits: true}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				require.NoError(b, s.AddAll(r.Select(f).Documents()))
+			}
+			rate(b)
+		})
+	}
+	part, err := json.Marshal(s)
+	require.NoError(b, err)
+	b.Run("merge", func(b *testing.B) {
+		for b.Loop() {
+			for range 100 {
+				read := new(trace.Statistics)
+				require.NoError(b, json.Unmarshal(part, read))
+				require.NoError(b, s.Merge(read))
+			}
+		}
+		b.ReportMetric(b.Elapsed().Seconds()*1e3/float64(b.N)/100, "ms/part")
+		b.ReportMetric(float64(len(part))/1e3, "kB/part")
+	})
 }
