@@ -190,8 +190,12 @@ func (p *TokenID) Name() string { return "token id" }
 // Requires the token's id.
 func (p *TokenID) Requires() Requirements { return Requirements{TokenIDs: true} }
 
-// Supports every horizon at which the token's id is known.
-func (p *TokenID) Supports(h Horizon) bool { return h.Layers > 0 || h.KnownID }
+// Supports every horizon at which the token's id is known, and none after it was
+// fitted on documents without token ids.
+func (p *TokenID) Supports(h Horizon) bool {
+	_, unknown := p.seen[trace.NoToken]
+	return (h.Layers > 0 || h.KnownID) && !(unknown && len(p.seen) == 1)
+}
 
 // Begin implements [Counter].
 func (p *TokenID) Begin(s Shape, h []Horizon) error {

@@ -1,6 +1,7 @@
 package speculate
 
 import (
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -10,7 +11,7 @@ import (
 
 // item is one (token, layer): members' log odds [M,E] and what was chosen.
 type item struct {
-	half   int // the document's: weights fitted on 0 are judged on 1
+	doc    int
 	odds   []float32
 	actual []int32
 }
@@ -33,34 +34,75 @@ func (p *pool) offer(it item) {
 	}
 }
 
-// fit returns weights for members active among m; the rest are 0.
+// fit returns weights for members active among m; the rest are 0. They are those
+// of a mixture where it is better than the best member beyond doubt, and else
+// those of that member alone.
 func (p *pool) fit(active []int, m int) []float64 {
-	half := func(it *item) bool { return it.half == 0 }
-	w := p.solve(active, m, half)
-	judge := func(w []float64) float64 { return p.recall(w, func(it *item) bool { return it.half == 1 }) }
-	best, bestRecall := -1, -1.0
+	var best []float64
+	var member []float64 // its recall of each item
 	for _, i := range active {
 		one := make([]float64, m+1)
 		one[i] = 1
-		if r := judge(one); r > bestRecall {
-			best, bestRecall = i, r
+		if r := p.recalls(one, everything); best == nil || mean(r) > mean(member) {
+			best, member = one, r
 		}
 	}
-	if judge(w) < bestRecall {
-		one := make([]float64, m+1)
-		one[best] = 1
-		return one
+	w := p.solve(active, m, nil, everything)
+	if !p.gains(w, active, member) || mean(p.recalls(w, everything)) < mean(member) {
+		return best
 	}
-	return p.solve(active, m, func(*item) bool { return true })
+	return w
 }
 
-// solve maximises the likelihood of the chosen sets by Newton's method,
-// dropping members whose weight turns negative.
-func (p *pool) solve(active []int, m int, use func(*item) bool) []float64 {
+// everything selects all items.
+func everything(*item) bool { return true }
+
+// gains reports whether mixtures with weights fitted on the other documents, which
+// begin at w, have a higher recall than the best member, by more than twice the
+// standard error over documents, and more of few documents, as in a Student's
+// t-test.
+func (p *pool) gains(w []float64, active []int, member []float64) bool {
+	docs := map[int]float64{} // sum of the differences
+	for i := range p.items {
+		docs[p.items[i].doc] = 0
+	}
+	n := float64(len(docs))
+	if n < 2 {
+		return false
+	}
+	const folds = 5
+	k := min(folds, len(docs))
+	fold := map[int]int{}
+	for i, d := range slices.Sorted(maps.Keys(docs)) {
+		fold[d] = i % k
+	}
+	for f := range k {
+		v := p.solve(active, len(w)-1, w, func(it *item) bool { return fold[it.doc] != f })
+		for i, r := range p.recalls(v, func(it *item) bool { return fold[it.doc] == f }) {
+			if r >= 0 {
+				docs[p.items[i].doc] += r - member[i]
+			}
+		}
+	}
+	sum, squares := 0.0, 0.0
+	for _, d := range slices.Sorted(maps.Keys(docs)) { // in order, or rounding would vary
+		sum += docs[d]
+	}
+	for _, d := range slices.Sorted(maps.Keys(docs)) {
+		squares += (docs[d] - sum/n) * (docs[d] - sum/n)
+	}
+	return sum > (2+4/(n-1))*math.Sqrt(squares*n/(n-1))
+}
+
+// solve maximises the likelihood of the chosen sets by Newton's method from w, or
+// from equal weights if it is nil, dropping members whose weight turns negative.
+func (p *pool) solve(active []int, m int, from []float64, use func(*item) bool) []float64 {
 	act := slices.Clone(active)
 	w := make([]float64, len(act)+1)
-	for i := range act {
-		w[i] = 1 / float64(len(act))
+	for i, a := range act {
+		if w[i] = 1 / float64(len(act)); from != nil {
+			w[i], w[len(act)] = from[a], from[m]
+		}
 	}
 	for {
 		n := len(act) + 1
@@ -194,34 +236,43 @@ func (p *pool) mix(w []float64, it *item, out []float32) {
 	}
 }
 
-// recall is the mean recall@K of the mixture w over items in use.
-func (p *pool) recall(w []float64, use func(*item) bool) float64 {
+// recalls returns the recall@K of the mixture w for each item, -1 for those that are
+// not in use or have no experts.
+func (p *pool) recalls(w []float64, use func(*item) bool) []float64 {
 	scores, order := make([]float32, p.e), make([]int32, p.e)
-	n, sum := 0.0, 0.0
+	out := make([]float64, len(p.items))
 	for i := range p.items {
 		it := &p.items[i]
-		if !use(it) {
-			continue
-		}
-		p.mix(w, it, scores)
-		prob.Rank(scores, order)
 		k := 0
 		for _, e := range it.actual {
 			if e >= 0 {
 				k++
 			}
 		}
-		if k == 0 {
+		if out[i] = -1; k == 0 || !use(it) {
 			continue
 		}
+		p.mix(w, it, scores)
+		prob.Rank(scores, order)
 		hits := 0
 		for _, e := range order[:min(k, len(order))] {
 			if place(it.actual, e) < len(it.actual) {
 				hits++
 			}
 		}
-		n++
-		sum += float64(hits) / float64(k)
+		out[i] = float64(hits) / float64(k)
+	}
+	return out
+}
+
+// mean returns the mean of recalls.
+func mean(recalls []float64) float64 {
+	n, sum := 0.0, 0.0
+	for _, r := range recalls {
+		if r >= 0 {
+			n++
+			sum += r
+		}
 	}
 	return sum / max(n, 1)
 }

@@ -194,6 +194,12 @@ func (o *CompareOptions) baselines(ctx context.Context, train speculate.Data) (p
 		return nil, nil, err
 	}
 	for _, p := range ps {
+		if !supportsAny(p, o.Train.Horizons) && slices.Contains(o.Only, p.Name()) {
+			return nil, nil, fmt.Errorf("neural: %s knows nothing of the documents, or at none of the horizons", p.Name())
+		}
+	}
+	ps = slices.DeleteFunc(ps, func(p speculate.Predictor) bool { return !supportsAny(p, o.Train.Horizons) })
+	for _, p := range ps {
 		// Counts by token id are of the documents that the network is trained on,
 		// where those of rare ids look more certain than they are. The network has
 		// embeddings of ids instead.
@@ -203,6 +209,12 @@ func (o *CompareOptions) baselines(ctx context.Context, train speculate.Data) (p
 		}
 	}
 	return slices.DeleteFunc(ps, func(p speculate.Predictor) bool { return !o.wants(p.Name()) }), stats, nil
+}
+
+// supportsAny reports whether p answers at one of hs: a predictor by token ids does not
+// where no ids are recorded.
+func supportsAny(p speculate.Predictor, hs []speculate.Horizon) bool {
+	return slices.ContainsFunc(hs, p.Supports)
 }
 
 // train trains networks.

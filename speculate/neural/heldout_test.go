@@ -2,6 +2,7 @@ package neural
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/expertspec/expertspec/speculate"
@@ -69,4 +70,32 @@ func TestHeldOut(t *testing.T) {
 	single, err := newHeldOut(ctx, ps.Train.Filter(func(d *trace.Document) bool { return d.Key() == last }), o)
 	require.NoError(t, err)
 	assert.Nil(t, single, "one document has no others")
+}
+
+// A trace without token ids has no predictor by them, unless it is asked for by name,
+// which is an error.
+func TestWithoutTokenIDs(t *testing.T) {
+	ctx := context.Background()
+	ps, _ := parts(t)
+	var docs []*trace.Document
+	for doc, err := range ps.Train.All(ctx) {
+		require.NoError(t, err)
+		d := *doc
+		d.Tokens = slices.Repeat([]int32{trace.NoToken}, len(doc.Tokens))
+		docs = append(docs, &d)
+	}
+	without := speculate.Slice(ps.Train.Header, docs)
+	o := CompareOptions{Train: TrainOptions{Backend: backend(t), Horizons: speculate.LayersAhead(1)}, MLPs: []MLPConfig{}}
+	for _, c := range []struct {
+		train speculate.Data
+		has   bool
+	}{{ps.Train, true}, {without, false}} {
+		made, err := Fit(ctx, c.train, ps.Valid, o)
+		require.NoError(t, err)
+		assert.Equal(t, c.has, slices.ContainsFunc(made.Predictors, func(p speculate.Predictor) bool { return p.Name() == "token id" }))
+		assert.True(t, slices.ContainsFunc(made.Predictors, func(p speculate.Predictor) bool { return p.Name() == "frequency" }))
+	}
+	o.Only = []string{"token id", "frequency"}
+	_, err := Fit(ctx, without, ps.Valid, o)
+	assert.ErrorContains(t, err, "token id")
 }

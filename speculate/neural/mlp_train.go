@@ -1,6 +1,7 @@
 package neural
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -16,6 +17,7 @@ import (
 // does best on valid. Unless o.Limit is set, the result depends on the
 // configuration, the options, the documents and the backend alone.
 func TrainMLP(ctx context.Context, cfg MLPConfig, train, valid speculate.Data, o TrainOptions) (*MLP, error) {
+	o.Batch, o.Rate = cmp.Or(o.Batch, defaultBatchMLP), cmp.Or(o.Rate, defaultRateMLP)
 	if err := o.validate(cfg, train, valid); err != nil {
 		return nil, err
 	}

@@ -26,14 +26,14 @@ type TrainOptions struct {
 	// rate falls with the time where that is ahead of the steps, so that the result
 	// depends on the machine's speed. Limit excludes Resume.
 	Limit time.Duration
-	// Batch is the number of tokens in a step, by default 256. Each token trains
-	// all heads.
+	// Batch is the number of tokens in a step, by default 256, for [TrainMLP] 128.
+	// Each token trains all heads.
 	Batch int
 	// Accumulate is the number of parts that a step is computed in, one after the
 	// other, by default 1. Batch must be a multiple of it. The result is the same, in
 	// less memory.
 	Accumulate int
-	Rate       float64 // peak learning rate, by default .002
+	Rate       float64 // peak learning rate, by default .002, for [TrainMLP] .004
 	// Checks is the number of times that the network is tried on validation
 	// documents, evenly spaced, by default 5. The best state is returned.
 	Checks int
@@ -94,6 +94,9 @@ const (
 	warmup       = .05 // share of the steps in which the rate rises
 
 	defaultBatch = 256
+
+	// Chosen for small traces; see BENCHMARKS.md, Real traces.
+	defaultBatchMLP, defaultRateMLP = 128, .004
 )
 
 func (o TrainOptions) withDefaults() TrainOptions {
