@@ -15,8 +15,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestForward runs the program on a document of variant b, which transformers computed, with wrong lines around it.
+// TestForward runs the program on a document of variant b, which transformers computed, with wrong lines around it, on one
+// device and on four.
 func TestForward(t *testing.T) {
+	testForward(t)
+	if plugin := os.Getenv("EXPERTSPEC_TEST_XLA"); plugin != "" {
+		testForward(t, "-backend", "xla:"+plugin, "-devices", "2x2")
+	}
+}
+
+func testForward(t *testing.T, args ...string) {
 	model := filepath.Join("..", "..", "testdata", "variants", "b")
 	ref, err := safetensors.Open(os.DirFS(model), "reference.safetensors")
 	require.NoError(t, err)
@@ -29,7 +37,7 @@ func TestForward(t *testing.T) {
 	in, out := filepath.Join(dir, "in.jsonl"), filepath.Join(dir, "out.safetensors")
 	text := "\n{\"id\": \"y\"}\n" + string(line) + "\n[1]\n{\"id\": \"x\", \"ids\": [1]}\n{\"ids\": [1]}\n{\"id\": \"z\", \"ids\": [67]}"
 	require.NoError(t, os.WriteFile(in, []byte(text), 0o600))
-	status, _, errs := clitest.Run(t, new(options).program(), "-model", model, "-in", in, "-out", out, "-greedy", "24")
+	status, _, errs := clitest.Run(t, new(options).program(), append(args, "-model", model, "-in", in, "-out", out, "-greedy", "24")...)
 	require.Equal(t, cli.Partial, status, errs)
 	for _, want := range []string{"in.jsonl:2: document \"y\": has both or neither", "in.jsonl:4: not a document", "in.jsonl:5: id \"x\" is in line 3 already",
 		"in.jsonl:6: the document has no id", "in.jsonl:7: document \"z\": mixtral: document 0, token 0: id 67", "5 lines"} {
