@@ -155,6 +155,7 @@ func TestMeshErrors(t *testing.T) {
 	check(mixtral.Options{Backend: goBackend, Mesh: mixtral.Mesh{Experts: -1}}, "Options.Mesh is -1 x 0")
 	b := xlaBackend(t)
 	check(mixtral.Options{Backend: b, Mesh: mixtral.Mesh{Width: 5}}, "requires 5 devices, the backend has 4")
+	check(mixtral.Options{Backend: b, Mesh: mixtral.Mesh{Experts: 1 << 32, Width: 1 << 32}}, "the backend has 4")
 	check(mixtral.Options{Backend: counting{b}, Mesh: mixtral.Mesh{Experts: 5}}, "5 groups cannot share the 4 experts")
 	check(mixtral.Options{Backend: counting{b}, Mesh: mixtral.Mesh{Width: 17}}, "17 devices cannot share the width of an expert, 16")
 	check(mixtral.Options{Backend: b, Mesh: mixtral.Mesh{Width: 2}, Experts: noStore{}}, "Options.Experts requires one device")
