@@ -4,14 +4,12 @@ import (
 	"context"
 	"fmt"
 	"runtime"
-	"slices"
 	"sync"
 	"unsafe"
 
 	"github.com/expertspec/expertspec/mixtral/internal/host"
 	"github.com/expertspec/expertspec/mixtral/internal/kernel"
 	"github.com/expertspec/expertspec/mixtral/internal/xla"
-	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 )
 
@@ -19,6 +17,11 @@ import (
 // example, a few of them in memory and the others in the checkpoint. Package
 // mixtral/offload implements it.
 type ExpertStore interface {
+	// Plan is called before weights are read, by Load and Checkpoint.Plan, perhaps
+	// several times. It returns the number of experts for which Open will make slots, and
+	// of those that it may keep in memory besides, or an error if it has too little for
+	// the model. src has no functions.
+	Plan(src ExpertSource) (slots, copies int, err error)
 	// Open is called once, by Load, which fails if it does. From then on the store
 	// belongs to the model.
 	Open(src ExpertSource) error
@@ -132,13 +135,18 @@ func (x expertForm) hostSlot(memory []byte) *ExpertSlot {
 	return s
 }
 
-func (m *Model) expertSource(ck *Checkpoint, x expertForm) ExpertSource {
-	c := &m.cfg
+// expertForm is the form of the model's experts.
+func (m *Model) expertForm(f form) expertForm {
+	return expertForm{m.dtype, f.experts, m.cfg.IntermediateSize, m.cfg.HiddenSize}
+}
+
+func (m *Model) expertSource(ck *Checkpoint, p *Plan, f form) ExpertSource {
+	c, x := &m.cfg, m.expertForm(f)
 	r := &expertReader{ck: ck, layers: c.Layers, experts: c.Experts, form: x}
-	src := ExpertSource{Layers: c.Layers, Experts: c.Experts, TopK: c.TopK, Bytes: x.bytes(), Resident: m.w.bytes(),
-		Read: r.read, HostSlot: x.hostSlot,
-		NewMemory: func() ([]byte, error) { return x.hostMemory(), nil },
-		NewSlot:   func() (*ExpertSlot, error) { return x.hostSlot(x.hostMemory()), nil }}
+	src := m.plannedSource(p)
+	src.Read, src.HostSlot = r.read, x.hostSlot
+	src.NewMemory = func() ([]byte, error) { return x.hostMemory(), nil }
+	src.NewSlot = func() (*ExpertSlot, error) { return x.hostSlot(x.hostMemory()), nil }
 	if m.host == nil {
 		m.slots = &deviceSlots{m: m, form: x}
 		src.NewSlot = m.slots.add
@@ -287,25 +295,4 @@ func (r *Routing) order(n, numExperts int) []int {
 		}
 	}
 	return order
-}
-
-// bytes is the size of the weights.
-func (w *weights) bytes() int64 {
-	buffers := []compute.Buffer{w.embed, w.norm}
-	if w.head != w.embed {
-		buffers = append(buffers, w.head)
-	}
-	for _, l := range w.layers {
-		buffers = append(buffers, l.dense()...)
-		for _, m := range slices.Concat(l.w13, l.w2) {
-			buffers = append(buffers, m.buffers()...)
-		}
-	}
-	var n int64
-	for _, b := range buffers {
-		if shape, err := b.Shape(); err == nil {
-			n += int64(shape.ByteSize())
-		}
-	}
-	return n
 }

@@ -21,16 +21,22 @@ import (
 // plainStore reads every expert when it is used. It has as many slots as it gives
 // compute at a time.
 type plainStore struct {
-	src    ExpertSource
-	slots  []*ExpertSlot
-	memory []byte
-	host   bool          // few experts are computed on the host
-	onHost []*ExpertSlot // [E/2]
-	group  int
-	orders [][]int
-	change func(experts []int, slots []*ExpertSlot) ([]int, []*ExpertSlot)
-	opened error
-	closed int
+	src             ExpertSource
+	slots           []*ExpertSlot
+	memory          []byte
+	host            bool          // few experts are computed on the host
+	onHost          []*ExpertSlot // [E/2]
+	group           int
+	orders          [][]int
+	change          func(experts []int, slots []*ExpertSlot) ([]int, []*ExpertSlot)
+	planned         ExpertSource
+	refused, opened error
+	closed          int
+}
+
+func (s *plainStore) Plan(src ExpertSource) (slots, copies int, err error) {
+	s.planned = src
+	return src.Experts, 0, s.refused
 }
 
 func (s *plainStore) Open(src ExpertSource) error {

@@ -54,13 +54,13 @@ func (m *Mesh) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// check returns an error unless the mesh can hold the model on b.
+// check returns an error unless the mesh can hold the model on b, nil for any backend.
 func (m Mesh) check(c *Config, b compute.Backend, experts ExpertStore) error {
 	switch n := m.Devices(); {
 	case m.Experts <= 1 && m.Width <= 1:
-	case b.String() != "xla":
+	case b != nil && b.String() != "xla":
 		return fmt.Errorf("Options.Mesh is %v: %d devices require an XLA backend, not %s", m, n, b)
-	case n > b.NumDevices() || max(m.Experts, m.Width) > b.NumDevices(): // the product may overflow
+	case b != nil && (n > b.NumDevices() || max(m.Experts, m.Width) > b.NumDevices()): // the product may overflow
 		return fmt.Errorf("Options.Mesh is %v: it requires %d devices, the backend has %d", m, n, b.NumDevices())
 	case m.Experts > c.Experts:
 		return fmt.Errorf("Options.Mesh is %v: %d groups cannot share the %d experts of a layer", m, m.Experts, c.Experts)

@@ -151,16 +151,17 @@ func Load(ctx context.Context, fsys fs.FS, o Options) (m *Model, err error) {
 	return m, err
 }
 
-func load(ctx context.Context, ck *Checkpoint, o Options) (*Model, error) {
-	m := &Model{cfg: ck.Config(), mesh: o.Mesh, executor: o.Executor, dtype: o.DType, chunk: o.Chunk, lanes: 1}
-	if err := o.Mesh.check(&m.cfg, o.Backend, o.Experts); err != nil {
+// newModel returns a model without weights.
+func newModel(cfg Config, o Options, d *device) (*Model, error) {
+	m := &Model{cfg: cfg, d: d, mesh: o.Mesh, executor: o.Executor, dtype: o.DType, chunk: o.Chunk, lanes: 1}
+	if err := o.Mesh.check(&m.cfg, d.Backend, o.Experts); err != nil {
 		return nil, prefixed(err)
 	}
 	m.share = o.Mesh.share(&m.cfg)
 	if m.dtype == dtypes.InvalidDType {
 		m.dtype = dtypes.Float32
 	}
-	m.d = newDevice(o.Backend, o.Mesh.Devices(), m.dtype)
+	m.d.dtype = m.dtype
 	m.capacities.layers = make([]struct{ level, needed, steps int }, m.cfg.Layers)
 	if m.chunk == 0 {
 		m.chunk = 512
@@ -175,16 +176,27 @@ func load(ctx context.Context, ck *Checkpoint, o Options) (*Model, error) {
 	default:
 		m.executor = Stepped
 	}
-	var err error
+	return m, nil
+}
+
+func load(ctx context.Context, ck *Checkpoint, o Options) (*Model, error) {
+	m, err := newModel(ck.Config(), o, newDevice(o.Backend, o.Mesh.Devices(), o.DType))
+	if err != nil {
+		return nil, err
+	}
+	p, err := m.plan(ck, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.checkMemory(p); err != nil {
+		return nil, err
+	}
 	if m.hash, err = ck.Hash(); err != nil {
 		return nil, err
 	}
-	l := &loader{ctx: ctx, d: m.d, ck: ck, cfg: m.cfg, dtype: m.dtype, mesh: m.mesh, stacked: m.stacked(), without: o.Experts != nil, report: o.Progress}
-	l.attentionInt8, l.expertsInt8 = ck.int8Class()
-	if o.Quantize == Int8 {
-		l.attentionInt8, l.expertsInt8 = true, true
-	}
-	m.int8 = l.attentionInt8 || l.expertsInt8
+	f := formOf(ck, o)
+	m.int8 = f.attention || f.experts
+	l := &loader{ctx: ctx, d: m.d, ck: ck, cfg: m.cfg, dtype: m.dtype, mesh: m.mesh, stacked: m.stacked(), without: o.Experts != nil, form: f, report: o.Progress}
 	err = xla.Catch(func() (err error) {
 		if m.w, err = l.weights(); err != nil || !m.onHost() {
 			return err
@@ -195,7 +207,7 @@ func load(ctx context.Context, ck *Checkpoint, o Options) (*Model, error) {
 		return err
 	})
 	if err == nil && o.Experts != nil {
-		if err = o.Experts.Open(m.expertSource(ck, expertForm{m.dtype, l.expertsInt8, m.cfg.IntermediateSize, m.cfg.HiddenSize})); err != nil {
+		if err = o.Experts.Open(m.expertSource(ck, p, f)); err != nil {
 			m.w.free()
 			m.slots.free()
 			m.programs.Close()

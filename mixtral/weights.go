@@ -50,11 +50,11 @@ type loader struct {
 	mesh    Mesh
 	stacked bool
 	without bool // no experts: see Options.Experts
-	// attentionInt8 and expertsInt8 select matrices that are int8 on the device.
-	attentionInt8, expertsInt8 bool
-	scratch, part              []uint64 // of a buffer, and of a device's part of it
-	wide                       []uint64 // of wideSpace
-	report                     func(layersDone, layers int)
+	form    form
+	scratch []uint64
+	part    []uint64 // of a device's part of a buffer
+	wide    []uint64 // of wideSpace
+	report  func(layersDone, layers int)
 }
 
 func words[T int8 | uint16 | uint32 | float32](b []byte) []T {
@@ -176,7 +176,7 @@ func (l *loader) layer(i int, w *layerWeights) (err error) {
 	if l.without {
 		return nil
 	}
-	if l.expertsInt8 {
+	if l.form.experts {
 		err = l.expertsQuantized(i, w)
 	} else {
 		err = l.experts(prefix+"experts.", w)
@@ -190,7 +190,7 @@ func (l *loader) layer(i int, w *layerWeights) (err error) {
 func (l *loader) attention(prefix string, w *layerWeights) (err error) {
 	c := l.cfg
 	rows, heads := (c.Heads+2*c.KVHeads)*c.HeadDim, c.Heads*c.HeadDim
-	if l.attentionInt8 {
+	if l.form.attention {
 		names := []string{prefix + "q_proj.weight", prefix + "k_proj.weight", prefix + "v_proj.weight"}
 		if w.qkv, err = l.quantized([]int{rows, c.HiddenSize}, l.mesh.qkv, names, c.qkvRow); err != nil {
 			return err

@@ -70,11 +70,55 @@ func testForward(t *testing.T, args ...string) {
 	}
 }
 
+// TestPlan prints the plan of the embedded model, as a table and as JSON, for backends
+// that do not exist here too.
+func TestPlan(t *testing.T) {
+	status, out, errs := clitest.Run(t, new(options).program(), "-plan", "-tokens", "40", "-greedy", "25", "-batch", "3")
+	require.Equal(t, cli.Done, status, errs)
+	for _, row := range []string{"embedding and head 786432 3.146 MB - -", "attention 393216 1.573 MB - -", "routers and norms 15456 61.82 KB - -",
+		"experts 7077888 28.31 MB - -", "cache of 3 x 65 tokens - 872.4 KB - -"} {
+		assert.Contains(t, strings.Join(strings.Fields(out), " "), row)
+	}
+	status, out, errs = clitest.Run(t, new(options).program(), "-plan=json", "-tokens", "40", "-backend", "xla:cuda", "-dtype", "bfloat16", "-quantize", "int8", "-device-memory", "10MB")
+	require.Equal(t, cli.Done, status, errs)
+	var x struct {
+		DType, Quantize string
+		Plan            struct {
+			Experts     struct{ Device, Parameters int64 }
+			Cache       struct{ Device int64 }
+			ExpertBytes int64 `json:"expert_bytes"`
+		}
+		Total struct{ Parameters, Device, Host int64 }
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &x), out)
+	assert.Equal(t, "bfloat16 int8", x.DType+" "+x.Quantize)
+	expert := int64(3*96*192 + 4*(2*192+96))
+	assert.Equal(t, expert, x.Plan.ExpertBytes)
+	assert.Equal(t, 128*expert, x.Plan.Experts.Device)
+	assert.Zero(t, x.Plan.Cache.Device, "nothing is generated")
+	assert.EqualValues(t, 8272992, x.Total.Parameters)
+	assert.Positive(t, x.Total.Host, "loading")
+
+	dir := t.TempDir()
+	for _, args := range [][]string{{"-plan"}, {"-in", filepath.Join(dir, "x"), "-out", filepath.Join(dir, "y")}} {
+		status, _, errs = clitest.Run(t, new(options).program(), append(args, "-device-memory", "20MB")...)
+		assert.Equal(t, cli.Failed, status)
+		assert.Contains(t, errs, "-device-memory 20000000: the weights need 33091968 bytes of memory, there are 20000000: embedding and head 3145728, attention 1572864, "+
+			"routers and norms 61824, experts 28311552")
+	}
+	status, _, errs = clitest.Run(t, new(options).program(), "-plan", "-model", "mini-switch")
+	assert.Equal(t, cli.Failed, status)
+	assert.Contains(t, errs, "not for a Switch Transformer")
+}
+
 func TestUsage(t *testing.T) {
 	for want, args := range map[string][]string{
 		"-in is required":       {"-out", "x"},
 		"-out is required":      {"-in", "x"},
 		"-greedy is -1":         {"-in", "x", "-out", "y", "-greedy", "-1"},
+		"-tokens is 0":          {"-plan", "-tokens", "0"},
+		"-batch is 0 documents": {"-plan", "-batch", "0"},
+		"must be table or json": {"-plan=xml"},
 		"auto, stepped":         {"-in", "x", "-out", "y", "-executor", "fast"},
 		"float32 or bfloat16":   {"-in", "x", "-out", "y", "-dtype", "int8"},
 		`devices "two"`:         {"-in", "x", "-out", "y", "-devices", "two"},

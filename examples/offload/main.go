@@ -47,12 +47,15 @@ the model takes for a few tokens. A decision takes as long as in that run, or el
 With several -load or -resident, -compare prints milliseconds a token by policy, predictor, time to read and share of experts
 that are resident, and says which to take:
 
-	$ go run ./examples/offload -simulate trace -compare lfu,prefetch,adaptive,opt -predictor "predictors,gate reuse,oracle" -compute 656us -load 3.25ms,59ms -resident 25,50,75`
+	$ go run ./examples/offload -simulate trace -compare lfu,prefetch,adaptive,opt -predictor "predictors,gate reuse,oracle" -compute 656us -load 3.25ms,59ms -resident 25,50,75
+
+-plan prints how much memory the limits leave for what, and where.`
 
 type options struct {
 	model     cli.Model
 	outputs   cli.Outputs
 	limits    cli.Limits
+	plan      cli.Plan
 	policy    string
 	compare   string
 	predictor string
@@ -83,6 +86,7 @@ func (o *options) flags(f *flag.FlagSet) {
 	o.model.Flags(f)
 	o.outputs.Flags(f)
 	o.limits.Flags(f)
+	o.plan.Flags(f)
 	f.StringVar(&o.policy, "policy", "lru", "`policy` by which experts are held: "+policyNames())
 	f.StringVar(&o.compare, "compare", "", "`policies` to run, separated by commas, instead of -policy; those that predict are run with each -predictor")
 	f.StringVar(&o.predictor, "predictor", "", "`predictor` of policies prefetch, adaptive and reuse: gate reuse, a folder that train wrote, or FOLDER:NAME of one of its predictors;\nseveral, separated by commas, with -compare, where FOLDER is all of its predictors; oracle with -simulate (default gate reuse, and for\npolicy reuse none)")
@@ -100,7 +104,10 @@ func (o *options) flags(f *flag.FlagSet) {
 }
 
 func (o *options) check(*flag.FlagSet) error {
-	if o.simulate == "" {
+	if err := o.plan.Check(); err != nil {
+		return err
+	}
+	if o.simulate == "" && !o.plan.Asked() {
 		if err := o.outputs.Check(); err != nil {
 			return err
 		}
@@ -129,6 +136,9 @@ func (o *options) check(*flag.FlagSet) error {
 }
 
 func (o *options) run(ctx context.Context, s cli.Streams) error {
+	if o.plan.Asked() {
+		return o.plan.Print(s.Out, &o.model, o.outputs.Greedy, o.limits.Options)
+	}
 	ps, err := o.predictors(s.Err)
 	if err != nil {
 		return err

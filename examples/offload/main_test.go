@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -224,6 +225,18 @@ func TestSimulate(t *testing.T) {
 	status, _, errs = clitest.Run(t, new(options).program(), "-simulate", filepath.Join(dir, "none"), "-slots", "9", "-costs", costs)
 	assert.Equal(t, cli.Failed, status)
 	assert.Contains(t, errs, "-simulate: ")
+}
+
+// TestPlan prints where experts are.
+func TestPlan(t *testing.T) {
+	status, out, errs := clitest.Run(t, new(options).program(), "-plan", "-device-memory", "19MB", "-host-memory", "5MB")
+	require.Equal(t, cli.Done, status, errs)
+	text := strings.Join(strings.Fields(out), " ")
+	assert.Contains(t, text, "experts 7077888 14.16 MB 4.866 MB 4.645 MB", "64 of 221184 bytes, 22, and 42 of 110592 in bfloat16")
+	assert.Contains(t, text, "64 of 128 experts are in slots of the device and copies of up to 22 in host memory")
+	status, _, errs = clitest.Run(t, new(options).program(), "-plan", "-device-memory", "5222783")
+	assert.Equal(t, cli.Failed, status)
+	assert.Contains(t, errs, "-device-memory 5222783: offload: device memory of 5222783 bytes is too little: the model needs 5222784 bytes")
 }
 
 func TestUsage(t *testing.T) {

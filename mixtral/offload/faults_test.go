@@ -236,6 +236,17 @@ func TestLimits(t *testing.T) {
 		assert.Equal(t, Peak{Weights: int64(rest), Slots: int64(x.slots * bytes), Host: int64(2 * bytes)}, st.Peak)
 		assert.LessOrEqual(t, st.Peak.Device(), int64(x.memory))
 		assert.Equal(t, float64(x.slots)/18, st.Resident)
+		planned, err := New(s.o)
+		require.NoError(t, err)
+		ck, err := mixtral.OpenCheckpoint(files)
+		require.NoError(t, err)
+		p, err := ck.Plan(mixtral.PlanOptions{Options: mixtral.Options{Experts: planned}, Kind: "go"})
+		require.NoError(t, err)
+		require.NoError(t, ck.Close())
+		assert.Equal(t, []int{x.slots, 2}, []int{p.Slots, p.Copies})
+		assert.Equal(t, st.Peak.Device(), p.Weights().Device)
+		assert.Equal(t, st.Peak.Host, p.Weights().Host)
+		assert.EqualValues(t, max(0, 18-2-x.slots)*bytes, p.Weights().Checkpoint, "stored in float32 too")
 	}
 	for want, o := range map[string]Options{
 		"one of the two is required": {},

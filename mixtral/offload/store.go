@@ -78,6 +78,18 @@ func New(o Options) (*Store, error) {
 	return &Store{o: o}, nil
 }
 
+// Plan implements [mixtral.ExpertStore]. The error is about limits that are too low for
+// the model.
+func (s *Store) Plan(src mixtral.ExpertSource) (slots, copies int, err error) {
+	if slots, err = s.o.slots(src); err != nil {
+		return 0, 0, err
+	}
+	if s.o.PerLayer {
+		slots *= src.Layers
+	}
+	return slots, int(min(s.o.HostMemory/int64(src.Bytes), int64(src.Layers*src.Experts))), nil
+}
+
 // Open allocates the slots. The error is about limits that are too low for the model.
 func (s *Store) Open(src mixtral.ExpertSource) error {
 	if s.turn != nil {

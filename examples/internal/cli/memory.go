@@ -109,33 +109,37 @@ func (m *Model) LoadStore(ctx context.Context, choose func(mixtral.ExpertSource)
 	return experts.Store, model, free, err
 }
 
-// Sizes returns the sizes of a model's weights. It reads those that are not experts'.
+// Sizes returns the sizes of a model's weights. It reads none.
 func (m *Model) Sizes(ctx context.Context) (src mixtral.ExpertSource, err error) {
 	known := errors.New("known")
 	_, _, _, err = m.LoadStore(ctx, func(s mixtral.ExpertSource) (offload.Options, error) {
 		src = s
 		return offload.Options{}, known
 	})
-	if err == known {
+	if errors.Is(err, known) {
 		err = nil
 	}
 	return src, err
 }
 
-// chosenStore is a store whose options are chosen when it is opened.
+// chosenStore is a store whose options are chosen when the model's sizes are known.
 type chosenStore struct {
 	*offload.Store
 	choose func(mixtral.ExpertSource) (offload.Options, error)
-	err    error // of Open
+	err    error // of Plan
 }
 
-// Open implements mixtral.ExpertStore.
-func (c *chosenStore) Open(src mixtral.ExpertSource) error {
-	c.err = c.open(src)
-	return c.err
+// Plan implements mixtral.ExpertStore.
+func (c *chosenStore) Plan(src mixtral.ExpertSource) (slots, copies int, err error) {
+	if c.Store == nil {
+		if c.err = c.make(src); c.err != nil {
+			return 0, 0, c.err
+		}
+	}
+	return c.Store.Plan(src)
 }
 
-func (c *chosenStore) open(src mixtral.ExpertSource) error {
+func (c *chosenStore) make(src mixtral.ExpertSource) error {
 	o, err := c.choose(src)
 	if err != nil {
 		return err
@@ -143,7 +147,7 @@ func (c *chosenStore) open(src mixtral.ExpertSource) error {
 	if c.Store, err = offload.New(o); err != nil {
 		return err
 	}
-	if err = c.Store.Open(src); err != nil && o.DeviceMemory > 0 {
+	if _, _, err = c.Store.Plan(src); err != nil && o.DeviceMemory > 0 {
 		err = fmt.Errorf("-device-memory %d: %w", o.DeviceMemory, err)
 	}
 	return err

@@ -220,6 +220,9 @@ type Scratch struct {
 	y []float32
 }
 
+// Bytes is the size of the scratch.
+func (s *Scratch) Bytes() int64 { return int64(unsafe.Sizeof(*s)) + 4*int64(cap(s.y)) }
+
 // Panels returns the product of p panels x [P,PanelWidth,16] and rows [lo,hi) of W, at
 // most BlockRows, [P,R,16] with R >= hi-lo, valid until the next call with s.
 func (m *Matrix) Panels(s *Scratch, x []float32, p, lo, hi int) (y []float32, r int) {

@@ -17,8 +17,10 @@ typedef int (*stream_fn)(void **, unsigned);
 typedef int (*sync_fn)(void *);
 typedef int (*lock_fn)(void *, size_t, unsigned);
 typedef int (*unlock_fn)(void *);
+typedef int (*total_fn)(size_t *, int);
 
 static void *context, *stream;
+static size_t total;
 static current_fn set_current;
 static read_fn read_memory;
 static write_fn write_memory;
@@ -39,10 +41,12 @@ static int cuda_open(void) {
 	sync_stream = (sync_fn)dlsym(lib, "cuStreamSynchronize");
 	lock_memory = (lock_fn)dlsym(lib, "cuMemHostRegister_v2");
 	unlock_memory = (unlock_fn)dlsym(lib, "cuMemHostUnregister");
+	total_fn get_total = (total_fn)dlsym(lib, "cuDeviceTotalMem_v2");
 	int device;
-	if (!init || !get || !retain || !set_current || !read_memory || !new_stream || !write_memory || !sync_stream || !lock_memory || !unlock_memory) return -1;
+	if (!init || !get || !retain || !set_current || !read_memory || !new_stream || !write_memory || !sync_stream || !lock_memory || !unlock_memory || !get_total) return -1;
 	int err = init(0);
 	if (!err) err = get(&device, 0);
+	if (!err) err = get_total(&total, device);
 	if (!err) err = retain(&context, device);
 	if (!err) err = set_current(context);
 	if (!err) err = new_stream(&stream, 1); // does not wait for the default stream
@@ -69,6 +73,8 @@ static int cuda_lock(void *p, size_t size) {
 	return err ? err : lock_memory(p, size, 1); // for all contexts
 }
 
+static size_t cuda_total(void) { return total; }
+
 static int cuda_unlock(void *p) {
 	int err = set_current(context);
 	return err ? err : unlock_memory(p);
@@ -90,6 +96,15 @@ var opened = sync.OnceValue(func() bool { return C.cuda_open() == 0 })
 
 // CUDA reports whether the CUDA driver can be used.
 func CUDA() bool { return opened() }
+
+// DeviceMemory returns the size of a CUDA device's memory in bytes, 0 if it is unknown.
+// XLA's pool is a part of it.
+func DeviceMemory() int64 {
+	if !CUDA() {
+		return 0
+	}
+	return int64(C.cuda_total())
+}
 
 // cudaRead copies a buffer of a CUDA device, whose computation is complete, and
 // reports whether it did. PJRT's copy takes 100 us, waiting for other threads.

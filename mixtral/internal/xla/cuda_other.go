@@ -13,6 +13,9 @@ var errNoCUDA = errors.New("the program was built without CUDA: build it on Linu
 // CUDA reports whether the CUDA driver can be used.
 func CUDA() bool { return false }
 
+// DeviceMemory returns 0: it is unknown.
+func DeviceMemory() int64 { return 0 }
+
 func cudaRead([]float32, compute.Buffer) bool { return false }
 
 // Write copies to buffers of a CUDA device.
