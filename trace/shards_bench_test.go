@@ -52,3 +52,54 @@ func BenchmarkShards(b *testing.B) {
 func perShard(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N**benchShards), "us/shard")
 }
+
+// BenchmarkMixtral writes, opens, verifies and validates a trace of random routing in
+// Mixtral 8x7B's shape, disk included. Run it with -cpu 1 for the rates of one core.
+func BenchmarkMixtral(b *testing.B) {
+	for _, s := range []struct {
+		name          string
+		logits, input bool
+		float         trace.Float
+		docs          int
+	}{
+		{"routing", false, false, trace.Float32, 64},
+		{"logits-float32", true, false, trace.Float32, 64},
+		{"logits-float16", true, false, trace.Float16, 64},
+		{"input-float16", false, true, trace.Float16, 2},
+	} {
+		h := trace.Header{Model: trace.Model{Name: "mixtral-8x7b", Layers: 32, Experts: 8, TopK: 2, Hidden: 4096, Vocabulary: 32000}}
+		if s.logits {
+			h.LogitLayers = h.Model.AllLayers()
+		}
+		if s.input {
+			h.InputLayers = h.Model.AllLayers()
+		}
+		docs := benchDocuments(s.docs, 512, &h)
+		rates := func(b *testing.B, r *trace.Reader) {
+			b.ReportMetric(float64(512*s.docs*b.N)/b.Elapsed().Seconds(), "tokens/s")
+			b.ReportMetric(float64(r.Bytes())*float64(b.N)/1e6/b.Elapsed().Seconds(), "MB/s")
+			b.ReportMetric(float64(r.Bytes())/float64(r.Tokens()), "bytes/token")
+		}
+		r := writeBench(b, h, docs, s.float)
+		b.Run(s.name+"/Write", func(b *testing.B) {
+			for b.Loop() {
+				writeBench(b, h, docs, s.float)
+			}
+			rates(b, r)
+		})
+		b.Run(s.name+"/Verify", func(b *testing.B) {
+			for b.Loop() {
+				require.NoError(b, trace.VerifyShard(r.Paths()[0]))
+			}
+			rates(b, r)
+		})
+		b.Run(s.name+"/Validate", func(b *testing.B) {
+			for b.Loop() {
+				report, err := trace.Validate(filepath.Dir(r.Paths()[0]), trace.ValidateOptions{})
+				require.NoError(b, err)
+				require.NoError(b, report.Err())
+			}
+			rates(b, r)
+		})
+	}
+}
