@@ -9,7 +9,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"maps"
+	"runtime"
 	"slices"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // order is a document's random number: documents are chosen, and computed, in
@@ -114,27 +117,41 @@ func (c *choice) find(dataset string, o order) (int, bool) {
 }
 
 // documents calls each for the documents of all sources, with their data sets
-// filled in. Documents that cannot be read are skipped, and reported if report is
-// set.
+// filled in. Several sources are read at the same time, because parsing and hashing
+// their texts takes longer than computing on an accelerator when each of many parts
+// reads all of them: each is called by several goroutines. Documents that cannot be
+// read are skipped, and reported if report is set.
 func (r *run) documents(ctx context.Context, report bool, each func(d *Document) error) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
 	for _, s := range r.sources {
-		for d, err := range s.Documents(ctx) {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err != nil {
-				if report {
-					r.problem(Problem{Err: err})
+		group.Go(func() error {
+			for d, err := range s.Documents(groupCtx) {
+				if groupCtx.Err() != nil {
+					return groupCtx.Err()
 				}
-				continue
+				if err != nil {
+					if report {
+						r.lockedProblem(Problem{Err: err})
+					}
+					continue
+				}
+				d.Dataset = cmp.Or(d.Dataset, s.Name)
+				if err := each(&d); err != nil {
+					return err
+				}
 			}
-			d.Dataset = cmp.Or(d.Dataset, s.Name)
-			if err := each(&d); err != nil {
-				return err
-			}
-		}
+			return nil
+		})
 	}
-	return ctx.Err()
+	return cmp.Or(group.Wait(), ctx.Err())
+}
+
+// lockedProblem is problem while sources are read.
+func (r *run) lockedProblem(p Problem) {
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	r.problem(p)
 }
 
 var errNoTokens = errors.New("has no tokens")
@@ -144,15 +161,18 @@ func (r *run) choose(ctx context.Context) (*choice, error) {
 	samples := make(map[string]*sample)
 	err := r.documents(ctx, true, func(d *Document) error {
 		if d.Text == "" {
-			r.problem(Problem{d.Dataset, d.name(), errNoTokens})
+			r.lockedProblem(Problem{d.Dataset, d.name(), errNoTokens})
 			return nil
 		}
+		number, text := number(r.o.Seed, d), hashText(d)
+		r.reading.Lock()
+		defer r.reading.Unlock()
 		s := samples[d.Dataset]
 		if s == nil {
 			s = &sample{n: r.o.DocumentsPerDataset, texts: make(map[order]hash)}
 			samples[d.Dataset] = s
 		}
-		if err := s.add(number(r.o.Seed, d), hashText(d)); err != nil {
+		if err := s.add(number, text); err != nil {
 			r.problem(Problem{d.Dataset, d.name(), err})
 			return nil
 		}

@@ -1,12 +1,14 @@
 package collect
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // A shard from which documents were omitted has a file beside it that names them,
@@ -34,6 +36,10 @@ func (r *run) writeOmitted(n int, omitted []Problem) error {
 		}
 		return nil
 	}
+	// Sources are read in any order.
+	slices.SortStableFunc(omitted, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Dataset, b.Dataset), cmp.Compare(a.Document, b.Document))
+	})
 	list := make([]omittedDocument, len(omitted))
 	for i, p := range omitted {
 		list[i] = omittedDocument{p.Dataset, p.Document, p.Err.Error()}

@@ -100,11 +100,16 @@ func (r *run) read(ctx context.Context) error {
 	err := r.documents(ctx, false, func(d *Document) error {
 		// What was not there when documents were chosen is ignored.
 		i, ok := r.choice.find(d.Dataset, number(r.o.Seed, d))
-		if !ok || taken[i] || r.choice.docs[i].text != hashText(d) {
+		if !ok {
 			return nil
 		}
 		s := shards[i/r.o.DocumentsPerShard]
-		if s == nil {
+		if s == nil || r.choice.docs[i].text != hashText(d) {
+			return nil
+		}
+		r.reading.Lock()
+		defer r.reading.Unlock()
+		if taken[i] {
 			return nil
 		}
 		taken[i] = true

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/expertspec/expertspec/trace"
@@ -19,6 +20,7 @@ type run struct {
 	o       Options
 	header  trace.Header
 	report  Report
+	reading sync.Mutex // of what the readers of several sources share
 	start   time.Time
 	shown   time.Time // when Progress was last called
 	collect time.Time // when the model began

@@ -38,9 +38,9 @@ type Source struct {
 	// Name is the data set of documents that do not name one.
 	Name string
 	// Documents returns all documents. It is called more than once and must return
-	// the same documents each time, in any order. An error is about a document, or
-	// the rest of a file, that cannot be read, and names it; the sequence may
-	// continue after it, and ends soon after ctx is done.
+	// the same documents each time, in any order. Several sources are read at the same
+	// time. An error is about a document, or the rest of a file, that cannot be read,
+	// and names it; the sequence may continue after it, and ends soon after ctx is done.
 	Documents func(ctx context.Context) iter.Seq2[Document, error]
 }
 

@@ -1,7 +1,9 @@
 package collect_test
 
 import (
+	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -125,4 +127,33 @@ func TestTooManyShards(t *testing.T) {
 	}
 	_, err := tryRun(t.Context(), miniModel(), t.TempDir(), collect.Options{DocumentsPerShard: 1}, collect.Slice("mini", docs))
 	assert.ErrorContains(t, err, "are more than 100000 shards")
+}
+
+// Sources are read at the same time; the files are those of one source in another
+// order, of documents that two sources have too, and of those omitted.
+func TestManySources(t *testing.T) {
+	docs := documents(4, 5)
+	for i := range 6 {
+		docs = append(docs, collect.Document{Dataset: "drama", ID: fmt.Sprint(i, "bad\xff"), Text: "Its name is not UTF-8."})
+	}
+	want := t.TempDir()
+	o := collect.Options{MaxTokens: 7, DocumentsPerShard: 9}
+	run(t, docs, want, o)
+	require.FileExists(t, filepath.Join(want, "_left-out-00000.json"))
+	for range 3 {
+		dir := t.TempDir()
+		rand.Shuffle(len(docs), func(i, j int) { docs[i], docs[j] = docs[j], docs[i] })
+		var sources []collect.Source
+		for i, d := range docs {
+			list := []collect.Document{d}
+			if i%5 == 0 {
+				list = append(list, docs[(i+1)%len(docs)]) // twice: also of the next source
+			}
+			sources = append(sources, collect.Slice(fmt.Sprint("source ", i), list))
+		}
+		rep, err := tryRun(t.Context(), miniModel(), dir, o, sources...)
+		require.NoError(t, err)
+		assert.Equal(t, 6+6, rep.ProblemCount)
+		same(t, files(t, dir), files(t, want))
+	}
 }
