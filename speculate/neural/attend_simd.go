@@ -22,25 +22,35 @@ func attendHeads(q, keys, values, out, scores []float32, n, stride, hd, heads in
 	archsimd.ClearAVXUpperBits()
 }
 
-// scoreHeads writes the product of each row's keys with q, [n,8], heads by lane.
+// scoreHeads writes the product of each row's keys with q, [n,8], heads by lane. Rows
+// are far apart in memory: two at a time are read.
 func scoreHeads(q, keys, scores []float32, stride, hd int) {
-	var sums [8][8]float32 // of each head, in eight parts
-	for r := range len(scores) / 8 {
-		k := keys[r*stride:]
+	var sums [2][8][8]float32 // of two rows: of each head, in eight parts
+	for r := 0; r < len(scores)/8; r += 2 {
+		next := min(r+1, len(scores)/8-1)
+		k, l := keys[r*stride:][:len(q)], keys[next*stride:][:len(q)]
 		for h := 0; h*hd < len(q); h++ {
-			var s archsimd.Float32x8
+			var s, t archsimd.Float32x8
 			for i := h * hd; i < (h+1)*hd; i += 8 {
-				s = load(arrayAt[[8]float32](q, i)).MulAdd(load(arrayAt[[8]float32](k, i)), s)
+				x := load(arrayAt[[8]float32](q, i))
+				s, t = x.MulAdd(load(arrayAt[[8]float32](k, i)), s), x.MulAdd(load(arrayAt[[8]float32](l, i)), t)
 			}
-			s.Store(&sums[h])
+			s.Store(&sums[0][h])
+			t.Store(&sums[1][h])
 		}
-		a := load(&sums[0]).AddPairsGrouped(load(&sums[1]))
-		b := load(&sums[2]).AddPairsGrouped(load(&sums[3]))
-		c := load(&sums[4]).AddPairsGrouped(load(&sums[5]))
-		d := load(&sums[6]).AddPairsGrouped(load(&sums[7]))
-		a, c = a.AddPairsGrouped(b), c.AddPairsGrouped(d)
-		a.Select128FromPair(0, 2, c).Add(a.Select128FromPair(1, 3, c)).Store(arrayAt[[8]float32](scores, r*8))
+		addLanes(&sums[0], arrayAt[[8]float32](scores, r*8))
+		addLanes(&sums[1], arrayAt[[8]float32](scores, next*8))
 	}
+}
+
+// addLanes writes the sum of each row of x to out.
+func addLanes(x *[8][8]float32, out *[8]float32) {
+	a := load(&x[0]).AddPairsGrouped(load(&x[1]))
+	b := load(&x[2]).AddPairsGrouped(load(&x[3]))
+	c := load(&x[4]).AddPairsGrouped(load(&x[5]))
+	d := load(&x[6]).AddPairsGrouped(load(&x[7]))
+	a, c = a.AddPairsGrouped(b), c.AddPairsGrouped(d)
+	a.Select128FromPair(0, 2, c).Add(a.Select128FromPair(1, 3, c)).Store(out)
 }
 
 // softmaxRows turns scores [n,8] into each lane's softmax over rows.

@@ -12,7 +12,8 @@ import (
 
 // BenchmarkTransformerDecision measures decisions of transformers with random weights on
 // a model of the embedded one's shape, token by token and layer by layer as in decoding,
-// at a window that is full.
+// at positions 256 to 599: one layer ahead, or, as evaluate does, 1, 2 and 4, which have
+// the transformer's work on a token in common.
 func BenchmarkTransformerDecision(b *testing.B) {
 	h := trace.Header{Model: trace.Model{Name: "mini", Layers: 16, Experts: 8, TopK: 2, Hidden: 96, Vocabulary: 4096}}
 	for l := range 16 {
@@ -24,11 +25,16 @@ func BenchmarkTransformerDecision(b *testing.B) {
 	for _, c := range []struct {
 		name string
 		cfg  TransformerConfig
+		all  bool
 	}{
-		{"routing/2x96", routingTransformer(2, 96, 256)}, {"routing/4x256", routingTransformer(4, 256, 512)},
-		{"router-logits/4x256", logitTransformer(4, 256, 512)},
+		{"routing/2x96", routingTransformer(2, 96, 256), false}, {"routing/4x256", routingTransformer(4, 256, 512), false},
+		{"routing/4x256/all", routingTransformer(4, 256, 512), true}, {"router-logits/4x256", logitTransformer(4, 256, 512), false},
 	} {
 		b.Run(c.name, func(b *testing.B) {
+			asked := hs[:1]
+			if c.all {
+				asked = hs
+			}
 			rng := rand.New(rand.NewPCG(1, 2))
 			w := map[string][]float32{}
 			for _, a := range newTransformerParams(c.cfg, c.cfg.extent(shape, hs), 1) {
@@ -41,9 +47,12 @@ func BenchmarkTransformerDecision(b *testing.B) {
 			out := make([]float32, 8)
 			v := make([]speculate.View, 1)
 			var views *speculate.Views
-			t, l := n, 16
+			t, l, i := n, 15, 0
 			for b.Loop() {
-				if l++; l > 15 {
+				if i++; i >= len(asked) || l < asked[i].Layers {
+					l, i = l+1, 0
+				}
+				if l > 15 {
 					l, t = 1, t+1
 				}
 				if t >= n {
@@ -56,7 +65,7 @@ func BenchmarkTransformerDecision(b *testing.B) {
 					require.NoError(b, p.Predict(v, out)) // the tokens before
 					b.StartTimer()
 				}
-				v[0] = views.At(t, l, hs[0])
+				v[0] = views.At(t, l, asked[i])
 				if p.Predict(v, out) != nil {
 					b.Fatal("no answer")
 				}
