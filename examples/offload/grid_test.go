@@ -74,7 +74,7 @@ func TestGrid(t *testing.T) {
 	all, err := speculate.NewProvenance(t.Context(), speculate.Parts{Train: speculate.Slice(r.Header, docs), Valid: speculate.Slice(r.Header, nil)})
 	require.NoError(t, err)
 	require.NoError(t, speculate.SaveAll(trained, &speculate.Set{Predictors: ps, Provenance: all}))
-	status, stdout, errs := clitest.Run(t, new(options).program(), "-simulate", traced, "-compare", "lru,lfu,prefetch,adaptive,reuse,opt", "-predictor", trained+",oracle",
+	status, stdout, errs := clitest.Run(t, new(options).program(), "-simulate", traced, "-compare", "lru,lfu,prefetch,adaptive,reuse,reuse-prefetch,opt", "-predictor", trained+",oracle",
 		"-split", ".25,.25", "-load", "2ms,30ms", "-compute", "3ms", "-resident", "20, 50,75%", "-json", file, "-figures", figs)
 	require.Equal(t, cli.Done, status, errs)
 	assert.Contains(t, errs, "reuse: token id omitted: not trained for it")
@@ -84,7 +84,11 @@ func TestGrid(t *testing.T) {
 	require.NoError(t, err)
 	got := new(figures)
 	require.NoError(t, json.Unmarshal(raw, got))
-	require.Len(t, got.Runs, 14*6)
+	require.Len(t, got.Runs, 17*6)
+	both := got.Runs[13*6]
+	assert.Equal(t, "reuse-prefetch: transition", both.Label)
+	assert.Equal(t, prefetch.Reuse, both.Decode.Policy)
+	assert.Positive(t, both.Decode.Total.Prefetched)
 	for i, run := range got.Runs {
 		assert.Equal(t, []int{7, 18, 26}[i%3], run.Decode.Capacity)
 		assert.Equal(t, 2, run.Decode.Documents, "of 4")

@@ -36,6 +36,7 @@ or missing, and how long computing waited for them. Policies:
 	           -predictor says of the next token, if one is given
 	prefetch   lfu, and the experts that -predictor says are read ahead
 	adaptive   prefetch, but fewer are read ahead, down to none, where that makes layers wait less
+	reuse-prefetch  reuse and adaptive together
 	host       lfu, but what is in -host-memory only is computed by the processor's cores; the likeliest expert that
 	           -predictor says is read ahead, if one is given
 	opt        the one that is needed last makes room, which only -simulate knows
@@ -89,7 +90,7 @@ func (o *options) flags(f *flag.FlagSet) {
 	o.plan.Flags(f)
 	f.StringVar(&o.policy, "policy", "lru", "`policy` by which experts are held: "+policyNames())
 	f.StringVar(&o.compare, "compare", "", "`policies` to run, separated by commas, instead of -policy; those that predict are run with each -predictor")
-	f.StringVar(&o.predictor, "predictor", "", "`predictor` of policies prefetch, adaptive and reuse: gate reuse, a folder that train wrote, or FOLDER:NAME of one of its predictors;\nseveral, separated by commas, with -compare, where FOLDER is all of its predictors; oracle with -simulate (default gate reuse, and for\npolicy reuse none)")
+	f.StringVar(&o.predictor, "predictor", "", "`predictor` of the policies that predict: gate reuse, a folder that train wrote, or FOLDER:NAME of one of its predictors;\nseveral, separated by commas, with -compare, where FOLDER is all of its predictors; oracle with -simulate (default gate reuse, and for\nthose of reuse none)")
 	f.IntVar(&o.distance, "distance", 1, "`layers` that are predicted ahead, and nearer ones if the predictor knows them")
 	f.StringVar(&o.pin, "pin", "", "`trace` whose most frequent experts policy static holds, a folder or a file (default the first that are used)")
 	f.StringVar(&o.json, "json", "", "`file` for all figures")

@@ -118,11 +118,14 @@ func decision(ctx context.Context, data speculate.Data, v variant, cfg prefetch.
 	if err := p.Requires().Check(data.Header); err != nil {
 		return 0, fmt.Errorf("predictor %s: %w", p.Name(), err)
 	}
-	h := cfg.Horizon
-	if v.reuse {
-		h = speculate.Horizon{}
+	var hs []speculate.Horizon
+	if v.predict {
+		hs = append(hs, cfg.Horizon)
 	}
-	costs, err := speculate.MeasureCosts(ctx, data, []speculate.Horizon{h}, nil, p)
+	if v.reuse {
+		hs = append(hs, speculate.Horizon{})
+	}
+	costs, err := speculate.MeasureCosts(ctx, data, hs, nil, p)
 	known[p.Name()] = costs[p.Name()].Microseconds / 1e6
 	return known[p.Name()], err
 }

@@ -35,6 +35,7 @@ var policies = []policy{
 	{name: "reuse", evict: prefetch.Reuse, reuse: true},
 	{name: "prefetch", evict: prefetch.DecayedLFU, predict: true},
 	{name: "adaptive", evict: prefetch.DecayedLFU, predict: true, adapt: true},
+	{name: "reuse-prefetch", evict: prefetch.Reuse, predict: true, adapt: true, reuse: true},
 	{name: "host", evict: prefetch.DecayedLFU, host: true},
 	{name: "opt", evict: prefetch.OPT, future: true},
 }
@@ -92,7 +93,7 @@ func variants(o *options) ([]variant, error) {
 		}
 		predictors := ps
 		switch {
-		case p.predict && ps == nil:
+		case p.predict && !p.reuse && ps == nil:
 			predictors = []string{gateReuse}
 		case p.reuse: // gate reuse does not predict the next token
 			predictors = slices.DeleteFunc(slices.Clone(ps), func(name string) bool { return name == gateReuse })
@@ -123,14 +124,14 @@ func (v variant) ahead(p speculate.Predictor, c trace.Model) (*offload.PrefetchO
 	if v.distance >= c.Layers {
 		return nil, fmt.Errorf("-distance is %d layers; the model has %d", v.distance, c.Layers)
 	}
-	token, trained := p.Supports(speculate.Horizon{}), v.supports(p)
+	token := p.Supports(speculate.Horizon{})
 	o := &offload.PrefetchOptions{Predictor: p, Horizon: speculate.Horizon{Layers: v.distance}}
 	switch {
-	case v.reuse && !trained:
+	case v.reuse && !token:
 		return nil, fmt.Errorf("-predictor %s: %s was not trained for the next token, which policy reuse needs (train -horizons token)", v.predictor, p.Name())
-	case v.reuse:
+	case v.reuse && !v.predict:
 		return o, nil
-	case !trained:
+	case !v.supports(p):
 		return nil, fmt.Errorf("-predictor %s: %s was not trained for -distance %d", v.predictor, p.Name(), v.distance)
 	}
 	if v.host { // more than the bus can bring beside the host's computing is not worth it
@@ -183,12 +184,9 @@ func (o *options) predictors(errs io.Writer) (map[string]speculate.Predictor, er
 	return ps, nil
 }
 
-// supports reports whether p was trained for what the variant asks first.
+// supports reports whether p was trained for what the variant asks.
 func (v variant) supports(p speculate.Predictor) bool {
-	if v.reuse {
-		return p.Supports(speculate.Horizon{})
-	}
-	return p.Supports(speculate.Horizon{Layers: v.distance})
+	return (!v.reuse || p.Supports(speculate.Horizon{})) && (v.reuse && !v.predict || p.Supports(speculate.Horizon{Layers: v.distance}))
 }
 
 // chosen returns a predictor that needs no training, or one of a folder, or, with every,
