@@ -69,7 +69,8 @@ func (f Fractions) validate() error {
 // Documents with equal token ids always go to the same part, whatever their
 // names and data sets, so that no text is on both sides. They count as one
 // document: the first of them by data set and id. Documents without token ids
-// are split by their names alone.
+// are split by their names alone, and may share beginnings with those of other
+// parts. It is an error if a part would have no documents.
 //
 // Split reads the names and the token ids once.
 func Split(ctx context.Context, d Data, f Fractions, seed uint64) (Parts, error) {
@@ -98,6 +99,13 @@ func Split(ctx context.Context, d Data, f Fractions, seed uint64) (Parts, error)
 	part := assign(slices.AppendSeq(keys, maps.Values(first)), f, seed)
 	for _, m := range members {
 		part[m.name] = part[nameHash(first[m.text])]
+	}
+	var sizes [3]int
+	for _, p := range part {
+		sizes[p]++
+	}
+	if slices.Contains(sizes[:], 0) {
+		return Parts{}, fmt.Errorf("speculate: split: of %d documents %d would be for training, %d for validation and %d for test; long documents can be cut when a trace is converted", len(part), sizes[0], sizes[1], sizes[2])
 	}
 	of := func(p uint8) Data {
 		return d.Filter(func(doc *trace.Document) bool {

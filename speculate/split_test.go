@@ -55,6 +55,8 @@ func TestSplit(t *testing.T) {
 	cancel()
 	_, err = Split(canceled, Slice(testHeader(), docs), Fractions{.2, .2}, 1)
 	assert.ErrorIs(t, err, context.Canceled)
+	_, err = Split(t.Context(), Slice(testHeader(), docs[:1]), Fractions{.15, .15}, 1)
+	assert.ErrorContains(t, err, "of 1 documents 1 would be for training, 0 for validation and 0 for test")
 	for _, f := range []Fractions{{}, {.5, .5}, {-.1, .2}, {.2, 0}} {
 		_, err = Split(t.Context(), Slice(testHeader(), docs), f, 1)
 		assert.Error(t, err, f)

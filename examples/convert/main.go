@@ -65,6 +65,7 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.IntVar(&o.convert.Experts, "experts", 0, "`number` of experts of a layer (default: the source's, or the largest id plus one)")
 	f.IntVar(&o.convert.TopK, "top-k", 0, "`number` of experts of a token (default: the source's, or inferred; transformers: 2)")
 	f.IntVar(&o.convert.Vocabulary, "vocabulary", 0, "`number` of token ids (default: unknown)")
+	f.IntVar(&o.convert.Cut, "cut", 0, "cut documents into pieces of at most this many `tokens`, so that a trace of few documents can be split; 0: no")
 	f.BoolVar(&o.float16, "float16", false, "store router logits as float16 (default false: float32)")
 	f.Int64Var(&o.shardMiB, "shard-mib", 256, "size of a shard, in `MiB`")
 	f.BoolVar(&o.quiet, "quiet", false, "no statistics at the end")

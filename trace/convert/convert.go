@@ -30,12 +30,16 @@ type Options struct {
 	Experts    int    // E; 0: the source's, or the largest id + 1
 	TopK       int    // K; 0: the source's, or inferred
 	Vocabulary int    // V; 0: unknown
+	// Cut is the largest number of tokens of a document; 0: any. A longer one is cut
+	// into documents named NAME/POSITION, so that a trace of one long document can be
+	// split into parts. They are of one text, and not independent.
+	Cut int
 }
 
 // Validate returns an error if a number is negative.
 func (o *Options) Validate() error {
-	if o.Experts < 0 || o.TopK < 0 || o.Vocabulary < 0 {
-		return errors.New("experts, top-k and vocabulary cannot be negative")
+	if min(o.Experts, o.TopK, o.Vocabulary, o.Cut) < 0 {
+		return errors.New("experts, top-k, vocabulary and cut cannot be negative")
 	}
 	return nil
 }
@@ -186,6 +190,9 @@ func Read(ctx context.Context, from, path, dir string, o Options, w trace.Writer
 		}
 	}()
 	report = &Report{Header: src.header, Omitted: src.omitted, Notes: src.notes}
+	if o.Cut > 0 {
+		src.documents = cut(src.documents, &src.header, o.Cut)
+	}
 	seen := map[trace.Key]bool{}
 	err = report.each(ctx, src.documents, func(d *trace.Document) error {
 		err := d.Validate(&src.header)
