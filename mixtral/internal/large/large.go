@@ -3,6 +3,7 @@
 package large
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -75,7 +76,10 @@ func (s patterns) Open(name string) (fs.File, error) {
 }
 
 // Shape is that of a model with 8 experts, of which 2 are chosen.
-type Shape struct{ Layers, Hidden, ExpertWidth, Heads, KVHeads, Vocabulary int }
+type Shape struct {
+	Layers, Hidden, ExpertWidth, Heads, KVHeads, Vocabulary int
+	Scale                                                   float64 // of the weights; 0: .02
+}
 
 // Named returns the shape of a published model: "8x7B", which is also that of "", or
 // "8x22B", of version 0.3 (before, its vocabulary had 32000 tokens).
@@ -111,12 +115,12 @@ func (s Shape) Model() (fsys fs.FS, size int64) {
 			shapes[q+"w1.weight"], shapes[q+"w3.weight"], shapes[q+"w2.weight"] = []int{f, d}, []int{f, d}, []int{d, f}
 		}
 	}
-	return files(config, shapes, "model.embed_tokens.weight")
+	return files(config, shapes, "model.embed_tokens.weight", cmp.Or(s.Scale, .02))
 }
 
-// files are a checkpoint of a configuration and tensors in bfloat16, of which one is
-// large. size is that of the weights in bytes.
-func files(config []byte, shapes map[string][]int, large string) (fsys fs.FS, size int64) {
+// files are a checkpoint of a configuration and tensors in bfloat16 of a scale, of which
+// one is large. size is that of the weights in bytes.
+func files(config []byte, shapes map[string][]int, large string, scale float64) (fsys fs.FS, size int64) {
 	header := map[string]any{}
 	var loud [2]int64
 	for _, name := range slices.Sorted(maps.Keys(shapes)) {
@@ -144,6 +148,6 @@ func files(config []byte, shapes map[string][]int, large string) (fsys fs.FS, si
 		".":           {name: "."},
 		"config.json": {name: "config.json", head: config, size: int64(len(config)), data: []byte{0}},
 		"model.safetensors": {name: "model.safetensors", head: head, size: int64(len(head)) + size,
-			data: normal(.02), large: normal(1), loud: loud},
+			data: normal(scale), large: normal(1), loud: loud},
 	}, size
 }

@@ -50,5 +50,5 @@ func (s Switch) Model() (fsys fs.FS, size int64) {
 			}
 		}
 	}
-	return files(config, shapes, "shared.weight")
+	return files(config, shapes, "shared.weight", .02)
 }
