@@ -19,6 +19,8 @@
 // all layers as one program. Their results are those of Hugging Face transformers,
 // within rounding; parity_test.go compares them.
 //
+// [Checkpoint.Plan] says what a model needs of memory, before it is loaded.
+//
 // A [Mesh] divides a model among several devices of an XLA backend, such as the GPUs
 // of a host.
 //

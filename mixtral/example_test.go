@@ -10,6 +10,7 @@ import (
 	"github.com/expertspec/expertspec/mixtral/mini"
 	"github.com/expertspec/expertspec/mixtral/tokenizer"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/gomlx/compute/dtypes"
 )
 
 // Run the embedded model on a text and look at every routing decision.
@@ -191,4 +192,25 @@ func ExampleMesh() {
 	}
 	fmt.Println(mesh.Experts, mesh.Width, mesh.Devices())
 	// Output: 2 4 8
+}
+
+// Ask what a model would need on a GPU, before anything is loaded.
+func ExampleCheckpoint_Plan() {
+	checkpoint, err := mixtral.OpenCheckpoint(mini.FS())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer checkpoint.Close()
+	plan, err := checkpoint.Plan(mixtral.PlanOptions{
+		Options: mixtral.Options{DType: dtypes.BFloat16, Quantize: mixtral.Int8}, Kind: "xla:cuda",
+		Documents: 4, Tokens: 500, Generated: 12,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(plan.Total().Parameters, "parameters; bytes of experts", plan.Experts.Device, "attention", plan.Attention.Device, "cache", plan.Cache.Device)
+	fmt.Println(plan.Check(9e6))
+	// Output:
+	// 8272992 parameters; bytes of experts 7323648 attention 409600 cache 4718592
+	// the weights need 9367936 bytes of memory, there are 9000000: embedding and head 1572864, attention 409600, routers and norms 61824, experts 7323648
 }

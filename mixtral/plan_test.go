@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/expertspec/expertspec/mixtral/internal/large"
@@ -316,8 +317,15 @@ func TestPlanRefuses(t *testing.T) {
 	hostMemory = func() int64 { return 141_000_000_000 }
 	shape, err := large.Named("8x22B")
 	require.NoError(t, err)
+	var read atomic.Int64
 	fsys, _ := shape.Model()
+	fsys = countingFS{fsys, &read}
+	ck, err := OpenCheckpoint(fsys)
+	require.NoError(t, err)
+	headers := read.Swap(0)
+	require.NoError(t, ck.Close())
 	_, err = Load(t.Context(), fsys, Options{Backend: be, DType: dtypes.BFloat16, Quantize: Int8})
+	assert.Equal(t, headers, read.Swap(0))
 	assert.EqualError(t, err, "mixtral: the weights need 141116006400 bytes of memory, there are 141000000000: embedding and head 805306368, attention 4935712768, "+
 		"routers and norms 13787136, experts 135361200128; package mixtral/offload runs the model in less")
 	refused := &plainStore{refused: errors.New("too little")}
@@ -325,6 +333,7 @@ func TestPlanRefuses(t *testing.T) {
 	assert.EqualError(t, err, "too little")
 	assert.Equal(t, ExpertSource{Layers: 56, Experts: 8, TopK: 2, Bytes: 302_145_536, Resident: 5_754_806_272}, refused.planned)
 	assert.Zero(t, refused.closed)
+	assert.Equal(t, headers, read.Load())
 }
 
 func TestPlanErrors(t *testing.T) {
