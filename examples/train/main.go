@@ -38,7 +38,7 @@ type options struct {
 	trace, valid, test, leaveOut, model, out, only, backend, horizons string
 	split                                                             speculate.Fractions
 	transformer, resume, with, datasets                               string
-	width, batch, accumulate, checks, patience                        int
+	width, batch, accumulate, devices, checks, patience               int
 	validTokens                                                       int
 	tokens, memory, deviceMemory                                      int64
 	seed                                                              uint64
@@ -76,9 +76,10 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.transformer, "transformer", "2,128,512", "`blocks,width,window` of the transformers, which are trained where -only names them: routing transformer,\nrouter-logit transformer with router logits, and hidden transformer with router inputs and -model; window in tokens, at most a document's")
 	f.IntVar(&o.batch, "batch", 0, "`tokens` in a step of training; of transformers, as many whole windows as fit, at least one; 0: 128, of transformers 256")
 	f.IntVar(&o.accumulate, "accumulate", 1, "`parts` of a step that are computed one after the other, in less memory")
+	f.IntVar(&o.devices, "devices", 1, "`number` of the backend's devices that train, each on its share of a step; -batch must be a multiple of it")
 	f.Float64Var(&o.rate, "rate", 0, "largest learning `rate`; 0: .004, of transformers .002")
 	f.Int64Var(&o.memory, "memory", 512, "`MiB` of documents held while training; a larger trace is streamed through them")
-	f.Int64Var(&o.deviceMemory, "device-memory", 0, "`MiB` of documents that a transformer's training holds on an accelerator, in 16 bits; a larger trace is transferred as it trains; 0: 8192")
+	f.Int64Var(&o.deviceMemory, "device-memory", 0, "`MiB` of documents that a transformer's training holds on each accelerator, in 16 bits; a larger trace is transferred as it trains; 0: 8192")
 	f.IntVar(&o.checks, "checks", 0, "`times` that a network is tried on validation documents while it trains; 0: 5")
 	f.IntVar(&o.patience, "patience", 0, "`checks` in a row without improvement that end a training; 0: 3")
 	f.IntVar(&o.validTokens, "valid-tokens", 0, "validation `tokens` of a check; 0: 1024")
@@ -126,7 +127,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	o.hs = cli.HorizonsOf(o.hs, h.Model)
 	c := neural.CompareOptions{
 		MLPs: neural.MLPConfigs(o.width, h, gates),
-		Train: neural.TrainOptions{Backend: backend, Horizons: o.hs, Seed: o.seed, Tokens: o.tokens, Limit: o.limit, Batch: o.batch, Accumulate: o.accumulate, Rate: o.rate,
+		Train: neural.TrainOptions{Backend: backend, Horizons: o.hs, Seed: o.seed, Tokens: o.tokens, Limit: o.limit, Batch: o.batch, Accumulate: o.accumulate, Devices: o.devices, Rate: o.rate,
 			Checks: o.checks, Patience: o.patience, ValidTokens: o.validTokens, PoolBytes: o.memory << 20, DeviceBytes: o.deviceMemory << 20, Gates: gates, Resume: o.resume,
 			Progress: func(p neural.Progress) {
 				fmt.Fprintf(s.Err, "%s: step %d of %d, loss %.4f, validation loss %.4f, recall %.4f, %.0f tokens/s\n", p.Name, p.Step, p.Steps, p.Loss, p.ValidLoss, p.ValidRecallK, p.TokensPerSec)

@@ -81,6 +81,7 @@ func TestStatus(t *testing.T) {
 		{[]string{"-trace", dir, "-horizons", "1", "-only", "oracel"}, 1, "oracel"},
 		{[]string{"-trace", dir, "-backend", "abacus"}, 1, "abacus"},
 		{[]string{"-trace", dir, "-split", ".9,.2"}, 2, "-split"},
+		{[]string{"-trace", dir, "-horizons", "1", "-only", "inter-layer", "-devices", "2"}, 1, "2 devices; backend Go Backend has 1"},
 		{[]string{"-trace", dir, "-quantize", "int4"}, 2, "-quantize"},
 		{[]string{"-trace", dir, "-leave-out", "axle"}, 1, `["wheel"]`},
 		{[]string{"-trace", dir, "-datasets", "wheel,axle"}, 1, `"axle"`},

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gomlx/compute"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 )
@@ -15,9 +16,9 @@ import (
 // job is what a [loop] trains. It makes batches, defines the network and
 // evaluates it. B is a pointer to a batch in host memory, which the loop reuses.
 //
-// A batch has Batch/Accumulate tokens of [TrainOptions]. The gradient of a step is
-// the mean of Accumulate batches, so a job with masked tokens divides its loss by
-// the number of tokens in a batch, including masked ones.
+// A batch has Batch/Accumulate/Devices tokens of [TrainOptions]. The gradient of a step
+// is the mean of Accumulate batches of each device, so a job with masked tokens
+// divides its loss by the number of tokens in a batch, including masked ones.
 type job[B any] interface {
 	// batch allocates a batch.
 	batch() B
@@ -27,10 +28,10 @@ type job[B any] interface {
 	// skip draws the next batch as fill does, without reading it.
 	skip() (position, error)
 	// inputs returns b's arrays as tensors, which the loop finalises. The graph is
-	// built once for each number of tokens.
-	inputs(b B) ([]any, error)
-	// resident returns arrays on the backend that all training batches refer to.
-	resident() []any
+	// built once for each number of tokens. They are for a device, and may be on it.
+	inputs(b B, device compute.DeviceNum) ([]any, error)
+	// resident returns arrays on a device that all its training batches refer to.
+	resident(device compute.DeviceNum) []any
 	// graph builds the network from the parameters by name, the resident arrays (none
 	// when checking) and the inputs. It returns the mean loss of each head, [G], and
 	// what check reads besides.
@@ -63,8 +64,8 @@ type loop[B any] struct {
 	forward *graph.Exec
 	sum     *graph.Exec // adds a batch's gradient to sums; nil where a step is one batch
 	step    *graph.Exec
-	state   []*tensors.Tensor // values, first and second moments
-	sums    []*tensors.Tensor // of gradients, in a step of several batches
+	state   []*tensors.Tensor // of each device values, first and second moments
+	sums    []*tensors.Tensor // of each device, of gradients, in a step of several batches
 	progress
 	best  [][]float32
 	info  Info
@@ -102,7 +103,7 @@ func (l *loop[B]) close() {
 	}
 }
 
-// filled is a batch that was read ahead.
+// filled is a batch of each device that was read ahead.
 type filled struct {
 	inputs []any
 	at     position
@@ -116,8 +117,10 @@ func (l *loop[B]) ahead(ctx context.Context, wg *sync.WaitGroup) <-chan filled {
 		b := l.job.batch()
 		for ctx.Err() == nil {
 			var f filled
-			if f.at, f.err = l.job.fill(b); f.err == nil {
-				f.inputs, f.err = l.uploaded(b)
+			for d := 0; d < l.o.Devices && f.err == nil; d++ {
+				if f.at, f.err = l.job.fill(b); f.err == nil {
+					f.err = l.upload(&f, b, compute.DeviceNum(d))
+				}
 			}
 			select {
 			case ready <- f:
@@ -132,21 +135,22 @@ func (l *loop[B]) ahead(ctx context.Context, wg *sync.WaitGroup) <-chan filled {
 	return ready
 }
 
-// uploaded returns a batch's inputs. They are on the backend already where its
-// memory is not the host's.
-func (l *loop[B]) uploaded(b B) ([]any, error) {
-	inputs, err := l.job.inputs(b)
+// upload appends the inputs of a device's batch. They are on the device already where
+// its memory is not the host's.
+func (l *loop[B]) upload(f *filled, b B, device compute.DeviceNum) error {
+	inputs, err := l.job.inputs(b, device)
+	f.inputs = append(f.inputs, inputs...)
 	if err != nil || l.o.Backend.HasSharedBuffers() {
-		return inputs, err
+		return err
 	}
 	for _, in := range inputs {
 		if x, ok := in.(*tensors.Tensor); ok {
-			if err := x.ToDevice(l.o.Backend, 0); err != nil {
-				return inputs, err
+			if err := x.ToDevice(l.o.Backend, device); err != nil {
+				return err
 			}
 		}
 	}
-	return inputs, nil
+	return nil
 }
 
 func finalize(inputs []any) (err error) {
@@ -258,7 +262,7 @@ func (l *loop[B]) infer(b B) (losses, out []float32, err error) {
 	for _, s := range l.state[:len(l.params)] {
 		args = append(args, s)
 	}
-	inputs, err := l.job.inputs(b)
+	inputs, err := l.job.inputs(b, 0)
 	if err != nil {
 		return nil, nil, errors.Join(err, finalize(inputs))
 	}
@@ -286,10 +290,10 @@ func call(e *graph.Exec, args, inputs []any) ([]*tensors.Tensor, error) {
 	return out, err
 }
 
-// donated appends tensors to args which the backend may overwrite.
-func (l *loop[B]) donated(args []any, xs []*tensors.Tensor) ([]any, error) {
+// donated appends tensors of a device to args which the backend may overwrite.
+func (l *loop[B]) donated(args []any, xs []*tensors.Tensor, device compute.DeviceNum) ([]any, error) {
 	for _, s := range xs {
-		d, err := graph.DonateTensorBuffer(s, l.o.Backend, 0)
+		d, err := graph.DonateTensorBuffer(s, l.o.Backend, device)
 		if err != nil {
 			return nil, err
 		}
@@ -298,32 +302,49 @@ func (l *loop[B]) donated(args []any, xs []*tensors.Tensor) ([]any, error) {
 	return args, nil
 }
 
+// launch runs e on args of each device and its share of inputs, which it finalises.
+// It copies the outputs of each device to its share of xs, except the last where there
+// is one more, the loss, which is the same of all devices and is returned.
+func (l *loop[B]) launch(e *graph.Exec, args func(d int) ([]any, error), inputs []any, xs []*tensors.Tensor) (loss float64, err error) {
+	var all []any
+	devices := l.o.Devices
+	for d := range devices {
+		as, err := args(d)
+		if err != nil {
+			return 0, errors.Join(err, finalize(inputs))
+		}
+		all = append(append(all, as...), part(inputs, d, devices)...)
+	}
+	out, err := e.Call(all...)
+	if f := finalize(inputs); err == nil {
+		err = f
+	}
+	for d := 0; d < devices && err == nil; d++ {
+		of, to := part(out, d, devices), part(xs, d, devices)
+		if copy(to, of); len(of) > len(to) {
+			loss, err = scalar(of[len(to)])
+		}
+	}
+	return loss, err
+}
+
+// part returns the i-th of n equal parts of xs.
+func part[T any](xs []T, i, n int) []T { return xs[len(xs)/n*i:][:len(xs)/n] }
+
 // one processes the i-th batch of a step and returns its loss, mean over heads.
 // The last batch completes the step.
 func (l *loop[B]) one(i int, inputs []any) (float64, error) {
-	n := len(l.params)
 	if l.o.Accumulate == 1 {
 		return l.update(inputs)
 	}
-	args := make([]any, 0, 2*n+8)
-	for _, s := range l.state[:n] {
-		args = append(args, s)
-	}
-	args, err := l.donated(args, l.sums)
-	if err != nil {
-		return 0, err
-	}
-	keep := float32(1)
-	if i == 0 {
-		keep = 0
-	}
-	args = append(append(args, keep), l.job.resident()...)
-	out, err := call(l.sum, args, inputs)
-	if err != nil {
-		return 0, err
-	}
-	copy(l.sums, out)
-	loss, err := scalar(out[n])
+	loss, err := l.launch(l.sum, func(d int) ([]any, error) {
+		var args []any
+		for _, s := range part(l.state, d, l.o.Devices)[:len(l.params)] {
+			args = append(args, s)
+		}
+		args, err := l.donated(args, part(l.sums, d, l.o.Devices), compute.DeviceNum(d))
+		return append(append(args, float32(min(i, 1))), l.job.resident(compute.DeviceNum(d))...), err
+	}, inputs, l.sums)
 	if err == nil && i == l.o.Accumulate-1 {
 		_, err = l.update(nil)
 	}
@@ -338,27 +359,18 @@ func scalar(x *tensors.Tensor) (float64, error) {
 // update takes a step with the gradient of a batch, and returns its loss, or with
 // the sums of several batches.
 func (l *loop[B]) update(inputs []any) (float64, error) {
-	rate, k, n := l.rate(l.at()), float64(l.Done+1), len(l.params)
-	args, err := l.donated(make([]any, 0, 4*n+16), l.state)
-	if err != nil {
-		return 0, err
-	}
-	args = append(args, float32(rate/(1-math.Pow(beta1, k))), float32(rate*weightDecay), float32(1/(1-math.Pow(beta2, k))))
-	if l.sums == nil {
-		args = append(args, l.job.resident()...)
-	}
-	for _, s := range l.sums {
-		args = append(args, s)
-	}
-	out, err := call(l.step, args, inputs)
-	if err != nil {
-		return 0, err
-	}
-	copy(l.state, out)
-	if len(out) == len(l.state) {
-		return 0, nil
-	}
-	return scalar(out[len(l.state)])
+	rate, k := l.rate(l.at()), float64(l.Done+1)
+	return l.launch(l.step, func(d int) ([]any, error) {
+		args, err := l.donated(nil, part(l.state, d, l.o.Devices), compute.DeviceNum(d))
+		args = append(args, float32(rate/(1-math.Pow(beta1, k))), float32(rate*weightDecay), float32(1/(1-math.Pow(beta2, k))))
+		if l.sums == nil {
+			args = append(args, l.job.resident(compute.DeviceNum(d))...)
+		}
+		for _, s := range part(l.sums, d, l.o.Devices) {
+			args = append(args, s)
+		}
+		return args, err
+	}, inputs, l.state)
 }
 
 // at returns the progress in steps: those done or, if that is more, the share of

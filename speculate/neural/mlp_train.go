@@ -9,6 +9,7 @@ import (
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/gomlx/compute"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 )
@@ -48,7 +49,7 @@ type mlpJob struct {
 	task
 	r       *reader
 	sampler sampler
-	drawn   []point // the current batch
+	drawn   []point // the current batch of a device
 	valid   []point
 	stats   func(*trace.Document) []speculate.Predictor // to read with training documents
 	params  []*param
@@ -57,7 +58,7 @@ type mlpJob struct {
 
 func newMLPJob(ctx context.Context, cfg MLPConfig, train, valid speculate.Data, o TrainOptions) (t *mlpJob, err error) {
 	started := time.Now()
-	t = &mlpJob{sampler: newSampler(train, o.PoolBytes, o.Seed), drawn: make([]point, o.Batch/o.Accumulate)}
+	t = &mlpJob{sampler: newSampler(train, o.PoolBytes, o.Seed), drawn: make([]point, o.share())}
 	t.sampler.tokens.digests = o.Resume != ""
 	defer func(t *mlpJob) { // a return of nil changes the named result
 		if err != nil {
@@ -107,7 +108,7 @@ func validPoints(valid speculate.Data, o TrainOptions) ([]point, error) {
 		return nil, fmt.Errorf("neural: validation documents: %w", err)
 	}
 	// Steps of B tokens and checks share one form.
-	for _, b := range []int{o.Batch, o.Batch / o.Accumulate} {
+	for _, b := range []int{o.Batch, o.Batch / o.Accumulate, o.share()} {
 		ps = ps[:max(1, len(ps)/b)*min(b, len(ps))]
 	}
 	return ps, nil
@@ -180,7 +181,7 @@ func (t *mlpJob) fill(a *arrays) (position, error) {
 }
 
 // inputs are in the order that unpack expects.
-func (t *mlpJob) inputs(a *arrays) ([]any, error) {
+func (t *mlpJob) inputs(a *arrays, _ compute.DeviceNum) ([]any, error) {
 	z := t.r.z
 	in := []any{tensors.FromFlatDataAndDimensions(a.x, z.g, a.tokens, z.f), tensors.FromFlatDataAndDimensions(a.want, z.g, a.tokens, z.e)}
 	if z.n > 0 {
@@ -205,7 +206,7 @@ func (t *mlpJob) unpack(nodes []*graph.Node) batch {
 	return b
 }
 
-func (t *mlpJob) resident() []any { return nil }
+func (t *mlpJob) resident(compute.DeviceNum) []any { return nil }
 
 func (t *mlpJob) graph(p map[string]*graph.Node, _, in []*graph.Node) (l, y *graph.Node) {
 	b := t.unpack(in)

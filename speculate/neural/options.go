@@ -33,7 +33,12 @@ type TrainOptions struct {
 	// other, by default 1. Batch must be a multiple of it. The result is the same, in
 	// less memory.
 	Accumulate int
-	Rate       float64 // peak learning rate, by default .002, for [TrainMLP] .004
+	// Devices is the number of the backend's devices that train, by default 1. Each
+	// computes the gradient of its share of a batch, and all take the same step with
+	// the mean. Batch must be a multiple of Devices times Accumulate. The result is the
+	// same up to the rounding of sums.
+	Devices int
+	Rate    float64 // peak learning rate, by default .002, for [TrainMLP] .004
 	// Checks is the number of times that the network is tried on validation
 	// documents, evenly spaced, by default 5. The best state is returned.
 	Checks int
@@ -45,8 +50,9 @@ type TrainOptions struct {
 	// at random, by default 512 MiB. Memory does not grow with the trace.
 	PoolBytes int64
 	// DeviceBytes bounds the training documents that [TrainTransformer] holds in the
-	// backend's memory, in 16 bits, so that a step transfers almost nothing. Where all
-	// fit, they are read once. The default is 8 GiB, and 0 where the backend's memory is the host's.
+	// memory of each of the Devices, in 16 bits, so that a step transfers almost
+	// nothing. Where all fit, they are read once. The default is 8 GiB, and 0 where the
+	// backend's memory is the host's.
 	DeviceBytes int64
 	// Float32 computes products in float32 on all backends. By default
 	// [TrainTransformer] computes those of a step in bfloat16, accumulated in float32,
@@ -102,6 +108,7 @@ const (
 func (o TrainOptions) withDefaults() TrainOptions {
 	o.Batch = cmp.Or(o.Batch, defaultBatch)
 	o.Accumulate = cmp.Or(o.Accumulate, 1)
+	o.Devices = cmp.Or(o.Devices, 1)
 	o.Rate = cmp.Or(o.Rate, .002)
 	o.Checks = cmp.Or(o.Checks, 5)
 	o.Patience = cmp.Or(o.Patience, 3)
@@ -114,6 +121,9 @@ func (o TrainOptions) withDefaults() TrainOptions {
 	}
 	return o
 }
+
+// share returns the tokens of a batch that a device computes at once.
+func (o TrainOptions) share() int { return o.Batch / o.Accumulate / o.Devices }
 
 // validate reports what cfg cannot be trained with.
 func (o TrainOptions) validate(cfg config, train, valid speculate.Data) error {
@@ -129,6 +139,9 @@ func (o TrainOptions) validate(cfg config, train, valid speculate.Data) error {
 	}
 	if o.Backend == nil {
 		return errors.New("neural: Backend is nil")
+	}
+	if n := o.Backend.NumDevices(); o.Devices > n {
+		return fmt.Errorf("neural: %d devices; backend %s has %d", o.Devices, o.Backend.Name(), n)
 	}
 	if len(o.Horizons) == 0 {
 		return errors.New("neural: Horizons is empty")
@@ -165,17 +178,17 @@ func (o TrainOptions) validate(cfg config, train, valid speculate.Data) error {
 // numbers reports a number that is out of range.
 func (o TrainOptions) numbers() error {
 	switch batch := cmp.Or(o.Batch, defaultBatch); {
-	case min(o.Tokens, o.PoolBytes, o.DeviceBytes) < 0 || min(o.Batch, o.Accumulate, o.Checks, o.Patience, o.ValidTokens) < 0:
-		return fmt.Errorf("neural: a negative number in options: %d tokens, %d bytes of documents, %d on the backend, batch %d, accumulate %d, %d checks, patience %d, %d validation tokens",
-			o.Tokens, o.PoolBytes, o.DeviceBytes, o.Batch, o.Accumulate, o.Checks, o.Patience, o.ValidTokens)
+	case min(o.Tokens, o.PoolBytes, o.DeviceBytes) < 0 || min(o.Batch, o.Accumulate, o.Devices, o.Checks, o.Patience, o.ValidTokens) < 0:
+		return fmt.Errorf("neural: a negative number in options: %d tokens, %d bytes of documents, %d on the backend, batch %d, accumulate %d, %d devices, %d checks, patience %d, %d validation tokens",
+			o.Tokens, o.PoolBytes, o.DeviceBytes, o.Batch, o.Accumulate, o.Devices, o.Checks, o.Patience, o.ValidTokens)
 	case o.Limit < 0:
 		return fmt.Errorf("neural: limit %v; must not be negative", o.Limit)
 	case o.Limit > 0 && o.Resume != "":
 		return errors.New("neural: a training with a limit cannot be resumed")
 	case !(o.Rate >= 0):
 		return fmt.Errorf("neural: rate %g; must not be negative", o.Rate)
-	case batch%max(o.Accumulate, 1) != 0:
-		return fmt.Errorf("neural: batch %d; must be a multiple of accumulate %d", batch, o.Accumulate)
+	case batch%(max(o.Accumulate, 1)*max(o.Devices, 1)) != 0:
+		return fmt.Errorf("neural: batch %d; must be a multiple of accumulate %d times %d devices", batch, max(o.Accumulate, 1), max(o.Devices, 1))
 	}
 	return nil
 }

@@ -90,7 +90,7 @@ func (l *loop[B]) common() (map[string]json.RawMessage, error) {
 		start.text(p.name)
 		start.floats(p.value)
 	}
-	all := map[string]any{"seed": o.Seed, "steps": l.steps, "batch": o.Batch, "accumulate": o.Accumulate, "rate": o.Rate, "decay": weightDecay, "clip": clipNorm, "warm-up": warmup,
+	all := map[string]any{"seed": o.Seed, "steps": l.steps, "batch": o.Batch, "accumulate": o.Accumulate, "devices": o.Devices, "rate": o.Rate, "decay": weightDecay, "clip": clipNorm, "warm-up": warmup,
 		"checks": o.Checks, "patience": o.Patience, "validation tokens": o.ValidTokens, "pool size": o.PoolBytes, "backend": o.Backend.Name(), "initial values": start}
 	maps.Copy(all, l.identity)
 	out := map[string]json.RawMessage{}
@@ -232,7 +232,7 @@ func (l *loop[B]) continueFrom(ctx context.Context, r *safetensors.Reader) error
 		return err
 	}
 	var at position
-	for range st.Progress.Done * l.o.Accumulate {
+	for range st.Progress.Done * l.o.Accumulate * l.o.Devices {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -250,7 +250,7 @@ func (l *loop[B]) continueFrom(ctx context.Context, r *safetensors.Reader) error
 func (l *loop[B]) readArrays(r *safetensors.Reader, want digest) error {
 	var got digest
 	l.best = nil
-	state := make([]*tensors.Tensor, len(l.state))
+	state := make([][]float32, 3*len(l.params))
 	for i, p := range l.params {
 		for j, what := range []string{"value", "moment", "second", "best"} {
 			x, err := readTensor(r, what+"."+p.name, p.dims)
@@ -260,19 +260,19 @@ func (l *loop[B]) readArrays(r *safetensors.Reader, want digest) error {
 			if got.floats(x); what == "best" {
 				l.best = append(l.best, x)
 			} else {
-				state[j*len(l.params)+i] = tensors.FromFlatDataAndDimensions(x, p.dims...)
+				state[j*len(l.params)+i] = x
 			}
 		}
 	}
 	if got != want {
 		return errors.New("damaged: the arrays differ from those that were written")
 	}
-	for i, x := range l.state {
+	for _, x := range l.state {
 		if err := x.FinalizeAll(); err != nil {
 			return err
 		}
-		l.state[i] = state[i]
 	}
+	l.state = l.copies(state)
 	return nil
 }
 

@@ -3,6 +3,8 @@ package neural
 import (
 	"math"
 
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/distributed"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 )
@@ -17,28 +19,58 @@ func (l *loop[B]) build() error {
 	}); err != nil {
 		return err
 	}
+	values, zeros := make([][]float32, 0, 3*n), make([][]float32, n)
+	for i, p := range l.params {
+		values, zeros[i] = append(values, p.value), make([]float32, p.size())
+	}
 	step := l.fused
 	if l.o.Accumulate > 1 {
 		step = l.apply
-		if l.sum, err = graph.NewExec(l.o.Backend, l.add); err != nil {
+		if l.sum, err = l.replicated(l.add); err != nil {
 			return err
 		}
-		l.sums = l.zeros()
+		l.sums = l.copies(zeros)
 	}
-	if l.step, err = graph.NewExec(l.o.Backend, step); err != nil {
+	if l.step, err = l.replicated(step); err != nil {
 		return err
 	}
-	for _, p := range l.params {
-		l.state = append(l.state, tensors.FromFlatDataAndDimensions(p.value, p.dims...))
-	}
-	l.state = append(l.state, append(l.zeros(), l.zeros()...)...)
+	l.state = l.copies(append(append(values, zeros...), zeros...))
 	return nil
 }
 
-func (l *loop[B]) zeros() []*tensors.Tensor {
-	xs := make([]*tensors.Tensor, len(l.params))
-	for i, p := range l.params {
-		xs[i] = tensors.FromFlatDataAndDimensions(make([]float32, p.size()), p.dims...)
+// replicated returns an executable that each device runs on arguments of its own.
+func (l *loop[B]) replicated(f func([]*graph.Node) []*graph.Node) (*graph.Exec, error) {
+	e, err := graph.NewExec(l.o.Backend, f)
+	if err != nil || l.o.Devices == 1 {
+		return e, err
+	}
+	mesh, err := distributed.NewDeviceMesh([]int{l.o.Devices}, []string{"batch"})
+	if err != nil {
+		return nil, err
+	}
+	return e.SPMD(mesh), nil
+}
+
+// copies returns tensors of values, arrays of all parameters in order once or more,
+// for each device.
+func (l *loop[B]) copies(values [][]float32) []*tensors.Tensor {
+	var xs []*tensors.Tensor
+	for range l.o.Devices {
+		for i, x := range values {
+			xs = append(xs, tensors.FromFlatDataAndDimensions(x, l.params[i%len(l.params)].dims...))
+		}
+	}
+	return xs
+}
+
+// mean returns the mean of xs over devices.
+func (l *loop[B]) mean(xs ...*graph.Node) []*graph.Node {
+	if l.o.Devices == 1 {
+		return xs
+	}
+	xs = xs[0].Graph().Distributed().AllReduce(xs, compute.ReduceOpSum)
+	for i, x := range xs {
+		xs[i] = graph.MulScalar(x, 1/float64(l.o.Devices))
 	}
 	return xs
 }
@@ -54,19 +86,20 @@ func (l *loop[B]) named(nodes []*graph.Node) map[string]*graph.Node {
 // gradient returns the gradient of a batch's loss, summed over heads, and the
 // loss, mean over heads. inputs: resident arrays, batch.
 func (l *loop[B]) gradient(values, inputs []*graph.Node) (grads []*graph.Node, mean *graph.Node) {
-	n := len(l.job.resident())
+	n := len(l.job.resident(0))
 	losses, _ := l.job.graph(l.named(values), inputs[:n], inputs[n:])
 	loss := graph.ReduceAllSum(losses)
 	return graph.Gradient(loss, values...), graph.MulScalar(loss, 1/float64(l.heads))
 }
 
-// fused is a step of one batch. in: values, moments, second moments, rate,
+// fused is a step of one batch of each device. in: values, moments, second moments, rate,
 // decay, c2 (see adamW), resident arrays, batch; out: values, moments, second
 // moments, loss.
 func (l *loop[B]) fused(in []*graph.Node) []*graph.Node {
 	n := len(l.params)
 	grads, loss := l.gradient(in[:n], in[3*n+3:])
-	return append(l.adamW(in, grads), loss)
+	reduced := l.mean(append(grads, loss)...)
+	return append(l.adamW(in, reduced[:n]), reduced[n])
 }
 
 // add adds a batch of a step. in: values, sums, 0 for the step's first
@@ -77,7 +110,7 @@ func (l *loop[B]) add(in []*graph.Node) []*graph.Node {
 	for i, g := range grads {
 		grads[i] = graph.Add(graph.Mul(in[n+i], in[2*n]), g)
 	}
-	return append(grads, loss)
+	return append(grads, l.mean(loss)...)
 }
 
 // apply ends a step of several batches. in: values, moments, second moments,
@@ -88,7 +121,7 @@ func (l *loop[B]) apply(in []*graph.Node) []*graph.Node {
 	for i, s := range in[3*n+3:] {
 		grads[i] = graph.MulScalar(s, 1/float64(l.o.Accumulate))
 	}
-	return l.adamW(in, grads)
+	return l.adamW(in, l.mean(grads...))
 }
 
 // adamW clips and applies gradients. in begins as that of fused.
@@ -117,7 +150,7 @@ func clip(grads []*graph.Node, bound float64) []*graph.Node {
 	return out
 }
 
-// keep copies the parameters to the host as the best so far.
+// keep copies the parameters to the host, those of the first device, as the best so far.
 func (l *loop[B]) keep() error {
 	if l.best == nil {
 		l.best = make([][]float32, len(l.params))

@@ -46,11 +46,11 @@ func (j *rowsJob) fill(b *rows) (position, error) {
 
 func (j *rowsJob) skip() (position, error) { return j.fill(&rows{}) }
 
-func (j *rowsJob) inputs(b *rows) ([]any, error) {
+func (j *rowsJob) inputs(b *rows, _ compute.DeviceNum) ([]any, error) {
 	return []any{tensors.FromFlatDataAndDimensions(b.x, 1, j.size, j.z.f), tensors.FromFlatDataAndDimensions(b.want, 1, j.size, j.z.e)}, nil
 }
 
-func (j *rowsJob) resident() []any { return nil }
+func (j *rowsJob) resident(compute.DeviceNum) []any { return nil }
 
 func (j *rowsJob) graph(p map[string]*graph.Node, _, in []*graph.Node) (l, out *graph.Node) {
 	y := logits(j.cfg, j.z, p, batch{x: in[0], want: in[1]})

@@ -26,6 +26,8 @@ type onDevice struct {
 	x       [][]*tensors.Tensor // of each layer [N,D] float16, where router inputs are read; not standardised
 	moments []*tensors.Tensor   // mean and inv, [L*D] each, likewise
 
+	others [][]*tensors.Tensor // the same arrays on each device but the first
+
 	passages []passage // without their documents
 	tokens   int
 	digest   digest // of the documents, where training may be resumed
@@ -57,6 +59,9 @@ func (t *transformerJob) hold(ctx context.Context, d speculate.Data, o TrainOpti
 	fit, err := t.copyDocuments(ctx, h, d, limit, o)
 	if err == nil && fit {
 		err = t.complete(h)
+	}
+	for d := 1; err == nil && fit && d < o.Devices; d++ {
+		err = h.copyTo(compute.DeviceNum(d))
 	}
 	if err != nil || !fit {
 		h.close()
@@ -221,17 +226,17 @@ func (t *transformerJob) copyPart(h *onDevice, p *devicePart) error {
 
 // add copies an array to the backend and appends it to xs.
 func (h *onDevice) add(xs *[]*tensors.Tensor, flat any, dtype dtypes.DType, dims ...int) error {
-	x, err := onBackend(h.backend, flat, dtype, dims...)
+	x, err := onBackend(h.backend, 0, flat, dtype, dims...)
 	if err == nil {
 		*xs = append(*xs, x)
 	}
 	return err
 }
 
-// onBackend copies an array to a backend, or has it use the array's memory if
+// onBackend copies an array to a backend's device, or has it use the array's memory if
 // that is its own.
-func onBackend(b compute.Backend, flat any, dtype dtypes.DType, dims ...int) (*tensors.Tensor, error) {
-	buffer, err := b.BufferFromFlatData(0, flat, shapes.Make(dtype, dims...))
+func onBackend(b compute.Backend, device compute.DeviceNum, flat any, dtype dtypes.DType, dims ...int) (*tensors.Tensor, error) {
+	buffer, err := b.BufferFromFlatData(device, flat, shapes.Make(dtype, dims...))
 	if err != nil {
 		return nil, err
 	}
@@ -305,19 +310,46 @@ func (h *onDevice) all() []*tensors.Tensor {
 	return append(all, h.moments...)
 }
 
-func (h *onDevice) close() {
+// copyTo copies all arrays to another device.
+func (h *onDevice) copyTo(device compute.DeviceNum) error {
+	h.others = append(h.others, nil)
 	for _, x := range h.all() {
-		_ = x.FinalizeAll()
+		from, err := x.Buffer(h.backend, 0)
+		if err != nil {
+			return err
+		}
+		to, err := from.CopyToDevice(device)
+		if err != nil {
+			return err
+		}
+		y, err := tensors.FromBuffer(to)
+		if err != nil {
+			return err
+		}
+		h.others[device-1] = append(h.others[device-1], y)
+	}
+	return nil
+}
+
+func (h *onDevice) close() {
+	for _, xs := range append(h.others, h.all()) {
+		for _, x := range xs {
+			_ = x.FinalizeAll()
+		}
 	}
 }
 
 // resident implements job.
-func (t *transformerJob) resident() []any {
+func (t *transformerJob) resident(device compute.DeviceNum) []any {
 	if t.held == nil {
 		return nil
 	}
+	xs := t.held.all()
+	if device > 0 {
+		xs = t.held.others[device-1]
+	}
 	var all []any
-	for _, x := range t.held.all() {
+	for _, x := range xs {
 		all = append(all, x)
 	}
 	return all

@@ -24,8 +24,8 @@ func TrainTransformer(ctx context.Context, cfg TransformerConfig, train, valid s
 		return nil, err
 	}
 	o = o.withDefaults()
-	// A step is of whole passages, the same number in each part.
-	o.Batch = max(1, o.Batch/o.Accumulate/cfg.Window) * cfg.Window * o.Accumulate
+	// A step is of whole passages, the same number in each part of each device.
+	o.Batch = max(1, o.share()/cfg.Window) * cfg.Window * o.Accumulate * o.Devices
 	t, err := newTransformerJob(ctx, cfg, train, valid, o)
 	if err != nil {
 		return nil, err
@@ -46,7 +46,7 @@ type transformerJob struct {
 	valid   []passage
 	mean    []float32 // [L*D] of router inputs
 	inv     []float32 // [L*D], 1/standard deviation
-	drawn   []passage // the current batch
+	drawn   []passage // the current batch of a device
 	backend compute.Backend
 	held    *onDevice // nil if batches are transferred
 	brief   bool      // train on 16 bits
@@ -56,7 +56,7 @@ type transformerJob struct {
 
 func newTransformerJob(ctx context.Context, c TransformerConfig, train, valid speculate.Data, o TrainOptions) (t *transformerJob, err error) {
 	started := time.Now()
-	t = &transformerJob{source: newPassageSource(train, c.Window, o.PoolBytes, o.Seed), drawn: make([]passage, o.Batch/o.Accumulate/c.Window)}
+	t = &transformerJob{source: newPassageSource(train, c.Window, o.PoolBytes, o.Seed), drawn: make([]passage, o.share()/c.Window)}
 	t.source.digests = o.Resume != ""
 	defer func(t *transformerJob) { // a return of nil changes the named result
 		if err != nil {
@@ -109,7 +109,7 @@ func (t *transformerJob) drawHeld(o TrainOptions) error {
 func (t *transformerJob) drawValid(valid speculate.Data, o TrainOptions) error {
 	s := newPassageSource(valid, t.c.Window, o.PoolBytes/4, o.Seed+1)
 	defer s.close()
-	for tokens := 0; tokens < o.ValidTokens || len(t.valid)%len(t.drawn) > 0; {
+	for tokens := 0; tokens < o.ValidTokens || len(t.valid)%(len(t.drawn)*o.Devices) > 0; {
 		p, err := s.draw()
 		if err != nil {
 			return fmt.Errorf("neural: validation documents: %w", err)
@@ -267,7 +267,7 @@ func (t *transformerJob) fill(a *passageArrays) (position, error) {
 	return at, nil
 }
 
-func (t *transformerJob) inputs(a *passageArrays) ([]any, error) {
+func (t *transformerJob) inputs(a *passageArrays, device compute.DeviceNum) ([]any, error) {
 	b, w, l := len(t.drawn), t.c.Window, t.z.l
 	if a.rows != nil {
 		return []any{tensors.FromFlatDataAndDimensions(a.rows, b), tensors.FromFlatDataAndDimensions(a.lengths, b)}, nil
@@ -286,7 +286,7 @@ func (t *transformerJob) inputs(a *passageArrays) ([]any, error) {
 				a.halves[i] = make([]float16.Float16, len(x.values))
 			}
 			manyHalves(x.values, a.halves[i])
-			half, err := onBackend(t.backend, a.halves[i], dtypes.Float16, b, w, l, x.width)
+			half, err := onBackend(t.backend, device, a.halves[i], dtypes.Float16, b, w, l, x.width)
 			if err != nil {
 				return in, err
 			}
