@@ -56,17 +56,20 @@ func miniDocuments(docs, tokens int) (speculate.Data, *speculate.Gates) {
 // width 256 on documents of the embedded model's shape, in thousand tokens a second,
 // and the seconds until the first step is done, in which documents are copied and
 // graphs compiled. testdata/train_transformer.py is the same in PyTorch. With
-// EXPERTSPEC_BENCH_DOCS=N there are N documents.
+// EXPERTSPEC_BENCH_DOCS=N there are N documents; with EXPERTSPEC_BENCH_DEVICES=N, N
+// devices and N times as many tokens in a step.
 func BenchmarkTrainTransformer(b *testing.B) {
 	plugin := os.Getenv("EXPERTSPEC_TEST_XLA")
 	if plugin == "" {
 		b.Skip("EXPERTSPEC_TEST_XLA is not set")
 	}
-	docs := 256
-	if text := os.Getenv("EXPERTSPEC_BENCH_DOCS"); text != "" {
-		var err error
-		docs, err = strconv.Atoi(text)
-		require.NoError(b, err)
+	docs, devices := 256, 1
+	for name, n := range map[string]*int{"EXPERTSPEC_BENCH_DOCS": &docs, "EXPERTSPEC_BENCH_DEVICES": &devices} {
+		if text := os.Getenv(name); text != "" {
+			var err error
+			*n, err = strconv.Atoi(text)
+			require.NoError(b, err)
+		}
 	}
 	data, gates := miniDocuments(docs, 512)
 	backend, err := mixtral.OpenBackend("xla:" + plugin)
@@ -78,15 +81,15 @@ func BenchmarkTrainTransformer(b *testing.B) {
 	for _, c := range []TransformerConfig{hiddenTransformer(4, 256, 512), logitTransformer(4, 256, 512), routingTransformer(4, 256, 512)} {
 		for _, kind := range []string{"transferred-float32", "transferred-16", "held-float32", "held-bfloat16"} {
 			for _, batch := range []int{8192, 16384} {
-				b.Run(fmt.Sprintf("%s/%s/%d", c.Name, kind, batch), func(b *testing.B) { trainShape(b, backend, c, kind, batch, data, gates) })
+				b.Run(fmt.Sprintf("%s/%s/%d", c.Name, kind, batch), func(b *testing.B) { trainShape(b, backend, c, kind, batch*devices, devices, data, gates) })
 			}
 		}
 	}
 }
 
-func trainShape(b *testing.B, backend compute.Backend, c TransformerConfig, kind string, batch int, data speculate.Data, gates *speculate.Gates) {
+func trainShape(b *testing.B, backend compute.Backend, c TransformerConfig, kind string, batch, devices int, data speculate.Data, gates *speculate.Gates) {
 	began := time.Now()
-	o := TrainOptions{Backend: backend, Horizons: speculate.LayersAhead(1, 2, 4), Tokens: 1 << 40, Batch: batch, Gates: gates, Float32: kind == "held-float32", DeviceBytes: 64 << 30}.withDefaults()
+	o := TrainOptions{Backend: backend, Horizons: speculate.LayersAhead(1, 2, 4), Tokens: 1 << 40, Batch: batch, Devices: devices, Gates: gates, Float32: kind == "held-float32", DeviceBytes: 64 << 30}.withDefaults()
 	if kind[0] == 't' {
 		o.DeviceBytes, o.brief = 0, kind == "transferred-16"
 	}
