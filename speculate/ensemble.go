@@ -16,7 +16,8 @@ import (
 // horizon (stacking: Wolpert 1992, with the non-negativity of Breiman 1996).
 // Where it is not clear that the recall@K of the mixture is above that of its best
 // member, on validation documents that its weights were not fitted on, that member
-// answers alone: an ensemble costs the time of all members.
+// answers alone, and members are dropped without which the mixture is within one
+// standard error: an ensemble costs the time of all members.
 type Ensemble struct {
 	name    string
 	parts   []Predictor
@@ -55,15 +56,7 @@ func FitEnsemble(ctx context.Context, name string, valid Data, o EvaluateOptions
 
 // mixes reports whether more than one member has a weight. A single one needs no
 // further calibration.
-func mixes(w []float64) bool {
-	n := 0
-	for _, x := range w[:len(w)-1] {
-		if x != 0 {
-			n++
-		}
-	}
-	return n > 1
-}
+func mixes(w []float64) bool { return len(with(w)) > 1 }
 
 // Calibrated returns the ensemble as [Calibrate] would, with one curve for all
 // layers of a horizon, fitted with the weights on the same tokens; the ensemble

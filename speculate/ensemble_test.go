@@ -82,6 +82,23 @@ func TestEnsembleMixesWhereClear(t *testing.T) {
 	assert.Equal(t, a, b)
 }
 
+// A member that says what another one says is dropped.
+func TestEnsemblePrunes(t *testing.T) {
+	ps, h := fitted(t), Horizon{Layers: 1}
+	named := func(name string) Predictor {
+		return ps[slices.IndexFunc(ps, func(p Predictor) bool { return p.Name() == name })]
+	}
+	members := []Predictor{named("token id"), named("transition"), named("path of three"), named("frequency"), renamed{named("token id"), "again"}}
+	en, err := FitEnsemble(t.Context(), "mixture", testData(20, 50, 11), EvaluateOptions{Horizons: []Horizon{h}}, members...)
+	require.NoError(t, err)
+	w := en.Weights[h]
+	assert.True(t, mixes(w))
+	assert.True(t, (w[0] == 0) != (w[4] == 0), "%v", w)
+	assert.Zero(t, w[3], "frequency adds nothing")
+	r := recallsOf(t, testData(20, 50, 12), h, append(members, en)...)
+	assert.Greater(t, r[5], slices.Max(r[:5])+.002)
+}
+
 // sampleAnswers returns all confidences of p.
 func sampleAnswers(t *testing.T, d Data, o EvaluateOptions, p Predictor) (all []float32) {
 	t.Helper()

@@ -48,27 +48,22 @@ func (p *pool) fit(active []int, m int) []float64 {
 		}
 	}
 	w := p.solve(active, m, nil, everything)
-	if !p.gains(w, active, member) || mean(p.recalls(w, everything)) < mean(member) {
+	held := p.held(w, active)
+	if gain, doubt, docs := p.gain(held, member); gain <= (2+4/(docs-1))*doubt || mean(p.recalls(w, everything)) < mean(member) {
 		return best
 	}
-	return w
+	return p.prune(w, held, member)
 }
 
 // everything selects all items.
 func everything(*item) bool { return true }
 
-// gains reports whether mixtures with weights fitted on the other documents, which
-// begin at w, have a higher recall than the best member, by more than twice the
-// standard error over documents, and more of few documents, as in a Student's
-// t-test.
-func (p *pool) gains(w []float64, active []int, member []float64) bool {
-	docs := map[int]float64{} // sum of the differences
+// held returns the recall of each item by mixtures with weights fitted on the other
+// documents, which begin at w.
+func (p *pool) held(w []float64, active []int) []float64 {
+	docs := map[int]bool{}
 	for i := range p.items {
-		docs[p.items[i].doc] = 0
-	}
-	n := float64(len(docs))
-	if n < 2 {
-		return false
+		docs[p.items[i].doc] = true
 	}
 	const folds = 5
 	k := min(folds, len(docs))
@@ -76,22 +71,46 @@ func (p *pool) gains(w []float64, active []int, member []float64) bool {
 	for i, d := range slices.Sorted(maps.Keys(docs)) {
 		fold[d] = i % k
 	}
+	out := make([]float64, len(p.items))
 	for f := range k {
-		v := p.solve(active, len(w)-1, w, func(it *item) bool { return fold[it.doc] != f })
+		v := w // of a single document
+		if k > 1 {
+			v = p.solve(active, len(w)-1, w, func(it *item) bool { return fold[it.doc] != f })
+		}
 		for i, r := range p.recalls(v, func(it *item) bool { return fold[it.doc] == f }) {
-			if r >= 0 {
-				docs[p.items[i].doc] += r - member[i]
+			if fold[p.items[i].doc] == f {
+				out[i] = r
 			}
 		}
 	}
-	sum, squares := 0.0, 0.0
-	for _, d := range slices.Sorted(maps.Keys(docs)) { // in order, or rounding would vary
+	return out
+}
+
+// gain returns by how much recalls a exceed b, summed over items, the standard error of
+// that over documents, and their number. A single document, of which nothing is clear,
+// has an infinite error.
+func (p *pool) gain(a, b []float64) (sum, doubt, n float64) {
+	docs := map[int]float64{}
+	for i := range p.items {
+		d := docs[p.items[i].doc]
+		if a[i] >= 0 {
+			d += a[i] - b[i]
+		}
+		docs[p.items[i].doc] = d
+	}
+	n = float64(len(docs))
+	if n < 2 {
+		return 0, math.Inf(1), n
+	}
+	keys := slices.Sorted(maps.Keys(docs)) // in order, or rounding would vary
+	for _, d := range keys {
 		sum += docs[d]
 	}
-	for _, d := range slices.Sorted(maps.Keys(docs)) {
+	squares := 0.0
+	for _, d := range keys {
 		squares += (docs[d] - sum/n) * (docs[d] - sum/n)
 	}
-	return sum > (2+4/(n-1))*math.Sqrt(squares*n/(n-1))
+	return sum, math.Sqrt(squares * n / (n - 1)), n
 }
 
 // solve maximises the likelihood of the chosen sets by Newton's method from w, or
