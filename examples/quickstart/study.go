@@ -21,7 +21,7 @@ import (
 // for as long as is asked of it.
 const (
 	width       = 64
-	trainTokens = 24_000
+	trainTokens = 18_000
 )
 
 // study splits the trace by document, fits predictors on one part, calibrates on the second and measures on the third.

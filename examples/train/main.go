@@ -71,7 +71,7 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.only, "only", "", "`names` of the predictors to fit, separated by commas; empty: all")
 	f.StringVar(&o.horizons, "horizons", "", "`horizons`: distances in layers, token+id (one token earlier, its id known) or token, separated by commas"+cli.HorizonsUsage)
 	f.IntVar(&o.width, "width", 64, "hidden `units` of the networks")
-	f.Int64Var(&o.tokens, "tokens", 0, "`tokens` to train each network on, repeats included; 0: 4 passes")
+	f.Int64Var(&o.tokens, "tokens", 0, "`tokens` to train each network on, repeats included; 0: 4 passes, and at least 64 steps")
 	f.DurationVar(&o.limit, "limit", 0, "`time` for each network, for example 90s or 10m, by which its learning rate has fallen to its end unless its tokens end earlier; 0: none")
 	f.StringVar(&o.transformer, "transformer", "2,128,512", "`blocks,width,window` of the transformers, which are trained where -only names them: routing transformer,\nrouter-logit transformer with router logits, and hidden transformer with router inputs and -model; window in tokens, at most a document's")
 	f.IntVar(&o.batch, "batch", 0, "`tokens` in a step of training; of transformers, as many whole windows as fit, at least one; 0: 128, of transformers 256")

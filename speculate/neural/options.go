@@ -20,7 +20,7 @@ type TrainOptions struct {
 	Seed     uint64
 	// Tokens is the number of tokens to train on, repeats included. The default is
 	// 4 passes over the training documents, which are then read again to count
-	// their tokens.
+	// their tokens, and at least 64 steps.
 	Tokens int64
 	// Limit, if not 0, ends a training that long after its start. The learning
 	// rate falls with the time where that is ahead of the steps, so that the result
@@ -103,6 +103,7 @@ const (
 
 	// Chosen for small traces; see BENCHMARKS.md, Real traces.
 	defaultBatchMLP, defaultRateMLP = 128, .004
+	minSteps                        = 64 // where the number of tokens is not given
 )
 
 func (o TrainOptions) withDefaults() TrainOptions {

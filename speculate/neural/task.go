@@ -54,6 +54,7 @@ func newTask(ctx context.Context, soft bool, train speculate.Data, o TrainOption
 			}
 			total += 4 * int64(len(doc.Tokens))
 		}
+		total = max(total, minSteps*int64(o.Batch))
 	}
 	return task{shape: shape, heads: heads(shape, o.Horizons), soft: soft && logits, steps: max(1, int(total/int64(o.Batch)))}, nil
 }
