@@ -21,9 +21,11 @@ SQL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "statistics.sql")
 
 
 def slots(model, base):
-    """The rows of the table slots for an engine whose lists begin at base."""
+    """The statement that makes the view slots for an engine whose lists begin at base."""
     k = model["top_k"]
-    return [(layer, choice, layer * k + choice + base, layer + base) for layer in range(model["layers"]) for choice in range(k)]
+    rows = [(layer, choice, layer * k + choice + base, layer + base) for layer in range(model["layers"]) for choice in range(k)]
+    values = ", ".join(map(str, rows))
+    return f"CREATE TEMPORARY VIEW slots AS SELECT * FROM (VALUES {values}) AS s (layer, choice, slot, layer_slot)"
 
 
 class DuckDB:
@@ -34,8 +36,7 @@ class DuckDB:
     def begin(self, trace, model):
         self.db = self.connect()
         self.db.execute(f"CREATE VIEW trace AS FROM '{trace}/*.parquet'")
-        self.db.execute("CREATE TABLE slots (layer INT, choice INT, slot INT, layer_slot INT)")
-        self.db.executemany("INSERT INTO slots VALUES (?, ?, ?, ?)", slots(model, 1))
+        self.run(slots(model, 1))
 
     def run(self, statement):
         self.db.execute(statement)
@@ -56,8 +57,7 @@ class Spark:
         for view in self.spark.catalog.listTables():
             self.spark.catalog.dropTempView(view.name)
         self.spark.read.parquet(trace).createOrReplaceTempView("trace")
-        (self.spark.createDataFrame(slots(model, 0), "layer INT, choice INT, slot INT, layer_slot INT")
-         .createOrReplaceTempView("slots"))
+        self.run(slots(model, 0))
 
     def run(self, statement):
         self.spark.sql(statement)
