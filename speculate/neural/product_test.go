@@ -38,7 +38,7 @@ func TestProductGradient(t *testing.T) {
 					return append(graph.Gradient(loss, x, w), h)
 				})
 				defer e.Finalize()
-				for i, r := range e.MustExec(x, w) {
+				for i, r := range e.MustCall(x, w) {
 					require.NoError(t, tensors.ConstFlatData(r, func(v []float32) { flat[i] = append(flat[i], v...) }))
 				}
 				return flat
