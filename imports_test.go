@@ -52,6 +52,7 @@ var house = map[string][]string{
 	"speculate/neural":                     {"speculate", "trace", "trace/safetensors"},
 	"speculate/prefetch":                   {"speculate", "trace"},
 	"speculate/comparison":                 {"speculate", "speculate/prefetch", "trace", "trace/safetensors"},
+	"mixtral/mini/predictors":              {"speculate", "speculate/neural"},
 	"mixtral/offload":                      {"mixtral", "speculate", "speculate/prefetch", "trace", "trace/safetensors"},
 	"viz":                                  {"speculate", "speculate/comparison", "speculate/prefetch", "trace"},
 	"examples":                             nil, // anything
@@ -150,6 +151,8 @@ func TestRules(t *testing.T) {
 		{"viz", module + "/mixtral", false},
 		{"viz", "github.com/gomlx/compute", false},
 		{"mixtral/offload", module + "/speculate/prefetch", true},
+		{"mixtral/mini/predictors", module + "/speculate/neural", true},
+		{"mixtral/mini", module + "/mixtral/mini/predictors", false},
 		{"examples/quickstart", module + "/mixtral/mini", true},
 		{"examples/quickstart", "net/http", true},
 		{"other", "fmt", false},

@@ -15,7 +15,7 @@ import (
 const latencyTime = 300 * time.Millisecond
 
 // MeasureCosts returns known with, for each predictor except the oracle, the
-// number of parameters and the time of a decision on one core, measured on the
+// number of parameters where known has none, and the time of a decision on one core, measured on the
 // longest of the first eight documents of d at those of horizons that it supports.
 func MeasureCosts(ctx context.Context, d Data, horizons []Horizon, known map[string]Cost, ps ...Predictor) (map[string]Cost, error) {
 	var doc *trace.Document
@@ -41,7 +41,9 @@ func MeasureCosts(ctx context.Context, d Data, horizons []Horizon, known map[str
 			continue // it knows the answer, and takes no time to find it
 		}
 		c := costs[p.Name()]
-		c.Parameters = parameters(p)
+		if c.Parameters == 0 {
+			c.Parameters = parameters(p)
+		}
 		t, err := latency(ctx, p, d.Header, doc, horizons, latencyTime)
 		if err != nil {
 			return nil, err

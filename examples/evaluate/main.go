@@ -11,13 +11,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/speculate"
-	"github.com/expertspec/expertspec/speculate/neural"
 	"github.com/expertspec/expertspec/trace"
 )
 
@@ -46,7 +44,7 @@ func (o *options) program() cli.Program {
 func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.trace, "trace", "", "`folder` of the trace to score on (required)")
 	f.TextVar(&o.split, "split", speculate.Fractions{}, "`shares` of validation and test documents, as .15,.15, when train ran with the same -split, -seed and -trace: score\non the test documents only; empty: on all, with a warning where train used some of them; another split or seed is refused")
-	f.StringVar(&o.predictors, "predictors", "predictors", "`folder` that train wrote")
+	f.StringVar(&o.predictors, "predictors", "predictors", "`folder` that train wrote, or mini for the embedded predictors of the embedded model")
 	f.StringVar(&o.model, "model", "", "`folder` of the checkpoint that the gates are read from, or mini; required for gate reuse")
 	f.StringVar(&o.json, "json", "", "`file` for all figures")
 	f.StringVar(&o.predictions, "predictions", "", "`file` for the predictions, Parquet; large: E numbers a row")
@@ -88,7 +86,7 @@ func (o *options) run(ctx context.Context, s cli.Streams) error {
 	if err != nil {
 		return err
 	}
-	set, err := neural.LoadAll(os.DirFS(o.predictors), gates, nil)
+	set, err := cli.LoadPredictors(o.predictors, gates)
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.predictors, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/expertspec/expertspec/examples/internal/cli/clitest"
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/trace"
+	"github.com/expertspec/expertspec/trace/tracetest"
 	"github.com/parquet-go/parquet-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -61,6 +62,24 @@ func TestPart(t *testing.T) {
 	assert.Contains(t, s, "9 documents, 81 tokens")
 	assert.Contains(t, s, "transition  h=1      2      9")
 	assert.NotContains(t, s, "fitted on")
+}
+
+// The embedded predictors are for the embedded model.
+func TestEmbedded(t *testing.T) {
+	h := trace.Header{Model: trace.Model{Name: "x", Layers: 16, Experts: 8, TopK: 2, Hidden: 96, Vocabulary: 4096}}
+	h.LogitLayers, h.InputLayers = h.Model.AllLayers(), h.Model.AllLayers()
+	r := tracetest.Router{Header: h, Rule: tracetest.Random(1)}
+	dir := tracetest.Write(t, h, r.Documents(2, 9, 1), trace.WriterOptions{})
+	status, stdout, stderr := clitest.Run(t, new(options).program(), "-trace", dir, "-predictors", "mini", "-horizons", "4")
+	require.Equal(t, cli.Done, status, stderr)
+	for _, name := range []string{"routing transformer", "router-logit transformer", "hidden transformer"} {
+		assert.Contains(t, stdout, name)
+	}
+	assert.NotContains(t, stdout, "fitted on")
+	dir, _ = wheel(t)
+	status, _, stderr = clitest.Run(t, new(options).program(), "-trace", dir, "-predictors", "mini", "-horizons", "1")
+	assert.Equal(t, cli.Failed, status)
+	assert.Contains(t, stderr, "transformer")
 }
 
 // TestSeen evaluates on documents that the predictors were fitted on.

@@ -50,7 +50,10 @@ that are resident, and says which to take:
 
 	$ go run ./examples/offload -simulate trace -compare lfu,prefetch,adaptive,opt -predictor "predictors,gate reuse,oracle" -compute 656us -load 3.25ms,59ms -resident 25,50,75
 
--plan prints how much memory the limits leave for what, and where.`
+-plan prints how much memory the limits leave for what, and where.
+
+With -model mini, -predictor mini and mini:NAME name the embedded predictors, as a folder would; the first, without -compare, is
+the hidden transformer.`
 
 type options struct {
 	model     cli.Model

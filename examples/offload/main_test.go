@@ -284,6 +284,29 @@ func TestUsage(t *testing.T) {
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }
 
+// The embedded predictors are chosen by name.
+func TestEmbedded(t *testing.T) {
+	dir := t.TempDir()
+	in, want := input(t, dir)
+	run := func(args ...string) (status int, stdout, errs string) {
+		return clitest.Run(t, new(options).program(), append([]string{"-in", in, "-out", filepath.Join(dir, "out"), "-greedy", "5", "-slots", "9"}, args...)...)
+	}
+	status, stdout, errs := run("-policy", "prefetch", "-distance", "2", "-predictor", "mini")
+	require.Equal(t, cli.Partial, status, errs)
+	got, err := os.ReadFile(filepath.Join(dir, "out"))
+	require.NoError(t, err)
+	assert.Equal(t, want, got)
+	assert.Contains(t, stdout, "prefetch: mini ")
+	status, stdout, errs = run("-compare", "prefetch", "-predictor", "mini")
+	require.Equal(t, cli.Partial, status, errs)
+	for _, name := range []string{"routing", "router-logit", "hidden"} {
+		assert.Contains(t, stdout, "prefetch: "+name+" transformer ")
+	}
+	status, _, errs = run("-policy", "prefetch", "-predictor", "mini:gate")
+	assert.Equal(t, cli.Failed, status)
+	assert.Contains(t, errs, `it has ["routing transformer" "router-logit transformer" "hidden transformer"]; choose one`)
+}
+
 // Predictors of a folder that train wrote are chosen by name.
 func TestTrained(t *testing.T) {
 	dir := t.TempDir()

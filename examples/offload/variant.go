@@ -11,7 +11,6 @@ import (
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/mixtral/offload"
 	"github.com/expertspec/expertspec/speculate"
-	"github.com/expertspec/expertspec/speculate/neural"
 	"github.com/expertspec/expertspec/speculate/prefetch"
 	"github.com/expertspec/expertspec/trace"
 )
@@ -199,7 +198,7 @@ func (o *options) chosen(name string, every bool) ([]speculate.Predictor, error)
 	dir, name, ok := folder(name)
 	if !ok {
 		if name != gateReuse {
-			return nil, errors.New("neither gate reuse nor a folder of predictors")
+			return nil, errors.New("neither gate reuse, mini nor a folder of predictors")
 		}
 		ps, err := speculate.Baselines(speculate.Shape{Layers: gates.Layers, Experts: gates.Experts, Hidden: gates.Hidden}, gates)
 		if err != nil {
@@ -207,13 +206,16 @@ func (o *options) chosen(name string, every bool) ([]speculate.Predictor, error)
 		}
 		return named(ps, name)
 	}
-	set, err := neural.LoadAll(os.DirFS(dir), gates, nil)
+	set, err := cli.LoadPredictors(dir, gates)
 	if err != nil {
 		return nil, err
 	}
 	o.fitted = append(o.fitted, fitted{dir, set.Provenance})
-	if name == "" && (every || len(set.Predictors) == 1) {
+	switch {
+	case name == "" && (every || len(set.Predictors) == 1):
 		return set.Predictors, nil
+	case name == "" && dir == "mini":
+		name = "hidden transformer" // the best
 	}
 	return named(set.Predictors, name)
 }
@@ -226,7 +228,10 @@ type fitted struct {
 
 // folder splits FOLDER:NAME or FOLDER; ok is false if there is no such folder.
 func folder(s string) (dir, name string, ok bool) {
-	isDir := func(path string) bool { info, err := os.Stat(path); return err == nil && info.IsDir() }
+	isDir := func(path string) bool {
+		info, err := os.Stat(path)
+		return path == "mini" || err == nil && info.IsDir()
+	}
 	if isDir(s) {
 		return s, "", true
 	}

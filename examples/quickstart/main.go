@@ -1,6 +1,7 @@
 // Command quickstart is the whole chain on the embedded model, offline: it runs texts of ten domains through a trained
 // Mixtral, records which experts each token goes to, learns to predict that, measures how well on documents it has not
-// seen, decodes with half of the experts in memory and those read ahead that are predicted, and writes a report.
+// seen, beside the embedded predictors, decodes with half of the experts in memory and those read ahead that are
+// predicted, and writes a report.
 //
 //	$ GOEXPERIMENT=simd go run ./examples/quickstart
 package main
@@ -24,8 +25,9 @@ import (
 )
 
 const help = `
-quickstart runs the embedded Mixtral on texts of ten domains, records its routing, trains predictors of it, measures them on
-unseen documents, decodes with half of the experts in memory and prefetching by these predictions, and writes a folder with the trace, the figures' data and an HTML report.
+quickstart runs the embedded Mixtral on texts of ten domains, records its routing, trains predictors of it, measures them and
+the embedded predictors, which were trained for longer on other texts, on unseen documents, decodes with half of the experts in
+memory and prefetching by these predictions, and writes a folder with the trace, the figures' data and an HTML report.
 
 Run again with the same flags, it resumes where it stopped, and produces the same figures.`
 
@@ -100,7 +102,7 @@ func quickstart(ctx context.Context, o *options, out, errs io.Writer) (problems 
 		return problems, err
 	}
 	results := studied.results
-	fmt.Fprintf(out, "\nRecall: the share of the %d experts chosen that are among the first %d predicted, with 95 %% intervals over documents.\n\n", results.Shape.TopK, results.Shape.TopK)
+	fmt.Fprintf(out, "\nRecall: the share of the %d experts chosen that are among the first %d predicted, with 95 %% intervals over documents.\nThe transformers are those of mixtral/mini/predictors, trained for longer on other texts.\n\n", results.Shape.TopK, results.Shape.TopK)
 	if err := results.WriteTable(out); err != nil {
 		return problems, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"github.com/expertspec/expertspec/examples/internal/cli"
 	"github.com/expertspec/expertspec/mixtral"
 	"github.com/expertspec/expertspec/mixtral/mini"
+	"github.com/expertspec/expertspec/mixtral/mini/predictors"
 	"github.com/expertspec/expertspec/mixtral/tokenizer"
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/neural"
@@ -43,25 +45,55 @@ func study(ctx context.Context, o *options, backend compute.Backend, reader *tra
 	horizons := speculate.LayersAhead(1, 2, 4)
 	var curves trainingCurves
 	var calibration viz.Calibration
-	made, err := neural.Compare(ctx, parts, neural.CompareOptions{
+	made, err := neural.Fit(ctx, parts.Train, parts.Valid, neural.CompareOptions{
 		Train: neural.TrainOptions{
 			Backend: backend, Horizons: horizons, Seed: o.seed, Tokens: trainTokens,
 			Gates:    &speculate.Gates{Layers: c.Layers, Experts: c.Experts, Hidden: c.HiddenSize, Weights: routers},
 			Progress: func(n neural.Progress) { p.trained(n); curves.add(n) },
 		},
 		MLPs:     []neural.MLPConfig{neural.InterLayer(width), neural.StatisticsAware(width), neural.CorrectedGate(), neural.HiddenState(width)},
-		Evaluate: speculate.EvaluateOptions{Seed: o.seed, Each: calibration.Observe},
+		Evaluate: speculate.EvaluateOptions{Seed: o.seed},
 		Stage:    p.stage,
 	})
 	if err != nil {
 		return nil, err
 	}
-	made.Predictors = slices.DeleteFunc(made.Predictors, func(p speculate.Predictor) bool {
-		return !slices.Contains([]string{"gate reuse", "corrected gate", "hidden state"}, p.Name())
+	p.stage("evaluating these, and the embedded predictors")
+	eo := speculate.EvaluateOptions{Horizons: horizons, Seed: o.seed, Each: calibration.Observe}
+	results, ps, err := evaluate(ctx, parts, eo, made)
+	if err != nil {
+		return nil, err
+	}
+	ps = slices.DeleteFunc(ps, func(p speculate.Predictor) bool {
+		return !slices.Contains([]string{"gate reuse", "hidden state", "hidden transformer"}, p.Name())
 	})
-	s := &studied{results: made.Results, training: curves.figure(), calibration: &calibration}
-	s.runs, s.offload, err = compareOffloading(ctx, backend, parts.Test, made.Predictors, p)
+	s := &studied{results: results, training: curves.figure(), calibration: &calibration}
+	s.runs, s.offload, err = compareOffloading(ctx, backend, parts.Test, ps, p)
 	return s, err
+}
+
+// evaluate measures what was made, the embedded predictors and the oracle on the test documents.
+func evaluate(ctx context.Context, parts speculate.Parts, o speculate.EvaluateOptions, made *neural.Comparison) (*speculate.Results, []speculate.Predictor, error) {
+	embedded, err := predictors.Load()
+	if err != nil {
+		return nil, nil, err
+	}
+	seen, err := embedded.Provenance.Check(ctx, parts)
+	if err != nil {
+		return nil, nil, err
+	}
+	ps := append(made.Predictors, embedded.Predictors...)
+	results, err := speculate.Evaluate(ctx, parts.Test, o, append(slices.Clone(ps), speculate.Oracle{})...)
+	if err != nil {
+		return nil, nil, err
+	}
+	if seen != "" {
+		results.Warnings = append(results.Warnings, seen)
+	}
+	costs := maps.Clone(made.Costs)
+	maps.Copy(costs, embedded.Costs)
+	results.Costs, err = speculate.MeasureCosts(ctx, parts.Test, o.Horizons, costs, ps...)
+	return results, ps, err
 }
 
 // studied is the part of a study that the report shows.

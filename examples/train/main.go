@@ -12,7 +12,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -83,7 +82,7 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.IntVar(&o.checks, "checks", 0, "`times` that a network is tried on validation documents while it trains; 0: 5")
 	f.IntVar(&o.patience, "patience", 0, "`checks` in a row without improvement that end a training; 0: 3")
 	f.IntVar(&o.validTokens, "valid-tokens", 0, "validation `tokens` of a check; 0: 1024")
-	f.StringVar(&o.with, "with", "", "`folders` that train wrote, separated by commas: their networks join those trained now, except a transformer that -only\nnames, which is trained further; a router-logit transformer starts from a routing transformer of its size among them")
+	f.StringVar(&o.with, "with", "", "`folders` that train wrote, or mini for the embedded predictors, separated by commas: their networks join those trained now, except a transformer that -only\nnames, which is trained further; a router-logit transformer starts from a routing transformer of its size among them")
 	f.TextVar(&o.quantize, "quantize", mixtral.AsStored, "`form` in which the networks' matrices are saved, those of -with too: int8, or none for float32")
 	f.StringVar(&o.resume, "resume", "", "`folder` for the state of training, from which the same command resumes after an interruption; empty: none")
 	f.Uint64Var(&o.seed, "seed", 1, "`seed` of splits and of training")
@@ -202,7 +201,7 @@ func transformers(text string, h trace.Header, gates *speculate.Gates) ([]neural
 // trained reads the networks of other folders, and adds what they were fitted on to p.
 func trained(folders string, gates *speculate.Gates, p *speculate.Provenance) (ns []neural.Network, err error) {
 	for _, dir := range cli.List(folders) {
-		set, err := neural.LoadAll(os.DirFS(dir), gates, nil)
+		set, err := cli.LoadPredictors(dir, gates)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", dir, err)
 		}

@@ -101,23 +101,25 @@ func (p *param) int8Tensors(w []float32) []safetensors.Tensor {
 		safetensors.Bytes(p.name+scaleSuffix, safetensors.BF16, dims, halves)}
 }
 
-// readInt8 reads a matrix in 8 bits.
-func (p *param) readInt8(r *safetensors.Reader) ([]float32, error) {
-	if err := checkTensor(r, p.name, p.dims); err != nil {
-		return nil, err
-	}
-	if info, _ := r.Info(p.name); info.DType != safetensors.I8 {
-		return nil, fmt.Errorf("tensor %q: type %s, expected %s in a network of 8 bits", p.name, info.DType, safetensors.I8)
-	}
+// readScales reads the scales of a matrix in 8 bits.
+func (p *param) readScales(r *safetensors.Reader) ([]float32, error) {
 	_, _, dims := p.lines()
 	scales, err := readTensor(r, p.name+scaleSuffix, dims)
-	if err != nil {
-		return nil, err
-	}
 	for i, s := range scales {
 		if s < 0 || s > 1e30 {
 			return nil, fmt.Errorf("tensor %q: value %d is %v, expected 0 to 1e30", p.name+scaleSuffix, i, s)
 		}
+	}
+	return scales, err
+}
+
+// readInt8 reads a matrix in 8 bits.
+func (p *param) readInt8(r *safetensors.Reader, scales []float32) ([]float32, error) {
+	if err := checkTensor(r, p.name, p.dims); err != nil {
+		return nil, err
+	}
+	if info, _ := r.Info(p.name); info.DType != safetensors.I8 {
+		return nil, fmt.Errorf("tensor %q: is %s, expected %s in a network of 8 bits", p.name, info.DType, safetensors.I8)
 	}
 	data := make([]byte, p.size())
 	if err := r.Read(p.name, data); err != nil {

@@ -1,8 +1,10 @@
 package neural
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
+	"io/fs"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -158,4 +160,34 @@ func TestInt8Refuses(t *testing.T) {
 		assert.ErrorContains(t, err, "hidden-state.safetensors", what)
 		assert.ErrorContains(t, err, c.says, what)
 	}
+}
+
+// counted counts how often each file is opened.
+type counted struct {
+	fs.FS
+	opened map[string]int
+}
+
+func (c counted) Open(name string) (fs.File, error) {
+	c.opened[name]++
+	return c.FS.Open(name)
+}
+
+// A compressed file can only be read forward: of a network it is opened a few times,
+// not for each of its arrays.
+func TestInt8Compressed(t *testing.T) {
+	dir := t.TempDir()
+	p := untrained(HiddenState(9)).toInt8()
+	require.NoError(t, speculate.SaveAll(dir, &speculate.Set{Predictors: []speculate.Predictor{p}}))
+	var packed bytes.Buffer
+	w := zip.NewWriter(&packed)
+	require.NoError(t, w.AddFS(os.DirFS(dir)))
+	require.NoError(t, w.Close())
+	files, err := zip.NewReader(bytes.NewReader(packed.Bytes()), int64(packed.Len()))
+	require.NoError(t, err)
+	c := counted{files, map[string]int{}}
+	set, err := LoadAll(c, nil, nil)
+	require.NoError(t, err)
+	assert.Equal(t, p, set.Predictors[0])
+	assert.LessOrEqual(t, c.opened["hidden-state.safetensors"], 3, "of %d arrays", len(p.(*MLP).arrays()))
 }

@@ -1,11 +1,13 @@
 package neural
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
+	"slices"
 
 	"github.com/expertspec/expertspec/speculate"
 	"github.com/expertspec/expertspec/speculate/internal/prob"
@@ -184,19 +186,33 @@ func readStored[C config](s *speculate.Saved) (st stored[C], err error) {
 	return st, st.Config.fits(st.Shape, st.Horizons)
 }
 
-// readArrays reads the arrays of a network by name, matrices in 8 bits if in8.
+// readArrays reads the arrays of a network by name, matrices in 8 bits if in8. It
+// reads in the order of the file, because one that is compressed is read forward.
 func readArrays(r *safetensors.Reader, in8 bool, arrays []*param) (map[string][]float32, error) {
-	w := map[string][]float32{}
+	arrays = slices.Clone(arrays)
+	slices.SortStableFunc(arrays, func(a, b *param) int {
+		x, _ := r.Info(a.name)
+		y, _ := r.Info(b.name)
+		return cmp.Compare(x.Offset, y.Offset)
+	})
+	w, scales := map[string][]float32{}, map[string][]float32{}
+	var err error
 	for _, p := range arrays {
-		read := func() ([]float32, error) { return readTensor(r, p.name, p.dims) }
 		if in8 && p.decay {
-			read = func() ([]float32, error) { return p.readInt8(r) }
+			if scales[p.name], err = p.readScales(r); err != nil {
+				return nil, err
+			}
 		}
-		x, err := read()
+	}
+	for _, p := range arrays {
+		if in8 && p.decay {
+			w[p.name], err = p.readInt8(r, scales[p.name])
+		} else {
+			w[p.name], err = readTensor(r, p.name, p.dims)
+		}
 		if err != nil {
 			return nil, err
 		}
-		w[p.name] = x
 	}
 	return w, nil
 }
