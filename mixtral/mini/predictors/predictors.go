@@ -23,9 +23,9 @@ var archive []byte
 // training. Their matrices have 8 bits. Recall@2 is of the experts 1, 2 and 4 layers
 // ahead, on all texts of mini.Documents (BENCHMARKS.md):
 //
-//   - "routing transformer" reads routing and token ids: .874, .870, .864. Of the next
-//     token's experts it names .869 with the token's id, and .655 without.
-//   - "router-logit transformer" reads router logits too: .877, .869, .859.
+//   - "routing transformer" reads routing and token ids: .874, .870, .864. It also
+//     predicts the next token, .869 with the token's id and .655 without.
+//   - "router-logit transformer" reads these and router logits: .877, .869, .859.
 //   - "hidden transformer" reads router inputs, routing and token ids: .942, .919, .893.
 func Load() (*speculate.Set, error) {
 	files, err := zip.NewReader(bytes.NewReader(archive), int64(len(archive)))

@@ -96,7 +96,6 @@ func TestRecall(t *testing.T) {
 		for i, h := range hs {
 			x, ok := r.Recall(name, h)
 			require.True(t, ok, "%s at %v", name, h)
-			t.Logf("%s at %v: %.4f", name, h, x)
 			assert.Greater(t, x, least[i], "%s at %v", name, h)
 		}
 	}
