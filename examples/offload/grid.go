@@ -40,6 +40,20 @@ func newGrid(loads, resident string) (g grid, err error) {
 	return g, nil
 }
 
+// configs returns cfg in each cell: of each time of reading, with each number of experts.
+func (g *grid) configs(cfg prefetch.Config, slots []int) (cfgs []prefetch.Config) {
+	for _, load := range g.loads {
+		for _, n := range slots {
+			c := cfg
+			if c.Capacity = n; load > 0 {
+				c.Load, c.Latency = load, 0
+			}
+			cfgs = append(cfgs, c)
+		}
+	}
+	return cfgs
+}
+
 // cell is a column of the table: a link, and a share of experts that are resident.
 type cell struct {
 	LoadSeconds float64 `json:"load_seconds"`

@@ -62,16 +62,7 @@ func (o *options) simulation(ctx context.Context, ps map[string]speculate.Predic
 				return nil, fmt.Errorf("-simulate %s, %s: %w", o.simulate, v, err)
 			}
 		}
-		var cfgs []prefetch.Config
-		for _, load := range o.grid.loads {
-			for _, n := range slots {
-				c := costs.Config(cfg)
-				if c.Capacity = n; load > 0 {
-					c.Load, c.Latency = load, 0
-				}
-				cfgs = append(cfgs, c)
-			}
-		}
+		cfgs := o.grid.configs(costs.Config(cfg), slots)
 		results, err := prefetch.SimulateAll(ctx, data, cfgs)
 		if err != nil {
 			return nil, fmt.Errorf("-simulate %s, %s: %w", o.simulate, v, err)
