@@ -66,7 +66,7 @@ func TestGrid(t *testing.T) {
 			return []int32{int32(3*s.Position+s.Layer) % 7, int32(3*s.Position+s.Layer+1) % 7}
 		}),
 	}
-	docs := r.Documents(4, 30, 1)
+	docs := r.Documents(12, 30, 1)
 	traced := tracetest.Write(t, r.Header, docs, trace.WriterOptions{})
 	ps := []speculate.Predictor{&speculate.Transition{}, &speculate.Frequency{}, &speculate.TokenID{}}
 	require.NoError(t, speculate.Fit(t.Context(), speculate.Slice(r.Header, docs), append(speculate.LayersAhead(1), speculate.Horizon{}), ps...))
@@ -78,7 +78,7 @@ func TestGrid(t *testing.T) {
 		"-split", ".25,.25", "-load", "2ms,30ms", "-compute", "3ms", "-resident", "20, 50,75%", "-json", file, "-figures", figs)
 	require.Equal(t, cli.Done, status, errs)
 	assert.Contains(t, errs, "reuse: token id omitted: not trained for it")
-	assert.Contains(t, errs, trained+": warning: of 2 documents to evaluate on, the predictors were fitted on 2")
+	assert.Contains(t, errs, trained+": warning: of 4 documents to evaluate on, the predictors were fitted on 4")
 	assert.Contains(t, errs, "adaptive: frequency, ")
 	raw, err := os.ReadFile(file)
 	require.NoError(t, err)
@@ -91,7 +91,7 @@ func TestGrid(t *testing.T) {
 	assert.Positive(t, both.Decode.Total.Prefetched)
 	for i, run := range got.Runs {
 		assert.Equal(t, []int{7, 18, 26}[i%3], run.Decode.Capacity)
-		assert.Equal(t, 2, run.Decode.Documents, "of 4")
+		assert.Equal(t, 4, run.Decode.Documents, "of 12")
 		assert.Equal(t, []float64{.002, .030}[i/3%2], run.LoadSeconds)
 		predicts := run.Decode.Predictor != "" && run.Decode.Predictor != "oracle"
 		assert.Equal(t, predicts, run.DecisionSeconds > 0, run.Label)
