@@ -270,7 +270,7 @@ func TestUsage(t *testing.T) {
 		{cli.Failed, "1 slots are too few", []string{"-slots", "1"}},
 		{cli.Failed, "-model /no/model: no such folder", []string{"-slots", "9", "-model", "/no/model"}},
 		{cli.Failed, "/no/file", []string{"-slots", "9", "-in", "/no/file"}},
-		{cli.Failed, "-predictor /no/folder: neither gate reuse nor a folder", []string{"-slots", "9", "-policy", "prefetch", "-predictor", "/no/folder"}},
+		{cli.Failed, "-predictor /no/folder: neither gate reuse, mini nor a folder", []string{"-slots", "9", "-policy", "prefetch", "-predictor", "/no/folder"}},
 		{cli.Failed, "-predictor " + dir + ": open predictors.json", []string{"-slots", "9", "-policy", "prefetch", "-predictor", dir}},
 		{cli.Failed, "-distance is 16 layers; the model has 16", []string{"-slots", "9", "-policy", "prefetch", "-distance", "16", "-greedy", "2"}},
 		{cli.Failed, `backend "abacus"`, []string{"-slots", "9", "-backend", "abacus"}},
