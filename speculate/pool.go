@@ -49,7 +49,9 @@ func (p *pool) fit(active []int, m int) []float64 {
 	}
 	w := p.solve(active, m, nil, everything)
 	held := p.held(w, active)
-	if gain, doubt, docs := p.gain(held, member); gain <= (2+4/(docs-1))*doubt || mean(p.recalls(w, everything)) < mean(member) {
+	gain, doubt, docs := p.gain(held, member)
+	t := 2 + 1/(docs-1) + 10/((docs-1)*(docs-1)) // about the 97.5th percentile of Student's t
+	if gain <= t*doubt || mean(p.recalls(w, everything)) < mean(member) {
 		return best
 	}
 	return p.prune(w, held, member)
