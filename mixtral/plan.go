@@ -65,6 +65,9 @@ type PlanOptions struct {
 	Documents, Tokens, Generated int
 }
 
+// maxPlanned bounds the tokens of PlanOptions, so that no size overflows.
+const maxPlanned = 1 << 24
+
 // Plan returns the memory that a model of this checkpoint needs, of which it reads no
 // weights. The error is about options that are invalid, or for which Options.Experts
 // has too little memory.
@@ -84,6 +87,9 @@ func (c *Checkpoint) Plan(o PlanOptions) (*Plan, error) {
 	}
 	if o.Documents < 0 || o.Documents > 0 && o.Tokens < 1 || o.Generated < 0 {
 		return nil, fmt.Errorf("mixtral: PlanOptions are of %d documents of %d tokens and %d more", o.Documents, o.Tokens, o.Generated)
+	}
+	if max(o.Documents, o.Tokens, o.Generated) > maxPlanned || o.Documents*(o.Tokens+o.Generated) > maxPlanned {
+		return nil, fmt.Errorf("mixtral: PlanOptions are of %d documents of %d tokens and %d more; must be at most %d tokens", o.Documents, o.Tokens, o.Generated, maxPlanned)
 	}
 	if err := o.Validate(); err != nil {
 		return nil, prefixed(err)
@@ -254,6 +260,9 @@ func (m *Model) checkMemory(p *Plan) error {
 	}
 	if memory == 0 {
 		return nil
+	}
+	if w := p.Weights(); m.d.Shared && w.Device <= memory && w.Device+w.Host > memory {
+		return fmt.Errorf("mixtral: the weights need %d bytes of memory and the copies of experts in host memory %d; there are %d", w.Device, w.Host, memory)
 	}
 	if err := p.Check(memory); err != nil {
 		return fmt.Errorf("mixtral: %w; package mixtral/offload runs the model in less", err)

@@ -147,10 +147,13 @@ func (m *Ensemble) Name() string { return m.name }
 // Members returns the predictors that are mixed.
 func (m *Ensemble) Members() []Predictor { return slices.Clone(m.parts) }
 
-// Requires what any member requires.
+// Requires what any member with a weight requires.
 func (m *Ensemble) Requires() Requirements {
 	var r Requirements
-	for _, p := range m.parts {
+	for i, p := range m.parts {
+		if !m.used(i) {
+			continue
+		}
 		q := p.Requires()
 		r.TokenIDs, r.Weights = r.TokenIDs || q.TokenIDs, r.Weights || q.Weights
 		r.Logits, r.Inputs = r.Logits || q.Logits, r.Inputs || q.Inputs
@@ -161,6 +164,16 @@ func (m *Ensemble) Requires() Requirements {
 		}
 	}
 	return r
+}
+
+// used reports whether member i has a weight at any horizon.
+func (m *Ensemble) used(i int) bool {
+	for _, w := range m.Weights {
+		if w[i] != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // Supports the horizons that it was fitted for.

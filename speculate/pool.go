@@ -35,8 +35,8 @@ func (p *pool) offer(it item) {
 }
 
 // fit returns weights for members active among m; the rest are 0. They are those
-// of a mixture where it is better than the best member beyond doubt, and else
-// those of that member alone.
+// of a mixture where its recall is significantly higher than the best member's, and
+// otherwise those of that member alone.
 func (p *pool) fit(active []int, m int) []float64 {
 	var best []float64
 	var member []float64 // its recall of each item

@@ -5,9 +5,8 @@ import "slices"
 // prune drops members of the mixture w, which cost time, as long as what is left is
 // within one standard error of w (the rule of Breiman et al. 1984, "Classification and
 // regression trees"), and no lower than member, the recalls of the best member alone.
-// Recalls are over documents that weights were not fitted on; held are those of w. What
-// is tried is to drop the member without which the others, with their weights, lose
-// least.
+// Recalls are over documents that weights were not fitted on; held are those of w. Each
+// round drops the member whose removal lowers recall least.
 func (p *pool) prune(w, held, member []float64) []float64 {
 	for {
 		active := with(w)

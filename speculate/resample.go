@@ -6,15 +6,16 @@ import (
 )
 
 // maxResampled is the number of sums that are resampled. Of more documents, several
-// of a data set are one sum: as many resampled groups have the same variance, and
-// memory is bounded.
+// of a data set are one sum, so that memory is bounded. The interval of one data set
+// is about as wide; one over data sets of different recall is wider.
 const maxResampled = 4096
 
 // resampled are the sums of documents, in their order, or of groups of them.
 type resampled struct {
 	sums  []docSum
-	group int // documents of a sum, at most
-	limit int // sums
+	group int            // documents of a sum, at most
+	limit int            // sums
+	last  map[string]int // by data set, the index of its last sum
 }
 
 // docSum is what the resampling needs of one document, or of several of a data set.
@@ -27,27 +28,30 @@ type docSum struct {
 }
 
 func (r *resampled) add(d docSum) {
-	if r.limit == 0 {
-		r.group, r.limit = 1, maxResampled
+	if r.last == nil {
+		r.group, r.limit, r.last = 1, maxResampled, map[string]int{}
 	}
-	if n := len(r.sums); n > 0 && r.sums[n-1].takes(&d, r.group) {
+	if r.put(d); len(r.sums) <= r.limit {
 		return
 	}
-	if r.sums = append(r.sums, d); len(r.sums) <= r.limit {
-		return
-	}
+	all := r.sums
 	r.group *= 2
-	last := map[string]int{} // by data set, the index of its last sum
-	kept := r.sums[:0]
-	for _, x := range r.sums {
-		if i, ok := last[x.dataset]; !ok || !kept[i].takes(&x, r.group) {
-			last[x.dataset] = len(kept)
-			kept = append(kept, x)
-		}
+	r.sums = all[:0]
+	clear(r.last)
+	for _, x := range all {
+		r.put(x)
 	}
-	clear(r.sums[len(kept):])
-	r.sums = kept
-	r.limit = max(maxResampled, len(kept)+maxResampled/4) // there may be as many data sets
+	clear(all[len(r.sums):])
+	r.limit = max(maxResampled, len(r.sums)+maxResampled/4) // there may be as many data sets
+}
+
+// put adds d to the last sum of its data set, or as a sum of its own.
+func (r *resampled) put(d docSum) {
+	if i, ok := r.last[d.dataset]; ok && r.sums[i].takes(&d, r.group) {
+		return
+	}
+	r.last[d.dataset] = len(r.sums)
+	r.sums = append(r.sums, d)
 }
 
 // takes adds o to d, and reports false where d would be of more than group

@@ -49,6 +49,13 @@ func TestResampled(t *testing.T) {
 	}
 	assert.InEpsilon(t, width(all), width(r.sums), .2)
 
+	r = &resampled{}
+	for i := range 100 * maxResampled {
+		r.add(docSum{dataset: sets[i%2], docs: 1, n: []float64{1}})
+		require.LessOrEqual(t, len(r.sums), maxResampled)
+	}
+	assert.Greater(t, len(r.sums), maxResampled/3, "of alternating data sets")
+
 	r = &resampled{} // of more data sets than sums
 	for i := range maxResampled + 100 {
 		r.add(docSum{dataset: string(rune('!' + i)), docs: 1, n: []float64{1}})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"maps"
@@ -62,6 +63,9 @@ func (f Fractions) validate() error {
 	return nil
 }
 
+// ErrFewDocuments is that of a [Split] into parts of which one would be empty.
+var ErrFewDocuments = errors.New("speculate: too few documents to split")
+
 // Split assigns each document to a part, data set by data set, so that each data
 // set has its share in every part. The same seed and documents give the same
 // parts, in any order of the documents.
@@ -70,7 +74,7 @@ func (f Fractions) validate() error {
 // names and data sets, so that no text is on both sides. They count as one
 // document: the first of them by data set and id. Documents without token ids
 // are split by their names alone, and may share beginnings with those of other
-// parts. It is an error if a part would have no documents.
+// parts. The error wraps [ErrFewDocuments] if a part would have no documents.
 //
 // Split reads the names and the token ids once.
 func Split(ctx context.Context, d Data, f Fractions, seed uint64) (Parts, error) {
@@ -105,7 +109,7 @@ func Split(ctx context.Context, d Data, f Fractions, seed uint64) (Parts, error)
 		sizes[p]++
 	}
 	if slices.Contains(sizes[:], 0) {
-		return Parts{}, fmt.Errorf("speculate: split: of %d documents %d would be for training, %d for validation and %d for test; long documents can be cut when a trace is converted", len(part), sizes[0], sizes[1], sizes[2])
+		return Parts{}, fmt.Errorf("%w: of %d documents %d would be for training, %d for validation and %d for test; long documents can be cut when a trace is converted", ErrFewDocuments, len(part), sizes[0], sizes[1], sizes[2])
 	}
 	of := func(p uint8) Data {
 		return d.Filter(func(doc *trace.Document) bool {

@@ -16,8 +16,11 @@ func missing(paths []string, n int) []int {
 	any := false
 	for _, p := range paths {
 		if m := numbered.FindStringSubmatch(filepath.Base(p)); m != nil {
-			if i, err := strconv.Atoi(m[1]); err == nil && i < n {
-				there[i], any = true, true
+			if i, err := strconv.Atoi(m[1]); err == nil {
+				any = true
+				if i < n {
+					there[i] = true
+				}
 			}
 		}
 	}

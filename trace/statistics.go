@@ -97,7 +97,7 @@ func newStatistics(h Header, o StatisticsOptions) (*Statistics, error) {
 	slices.Sort(o.CacheSizes)
 	o.CacheSizes = slices.Compact(o.CacheSizes)
 	o.MaxPairBytes = cmp.Or(o.MaxPairBytes, 1<<30)
-	return &Statistics{header: h, opts: o, topK: m.LayerTopK(), sums: sums{Datasets: map[string]*group{}},
+	return &Statistics{header: h, opts: o, topK: m.LayerTopK(), sums: sums{Datasets: map[string]*group{}, Positions: make([]*bucket, positionBuckets)},
 		weights: make([]float64, m.Layers*m.TopK), entropy: make([]float64, m.Layers)}, nil
 }
 
@@ -112,7 +112,10 @@ func (s *Statistics) pairBytes() int64 {
 // StatisticsOptions.MaxPairBytes. It stops at an error, after which it is
 // unspecified which documents were added.
 func (s *Statistics) AddAll(docs iter.Seq2[*Document, error]) error {
-	workers := min(int64(runtime.GOMAXPROCS(0)), s.opts.MaxPairBytes/s.pairBytes()-1)
+	workers := int64(runtime.GOMAXPROCS(0))
+	if s.Together != nil {
+		workers = min(workers, s.opts.MaxPairBytes/s.pairBytes()-1)
+	}
 	if workers < 2 {
 		for d, err := range docs {
 			if err == nil {
@@ -215,6 +218,9 @@ func (s *Statistics) UnmarshalJSON(b []byte) error {
 	err := json.Unmarshal(b, &x)
 	if err == nil && x.Version != schemaVersion {
 		err = fmt.Errorf("version %d; this program reads version %d", x.Version, schemaVersion)
+	}
+	if err == nil && !slices.IsSorted(x.CacheSizes) {
+		err = errors.New(`"cache_sizes" is not sorted`)
 	}
 	if err == nil && (x.Datasets == nil || x.Segments == nil || x.CacheSizes == nil || x.MaxPairBytes == 0) {
 		err = errors.New("incomplete")

@@ -11,11 +11,11 @@ const positionBuckets = 32
 
 // sums are all that Statistics counts, and what it is stored as.
 type sums struct {
-	Datasets   map[string]*group        `json:"datasets"`
-	Transition []int64                  `json:"transitions,omitempty"`       // [L-1,E,E]: all choices of a layer to all of the next
-	First      []int64                  `json:"first_transitions,omitempty"` // [L-1,E,E]: first choice to first choice
-	Together   []int64                  `json:"coactivation,omitempty"`      // [L,E,E]: experts of one token; nil: pairs are not counted
-	Positions  [positionBuckets]*bucket `json:"positions"`
+	Datasets   map[string]*group `json:"datasets"`
+	Transition []int64           `json:"transitions,omitempty"`       // [L-1,E,E]: all choices of a layer to all of the next
+	First      []int64           `json:"first_transitions,omitempty"` // [L-1,E,E]: first choice to first choice
+	Together   []int64           `json:"coactivation,omitempty"`      // [L,E,E]: experts of one token; nil: pairs are not counted
+	Positions  []*bucket         `json:"positions"`                   // positionBuckets
 }
 
 // group holds the sums of one data set.
@@ -165,6 +165,9 @@ func (s *Statistics) check() error {
 		if err != nil {
 			return err
 		}
+	}
+	if len(s.Positions) != positionBuckets {
+		return fmt.Errorf("%q has %d values, expected %d", "positions", len(s.Positions), positionBuckets)
 	}
 	for name, g := range s.Datasets {
 		if err := s.checkGroup(g); err != nil {

@@ -38,8 +38,8 @@ type ValidationReport struct {
 // document occurs twice or in several places; that headers agree; that the
 // statistics of row groups include their data sets and documents. Problems of
 // the data, such as a shard that cannot be read to its end, are in the report.
-// The error is about the path itself. Memory grows by less than 100 bytes a document.
-// Shards are read on GOMAXPROCS goroutines.
+// The error is about the path itself. Memory grows by less than 100 bytes a document,
+// beside the names of the shards being read, one for each of GOMAXPROCS goroutines.
 func Validate(path string, opts ValidateOptions) (*ValidationReport, error) {
 	paths, err := shards(path)
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -41,15 +42,7 @@ func validShards(s string) bool {
 
 func (s *side) writeSums(file string) error {
 	i, n := parseShards(s.shards)
-	raw, err := json.Marshal(sums{i, n, s.selected, s.sums})
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	// A part that is killed leaves no half of a file.
-	if err := os.WriteFile(file+".tmp", raw, 0o666); err != nil {
-		return err
-	}
-	return os.Rename(file+".tmp", file)
+	return cli.WriteFile(file, func(w io.Writer) error { return json.NewEncoder(w).Encode(sums{i, n, s.selected, s.sums}) })
 }
 
 // merged reads the sums of all parts.
@@ -78,7 +71,7 @@ func merged(patterns, name string) (*side, error) {
 				return nil, fmt.Errorf("%s: of %q, elsewhere of %q", file, x.Selected, s.selected)
 			case x.Parts != parts:
 				return nil, fmt.Errorf("%s: a part of %d, elsewhere of %d", file, x.Parts, parts)
-			case parts > 1 && other != "":
+			case other != "":
 				return nil, fmt.Errorf("%s: part %d/%d is also in %s", file, x.Part, parts, other)
 			}
 			seen[x.Part] = file

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
@@ -15,9 +16,12 @@ import (
 
 // validate reports every problem of a trace, and what it lacks.
 func validate(ctx context.Context, dir string, s cli.Streams) error {
-	state, err := inspect(dir)
-	if err != nil {
-		return err
+	var state *collect.State
+	var err error
+	if info, statErr := os.Stat(dir); statErr != nil || info.IsDir() { // else one shard
+		if state, err = inspect(dir); err != nil {
+			return err
+		}
 	}
 	var r *trace.ValidationReport
 	done := make(chan struct{})

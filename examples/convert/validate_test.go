@@ -88,7 +88,7 @@ func TestMissing(t *testing.T) {
 	assert.Contains(t, out, "78 documents, 936 tokens in 40 shards")
 
 	// Without the file that names it, the document is missing unnamed.
-	named, err := filepath.Glob(filepath.Join(dir, "_left-out-*.json"))
+	named, err := filepath.Glob(filepath.Join(dir, "_omitted-*.json"))
 	require.NoError(t, err)
 	require.Len(t, named, 1)
 	require.NoError(t, os.Remove(named[0]))

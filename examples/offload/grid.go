@@ -191,6 +191,9 @@ func (a *advice) write(w io.Writer) error {
 // sentences say what to take.
 func (a *advice) sentences() (lines []string) {
 	for _, c := range a.Cells {
+		if c.Take == "" { // all rows know the future
+			continue
+		}
 		line := fmt.Sprintf("%v: %s, %.2f ms/token", c, c.Take, c.Milliseconds)
 		if gain := 1 - c.Milliseconds/c.Without; c.Without > 0 && gain > 0 {
 			line += fmt.Sprintf(", %.0f %% less than without a predictor", 100*gain)
@@ -227,5 +230,9 @@ func (a *advice) section() viz.Section {
 		t.Rows = append(t.Rows, row)
 		f.Rows, f.Data = append(f.Rows, r[0].Label), append(f.Data, saved)
 	}
-	return viz.Section{ID: "offload", Title: "Experts elsewhere", Text: a.sentences(), Blocks: []viz.Block{viz.Figures{List: []viz.Figure{f}}, t}}
+	s := viz.Section{ID: "offload", Title: "Experts elsewhere", Text: a.sentences(), Blocks: []viz.Block{t}}
+	if !slices.ContainsFunc(a.Cells, func(c cell) bool { return c.Without == 0 }) {
+		s.Blocks = []viz.Block{viz.Figures{List: []viz.Figure{f}}, t}
+	}
+	return s
 }

@@ -109,3 +109,20 @@ func TestGrid(t *testing.T) {
 		assert.NoError(t, err)
 	}
 }
+
+// Where no predictor was trained for what is asked, nothing is run.
+func TestNothingPredicted(t *testing.T) {
+	o := new(options)
+	for _, args := range [][]string{
+		{"-simulate", "x", "-compare", "prefetch", "-predictor", "mini", "-distance", "3", "-load", "1ms,2ms", "-compute", "1us", "-resident", "50"},
+		{"-in", os.DevNull, "-out", filepath.Join(t.TempDir(), "out"), "-compare", "prefetch", "-predictor", "mini", "-distance", "3", "-slots", "9"},
+	} {
+		status, _, errs := clitest.Run(t, o.program(), args...)
+		assert.Equal(t, cli.Failed, status)
+		assert.Contains(t, errs, "no predictor was trained for what -compare and -distance ask")
+		o = new(options)
+	}
+	status, _, errs := clitest.Run(t, o.program(), "-simulate", "x", "-policy", "reuse-prefetch", "-predictor", "gate reuse", "-load", "1ms", "-compute", "1us", "-resident", "50")
+	assert.Equal(t, cli.Usage, status)
+	assert.Contains(t, errs, "policy reuse-prefetch requires a -predictor")
+}

@@ -102,9 +102,12 @@ func (o *options) documents(ctx context.Context, data speculate.Data, errs io.Wr
 // decision returns the seconds of a variant's decision: those of a run, or as long as
 // one takes on the trace, on one core.
 func decision(ctx context.Context, data speculate.Data, v variant, cfg prefetch.Config, known map[string]float64) (float64, error) {
-	p := cfg.Predictor
-	if v.predictor == oracle || known[p.Name()] > 0 {
+	p, key := cfg.Predictor, fmt.Sprint(v.predictor, " ", v.predict, v.reuse)
+	if v.predictor == oracle || known[p.Name()] > 0 { // of a run
 		return known[p.Name()], nil
+	}
+	if known[key] > 0 {
+		return known[key], nil
 	}
 	if err := p.Requires().Check(data.Header); err != nil {
 		return 0, fmt.Errorf("predictor %s: %w", p.Name(), err)
@@ -117,8 +120,8 @@ func decision(ctx context.Context, data speculate.Data, v variant, cfg prefetch.
 		hs = append(hs, speculate.Horizon{})
 	}
 	costs, err := speculate.MeasureCosts(ctx, data, hs, nil, p)
-	known[p.Name()] = costs[p.Name()].Microseconds / 1e6
-	return known[p.Name()], err
+	known[key] = costs[p.Name()].Microseconds / 1e6
+	return known[key], err
 }
 
 // readCosts returns the times of a run, of policy lru if there is one, that of

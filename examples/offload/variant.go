@@ -97,6 +97,9 @@ func variants(o *options) ([]variant, error) {
 		case p.reuse: // gate reuse does not predict the next token
 			predictors = slices.DeleteFunc(slices.Clone(ps), func(name string) bool { return name == gateReuse })
 			if len(predictors) == 0 {
+				if p.predict {
+					return nil, fmt.Errorf("policy %s requires a -predictor that was trained for the next token (train -horizons token)", p.name)
+				}
 				predictors = []string{""}
 			}
 		case !p.predict && (!p.host || ps == nil):
@@ -127,7 +130,7 @@ func (v variant) ahead(p speculate.Predictor, c trace.Model) (*offload.PrefetchO
 	o := &offload.PrefetchOptions{Predictor: p, Horizon: speculate.Horizon{Layers: v.distance}}
 	switch {
 	case v.reuse && !token:
-		return nil, fmt.Errorf("-predictor %s: %s was not trained for the next token, which policy reuse needs (train -horizons token)", v.predictor, p.Name())
+		return nil, fmt.Errorf("-predictor %s: %s was not trained for the next token, which policy %s requires (train -horizons token)", v.predictor, p.Name(), v.name)
 	case v.reuse && !v.predict:
 		return o, nil
 	case !v.supports(p):
@@ -178,6 +181,9 @@ func (o *options) predictors(errs io.Writer) (map[string]speculate.Predictor, er
 			ps[w.predictor] = p
 			runs = append(runs, w)
 		}
+	}
+	if len(runs) == 0 {
+		return nil, fmt.Errorf("-predictor %s: no predictor was trained for what -compare and -distance ask", o.predictor)
 	}
 	o.runs = runs
 	return ps, nil

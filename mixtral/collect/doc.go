@@ -33,6 +33,6 @@
 // in a temporary file beside the shards.
 //
 // A document that cannot be read or has no tokens and a shard that cannot be
-// written are reported, and the run continues. The file _left-out-00012.json
+// written are reported, and the run continues. The file _omitted-00012.json
 // names the documents that are missing from shard 12.
 package collect

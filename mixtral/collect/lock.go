@@ -121,7 +121,8 @@ func clearStale(part string) {
 // a long time.
 func unchanged(dir string) bool {
 	for _, d := range []string{dir, filepath.Join(dir, shardsName)} {
-		if info, err := os.Stat(d); err == nil && time.Since(info.ModTime()) < staleAfter {
+		info, err := os.Stat(d)
+		if err == nil && time.Since(info.ModTime()) < staleAfter || err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false
 		}
 	}

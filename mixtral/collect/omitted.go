@@ -44,7 +44,7 @@ func (r *run) writeOmitted(n int, omitted []Problem) error {
 	for i, p := range omitted {
 		list[i] = omittedDocument{p.Dataset, p.Document, p.Err.Error()}
 	}
-	temp := filepath.Join(r.temp, "left-out.json")
+	temp := filepath.Join(r.temp, "omitted.json")
 	if err := writeSynced(temp, list); err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 // Names of a shard and of the file of the documents that it lacks.
 const (
 	shardFormat   = "shard-%05d.parquet"
-	omittedFormat = "_left-out-%05d.json"
+	omittedFormat = "_omitted-%05d.json"
 )
 
 // State is how complete a folder is that [Run] has written.

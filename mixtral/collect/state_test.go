@@ -139,7 +139,7 @@ func TestManySources(t *testing.T) {
 	want := t.TempDir()
 	o := collect.Options{MaxTokens: 7, DocumentsPerShard: 9}
 	run(t, docs, want, o)
-	require.FileExists(t, filepath.Join(want, "_left-out-00000.json"))
+	require.FileExists(t, filepath.Join(want, "_omitted-00000.json"))
 	for range 3 {
 		dir := t.TempDir()
 		rand.Shuffle(len(docs), func(i, j int) { docs[i], docs[j] = docs[j], docs[i] })

@@ -229,10 +229,13 @@ func (c *comparing) keep(d *trace.Document) bool { return c.common == nil || c.c
 // testOf chooses the documents that predictors are scored on.
 func testOf(ctx context.Context, d speculate.Data, seed uint64) (map[trace.Key]bool, error) {
 	parts, err := speculate.Split(ctx, d, speculate.Fractions{Valid: .1, Test: .4}, seed)
+	test := map[trace.Key]bool{}
+	if errors.Is(err, speculate.ErrFewDocuments) {
+		return test, nil // nothing is scored
+	}
 	if err != nil {
 		return nil, err
 	}
-	test := map[trace.Key]bool{}
 	for doc, err := range parts.Test.All(ctx) {
 		if err != nil {
 			return nil, err

@@ -195,7 +195,7 @@ func (o *CompareOptions) baselines(ctx context.Context, train speculate.Data) (p
 	}
 	for _, p := range ps {
 		if !supportsAny(p, o.Train.Horizons) && slices.Contains(o.Only, p.Name()) {
-			return nil, nil, fmt.Errorf("neural: %s knows nothing of the documents, or at none of the horizons", p.Name())
+			return nil, nil, fmt.Errorf("neural: %s supports none of the horizons on these documents (are token ids recorded?)", p.Name())
 		}
 	}
 	ps = slices.DeleteFunc(ps, func(p speculate.Predictor) bool { return !supportsAny(p, o.Train.Horizons) })

@@ -127,7 +127,9 @@ func (p *param) readInt8(r *safetensors.Reader, scales []float32) ([]float32, er
 	}
 	b := make([]int8, len(data))
 	for i, x := range data {
-		b[i] = int8(x)
+		if b[i] = int8(x); b[i] == -128 {
+			return nil, fmt.Errorf("tensor %q: value %d is -128, expected -127 to 127", p.name, i)
+		}
 	}
 	return p.dequantize(b, scales), nil
 }

@@ -47,7 +47,8 @@ type TrainOptions struct {
 	Patience    int
 	ValidTokens int // tokens of a check, by default 1024
 	// PoolBytes is the size of the documents held in memory, from which steps draw
-	// at random, by default 512 MiB. Memory does not grow with the trace.
+	// at random, by default 512 MiB. Memory does not grow with the trace,
+	// except with Statistics by the names of the training documents.
 	PoolBytes int64
 	// DeviceBytes bounds the training documents that [TrainTransformer] holds in the
 	// memory of each of the Devices, in 16 bits, so that a step transfers almost

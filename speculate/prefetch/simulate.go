@@ -374,7 +374,7 @@ func SimulateAll(ctx context.Context, data speculate.Data, cfgs []Config) ([]*Re
 
 // predictsAs reports whether the plans of c are those of d.
 func (c Config) predictsAs(d Config) bool {
-	if p := c.Predictor; p != nil && !reflect.TypeOf(p).Comparable() {
+	if p := c.Predictor; p != nil && !reflect.ValueOf(p).Comparable() {
 		return false
 	}
 	return c.Predictor == d.Predictor && c.Horizon == d.Horizon && c.Prefetch == d.Prefetch && c.Nearer == d.Nearer && c.NextToken == d.NextToken &&

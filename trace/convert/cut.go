@@ -7,12 +7,18 @@ import (
 	"github.com/expertspec/expertspec/trace"
 )
 
-// cut yields pieces of at most n tokens of each document, named by their first
-// position. A document that is invalid is an omission, as is one of an encoder and a
+// cut yields documents of at most n tokens, and pieces of longer ones, named by their first
+// position. A longer document that is invalid is an omission, as is one of an encoder and a
 // decoder, which is one example.
 func cut(docs iter.Seq2[*trace.Document, error], h *trace.Header, n int) iter.Seq2[*trace.Document, error] {
 	return func(yield func(*trace.Document, error) bool) {
 		for d, err := range docs {
+			if err == nil && d.Len() <= n {
+				if !yield(d, nil) {
+					return
+				}
+				continue
+			}
 			if err == nil {
 				if err = d.Validate(h); err == nil && d.Encoded() > 0 {
 					err = fmt.Errorf("document %q of data set %q has tokens of an encoder and cannot be cut", d.ID, d.Dataset)

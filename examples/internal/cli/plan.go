@@ -46,6 +46,8 @@ func (p *Plan) Asked() bool { return p.form != "" }
 // Check reports flags that cannot be used.
 func (p *Plan) Check() error {
 	switch {
+	case p.form == "" && (p.tokens != 512 || p.batch != 1):
+		return errors.New("-tokens and -batch require -plan")
 	case p.tokens < 1:
 		return fmt.Errorf("-tokens is %d; must be at least 1", p.tokens)
 	case p.batch < 1:

@@ -69,8 +69,7 @@ func UploadEach[T float32 | int32](d *Device, of func(device int) []T, dims ...i
 // Span is a range of an axis that a part has, followed by zeros up to Size.
 type Span struct{ From, To, Size int }
 
-// Cut is the part of an array that a device has: along each axis, some spans. Nil is
-// all of it.
+// Cut is the part of an array that a device has: along each axis, some spans.
 type Cut [][]Span
 
 // LoadParts is [Device.Load] of arrays of which each device has a part.
