@@ -46,6 +46,9 @@ func streamed(n int) (Data, *uint64) {
 // TestMemory reads eight times as many documents. What stays in memory of a document
 // is a hash of its name, and while Split reads, its name.
 func TestMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it measures memory")
+	}
 	const few = 6000
 	hs := LayersAhead(1)
 	predictors := func() []Predictor { return []Predictor{&Frequency{}, &Transition{}, &Path{}} }
