@@ -38,7 +38,11 @@ func BenchmarkDecode(b *testing.B) {
 	s := newScene(b)
 	for _, m := range []*subject{s.mini(b), s.wide(b)} {
 		m.pace(b, s)
-		for _, share := range []int{50, 25, 75} {
+		shares := []int{50, 25, 75}
+		if testing.Short() {
+			shares = shares[:1]
+		}
+		for _, share := range shares {
 			for _, r := range s.runs() {
 				b.Run(fmt.Sprintf("%s/resident=%d%%/%s", m.name, share, r.name), func(b *testing.B) { m.benchmark(b, s, share, r) })
 			}
