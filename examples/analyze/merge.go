@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
@@ -26,10 +25,8 @@ func parseShards(s string) (i, n int) {
 	if s == "" {
 		return 0, 1
 	}
-	a, b, _ := strings.Cut(s, "/")
-	i, err := strconv.Atoi(a)
-	n, err2 := strconv.Atoi(b)
-	if err != nil || err2 != nil || i < 0 || n < 1 || i > n {
+	i, n, ok := cli.Part(s)
+	if !ok {
 		return 0, 0
 	}
 	return i % n, n

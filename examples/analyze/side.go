@@ -6,7 +6,6 @@ import (
 	"io"
 	"iter"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/expertspec/expertspec/examples/internal/cli"
@@ -92,10 +91,8 @@ func parsePart(s string) (i, n int, ok bool) {
 	if s == "" {
 		return 1, 1, true
 	}
-	a, b, cut := strings.Cut(s, "/")
-	i, err := strconv.Atoi(a)
-	n, err2 := strconv.Atoi(b)
-	return i, n, cut && err == nil && err2 == nil && 1 <= i && i <= n
+	i, n, ok = cli.Part(s)
+	return i, n, ok && i >= 1
 }
 
 func validPart(s string) bool {

@@ -130,14 +130,11 @@ func (o *options) check(fs *flag.FlagSet) (err error) {
 	o.Logits = o.Logits || o.LogitLayers != nil
 	o.RouterInput = o.RouterInput || o.InputLayers != nil
 	if o.part != "" {
-		i, n, ok := strings.Cut(o.part, "/")
-		var e1, e2 error
-		o.Part, e1 = strconv.Atoi(i)
-		o.Parts, e2 = strconv.Atoi(n)
-		if !ok || e1 != nil || e2 != nil || o.Parts < 1 || o.Part < 0 || o.Part > o.Parts {
+		i, n, ok := cli.Part(o.part)
+		if !ok {
 			return fmt.Errorf("-part is %q; must be i/n, for example 1/4", o.part)
 		}
-		o.Part %= o.Parts
+		o.Part, o.Parts = i%n, n
 	}
 	given := false
 	fs.Visit(func(f *flag.Flag) { given = given || f.Name == "docs" })

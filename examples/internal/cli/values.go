@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/expertspec/expertspec/speculate"
@@ -23,6 +24,14 @@ func List(value string) []string {
 		list[i] = strings.TrimSpace(list[i])
 	}
 	return list
+}
+
+// Part reads "i/n", i from 0 to n and n at least 1; ok is false for anything else.
+func Part(value string) (i, n int, ok bool) {
+	a, b, cut := strings.Cut(value, "/")
+	i, err := strconv.Atoi(a)
+	n, err2 := strconv.Atoi(b)
+	return i, n, cut && err == nil && err2 == nil && n >= 1 && 0 <= i && i <= n
 }
 
 // HorizonsUsage is what -horizons says of its default, "".
