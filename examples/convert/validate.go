@@ -16,12 +16,9 @@ import (
 
 // validate reports every problem of a trace, and what it lacks.
 func validate(ctx context.Context, dir string, s cli.Streams) error {
-	var state *collect.State
-	var err error
-	if info, statErr := os.Stat(dir); statErr != nil || info.IsDir() { // else one shard
-		if state, err = inspect(dir); err != nil {
-			return err
-		}
+	state, err := inspect(dir)
+	if err != nil {
+		return err
 	}
 	var r *trace.ValidationReport
 	done := make(chan struct{})
@@ -71,8 +68,12 @@ func missing(dir string, s cli.Streams) error {
 	return lacks(dir, state, state.MissingShards, state.Shards, s.Err)
 }
 
-// inspect returns the state of a folder that collect has written, or nil.
+// inspect returns the state of a folder that collect has written, or nil, as for a
+// single shard.
 func inspect(dir string) (*collect.State, error) {
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		return nil, nil
+	}
 	state, err := collect.Inspect(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
