@@ -14,9 +14,9 @@ import (
 // latencyTime bounds the measurement of one predictor in [MeasureCosts].
 const latencyTime = 300 * time.Millisecond
 
-// MeasureCosts returns known with, for each predictor except the oracle, the
-// number of parameters where known has none, and the time of a decision on one core, measured on the
-// longest of the first eight documents of d at those of horizons that it supports.
+// MeasureCosts returns known with, for each predictor except the oracle, the number of
+// parameters where known has none, and the time of a decision on one core, measured on
+// the longest of the first eight documents of d at those of horizons that it supports.
 func MeasureCosts(ctx context.Context, d Data, horizons []Horizon, known map[string]Cost, ps ...Predictor) (map[string]Cost, error) {
 	var doc *trace.Document
 	seen := 0

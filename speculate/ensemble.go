@@ -58,6 +58,22 @@ func FitEnsemble(ctx context.Context, name string, valid Data, o EvaluateOptions
 // further calibration.
 func mixes(w []float64) bool { return len(with(w)) > 1 }
 
+// unmixed returns the member that answers as it is, with weight 1 and no other or bias;
+// -1: none. It is called for each decision.
+func unmixed(w []float64) int {
+	one := -1
+	for i, x := range w {
+		switch {
+		case x == 0:
+		case x != 1 || one >= 0 || i == len(w)-1:
+			return -1
+		default:
+			one = i
+		}
+	}
+	return one
+}
+
 // Calibrated returns the ensemble as [Calibrate] would, with one curve for all
 // layers of a horizon, fitted with the weights on the same tokens; the ensemble
 // itself where it was not fitted here but loaded, or mixes nothing.
@@ -227,8 +243,8 @@ func (m *Ensemble) combine(v View, members [][]float32, out []float32) error {
 	if w == nil {
 		return ErrHorizon
 	}
-	if one := slices.Index(w, 1); one >= 0 && one < len(m.parts) && w[len(m.parts)] == 0 && !mixes(w) {
-		copy(out, members[one]) // log odds would be rounded
+	if i := unmixed(w); i >= 0 {
+		copy(out, members[i]) // log odds would be rounded
 		return nil
 	}
 	for i := range out {

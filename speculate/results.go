@@ -137,9 +137,9 @@ func (r *Results) WriteMeasures(w io.Writer, by string) error {
 		fmt.Fprintf(tw, "\t%s\tdocuments", by)
 	}
 	fmt.Fprintf(tw, "\trecall@%d\ttop-1\texact set\tat least one\tECE\n", r.Shape.TopK)
-	frontier := map[Horizon][]string{}
+	frontier, below := map[Horizon][]string{}, map[Horizon][]string{}
 	for _, h := range r.Horizons {
-		frontier[h], _ = r.Frontier(h)
+		frontier[h], below[h] = r.Frontier(h)
 	}
 	for _, x := range r.Rows {
 		if x.By != by {
@@ -162,8 +162,8 @@ func (r *Results) WriteMeasures(w io.Writer, by string) error {
 		return err
 	}
 	for _, h := range r.Horizons {
-		if _, below := r.Frontier(h); err == nil && len(frontier[h]) > 0 {
-			_, err = fmt.Fprintf(w, "* %v: no other finds more in as little time; below them: %s\n", h, cmp.Or(strings.Join(below, ", "), "none"))
+		if err == nil && len(frontier[h]) > 0 {
+			_, err = fmt.Fprintf(w, "* %v: no other finds more in as little time; below them: %s\n", h, cmp.Or(strings.Join(below[h], ", "), "none"))
 		}
 	}
 	return err
