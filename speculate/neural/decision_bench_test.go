@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/expertspec/expertspec/speculate"
-	"github.com/expertspec/expertspec/trace"
 	"github.com/expertspec/expertspec/trace/tracetest"
 	"github.com/stretchr/testify/require"
 )
@@ -15,10 +14,7 @@ import (
 // at positions 256 to 599: one layer ahead, or, as evaluate does, 1, 2 and 4, which have
 // the transformer's work on a token in common.
 func BenchmarkTransformerDecision(b *testing.B) {
-	h := trace.Header{Model: trace.Model{Name: "mini", Layers: 16, Experts: 8, TopK: 2, Hidden: 96, Vocabulary: 4096}}
-	for l := range 16 {
-		h.LogitLayers, h.InputLayers = append(h.LogitLayers, l), append(h.InputLayers, l)
-	}
+	h := miniHeader()
 	const n, from = 600, 256
 	shape, hs := speculate.ShapeOf(h.Model), speculate.LayersAhead(1, 2, 4)
 	doc := (&tracetest.Router{Header: h, Rule: tracetest.Random(1)}).Documents(1, n, 1)[0]

@@ -18,11 +18,21 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// miniHeader returns the header of a trace of the embedded model's shape with router
+// logits and router inputs of all layers.
+func miniHeader() trace.Header {
+	h := trace.Header{Model: trace.Model{Name: "mini", Layers: 16, Experts: 8, TopK: 2, Hidden: 96, Vocabulary: 4096}}
+	for l := range h.Model.Layers {
+		h.LogitLayers, h.InputLayers = append(h.LogitLayers, l), append(h.InputLayers, l)
+	}
+	return h
+}
+
 // miniDocuments returns documents of the embedded model's shape, which share random
 // values, and random gates.
 func miniDocuments(docs, tokens int) (speculate.Data, *speculate.Gates) {
-	m := trace.Model{Name: "mini", Layers: 16, Experts: 8, TopK: 2, Hidden: 96, Vocabulary: 4096}
-	h := trace.Header{Model: m}
+	h := miniHeader()
+	m := h.Model
 	rng := rand.New(rand.NewPCG(1, 2))
 	normal := func(n int) []float32 {
 		x := make([]float32, n)
@@ -34,9 +44,6 @@ func miniDocuments(docs, tokens int) (speculate.Data, *speculate.Gates) {
 	d := trace.Document{Dataset: "random", RouterLogits: normal(tokens * m.Layers * m.Experts), RouterInput: normal(tokens * m.Layers * m.Hidden)}
 	for range tokens {
 		d.Tokens = append(d.Tokens, int32(rng.IntN(m.Vocabulary)))
-	}
-	for l := range m.Layers {
-		h.LogitLayers, h.InputLayers = append(h.LogitLayers, l), append(h.InputLayers, l)
 	}
 	for range tokens * m.Layers {
 		e := rng.IntN(m.Experts)

@@ -22,7 +22,7 @@ type heldOut struct {
 }
 
 // newHeldOut reads train once. It returns nil where there is one document alone.
-// Statistics that are none of [speculate.Baselines] are used as they are.
+// Statistics other than those of [speculate.Baselines] are used unchanged.
 func newHeldOut(ctx context.Context, train speculate.Data, o TrainOptions) (*heldOut, error) {
 	shape := speculate.ShapeOf(train.Header.Model)
 	s := &heldOut{fold: map[trace.Key]int{}}
@@ -58,10 +58,10 @@ func newHeldOut(ctx context.Context, train speculate.Data, o TrainOptions) (*hel
 		fold := len(s.fold) % folds
 		s.fold[doc.Key()] = fold
 		if err := parallel(folds, func(i int) error {
+			if i == fold {
+				return nil
+			}
 			for _, c := range counters[i] {
-				if i == fold {
-					break
-				}
 				if err := c.Count(doc); err != nil {
 					return fmt.Errorf("neural: %s: %w", c.Name(), err)
 				}

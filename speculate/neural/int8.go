@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/expertspec/expertspec/trace/safetensors"
+	"github.com/gomlx/compute/dtypes/bfloat16"
 )
 
 // scaleSuffix ends the name of the tensor of an array's scales.
@@ -44,7 +45,7 @@ func (p *param) quantize(w []float32) (b []int8, scales []float32) {
 		for i := range n {
 			most = max(most, w[first+i*stride], -w[first+i*stride])
 		}
-		s := bfloat16(most / 127)
+		s := bfloat16.FromFloat32(most / 127).Float32()
 		if scales[line] = s; s == 0 {
 			return
 		}
@@ -68,12 +69,6 @@ func (p *param) dequantize(b []int8, scales []float32) []float32 {
 	return w
 }
 
-// bfloat16 rounds a finite x to the nearest bfloat16.
-func bfloat16(x float32) float32 {
-	bits := math.Float32bits(x)
-	return math.Float32frombits((bits + 0x7fff + bits>>16&1) &^ 0xffff)
-}
-
 // rounded returns the weights of arrays with those of matrices rounded to 8 bits.
 func rounded(w map[string][]float32, arrays []*param) map[string][]float32 {
 	r := map[string][]float32{}
@@ -95,7 +90,7 @@ func (p *param) int8Tensors(w []float32) []safetensors.Tensor {
 		data = append(data, byte(x))
 	}
 	for _, s := range scales {
-		halves = binary.LittleEndian.AppendUint16(halves, uint16(math.Float32bits(s)>>16))
+		halves = binary.LittleEndian.AppendUint16(halves, bfloat16.FromFloat32(s).Bits())
 	}
 	return []safetensors.Tensor{safetensors.Bytes(p.name, safetensors.I8, p.dims, data),
 		safetensors.Bytes(p.name+scaleSuffix, safetensors.BF16, dims, halves)}

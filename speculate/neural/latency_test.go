@@ -16,10 +16,7 @@ import (
 // are in the nearest cache. It also measures decisions on many tokens at one layer,
 // as in evaluation. Weights are random: the time depends only on the zeros of ReLU.
 func BenchmarkDecision(b *testing.B) {
-	h := trace.Header{Model: trace.Model{Name: "mini", Layers: 16, Experts: 8, TopK: 2, Hidden: 96, Vocabulary: 4096}}
-	for l := range 16 {
-		h.LogitLayers, h.InputLayers = append(h.LogitLayers, l), append(h.InputLayers, l)
-	}
+	h := miniHeader()
 	const n = 8
 	shape, rng := speculate.ShapeOf(h.Model), rand.New(rand.NewPCG(1, 2))
 	doc := (&tracetest.Router{Header: h, Rule: tracetest.Random(1)}).Documents(1, n, 1)[0]

@@ -266,7 +266,7 @@ func (l *loop[B]) infer(b B) (losses, out []float32, err error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, finalize(inputs))
 	}
-	res, err := call(l.forward, args, inputs)
+	res, err := call(l.forward, append(args, inputs...), inputs)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -281,9 +281,9 @@ func (l *loop[B]) infer(b B) (losses, out []float32, err error) {
 	return losses, out, err
 }
 
-// call runs e on args and inputs, and finalises inputs.
+// call runs e on args, and finalises those that are inputs.
 func call(e *graph.Exec, args, inputs []any) ([]*tensors.Tensor, error) {
-	out, err := e.Call(append(args, inputs...)...)
+	out, err := e.Call(args...)
 	if f := finalize(inputs); err == nil {
 		err = f
 	}
@@ -315,10 +315,7 @@ func (l *loop[B]) launch(e *graph.Exec, args func(d int) ([]any, error), inputs 
 		}
 		all = append(append(all, as...), part(inputs, d, devices)...)
 	}
-	out, err := e.Call(all...)
-	if f := finalize(inputs); err == nil {
-		err = f
-	}
+	out, err := call(e, all, inputs)
 	for d := 0; d < devices && err == nil; d++ {
 		of, to := part(out, d, devices), part(xs, d, devices)
 		if copy(to, of); len(of) > len(to) {

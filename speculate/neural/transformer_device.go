@@ -297,7 +297,7 @@ func join(e *graph.Exec, parts *[]*tensors.Tensor) error {
 		in[i] = x
 	}
 	*parts = nil
-	out, err := call(e, nil, in)
+	out, err := call(e, in, in)
 	*parts = out
 	return err
 }
